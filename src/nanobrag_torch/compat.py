@@ -1,0 +1,126 @@
+"""The compatibility switch: every defect of the C program that this one corrects, in one table.
+
+`Compat.corrected()` is the default; `Compat.c()` gives the C program's image. Physics never asks for a mode: the
+models and the simulator hand it the one choice that a row stands for. Rows are those marked O (corrected, with a
+switch) and F (fixed in both modes) in section 11 of the behaviour page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+from nanobrag_torch.errors import InputError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One defect: its number, the field of Compat that switches it (None: fixed in both modes), and both behaviours."""
+
+    id: str
+    switch: str | None
+    c_program: str
+    here: str
+    example: str = ""
+
+
+ROWS: tuple[Row, ...] = (
+    Row("D1", "skewed_cell", "a triclinic or rhombohedral -cell gets wrong angles", "the angles asked for",
+        "-cell 62 71 83 75 97 112 -default_F 100 -N 4"),
+    Row("D2", "stale_phi", "phi = 0 keeps the orientation of the phi step before it", "every phi step is rotated afresh",
+        "-cell 60 75 90 90 90 90 -default_F 100 -N 4 -phi 0 -osc 1 -phisteps 3"),
+    Row("D3", "running_factors", "-oversample_thick/_polar/_omega multiply the running sum at every step",
+        "each term is multiplied by its own factor once",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -oversample 2 -oversample_omega"),
+    Row("D4", "last_layer_capture", "all sensor layers are weighed by the last layer's capture",
+        "each layer by its own capture",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -detector_abs 250 -detector_thick 450 -detector_thicksteps 4"),
+    Row("D5", "interpolation_latch", "one interpolation out of range turns interpolation off for the rest of the run",
+        "only that evaluation falls back to the nearest reflection",
+        "-cell 60 75 90 90 90 90 -hkl p1_small.hkl -default_F 2 -N 2"),
+    Row("D6", "equal_sources", "intensities in a source file are ignored", "sources weigh by intensity / total",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -sourcefile sources_full.txt"),
+    Row("D7", "water_once", "the water background holds r_e^2 fluence twice, is added once a pixel yet divided by the steps, "
+        "and vanishes where -dmin skips every source", "water scatters in every step, once times r_e^2 fluence",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -water 20 -oversample 2"),
+    Row("D8", None, "an SMV header longer than 512 bytes corrupts the file", "HEADER_BYTES=1024 when it is needed"),
+    Row("D9", "misset_seed_is_misset", "-misset_seed n also reads the next three words as misset angles",
+        "-misset_seed sets the seed alone", "-cell 60 75 90 90 90 90 -default_F 50 -misset_seed 33 -N 5"),
+    Row("D10", "twotheta_axis_is_twotheta", "-twotheta_axis x y z also sets two-theta to x degrees",
+        "-twotheta_axis sets the axis alone", "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -twotheta_axis 0.6 0.8 0"),
+    Row("D14", None, "-curved_det is ignored as the last word", "it is honoured anywhere"),
+    Row("D15", None, "a detector_abs or thickness flag without its value crashes", "a usage error"),
+    Row("D16", None, "-misset random takes its seed from the clock, whatever -seed says",
+        "without -misset_seed the seed of -seed is used"),
+    Row("D19", "oversample_polar_defeats_nopolar", "-nopolar has no effect with -oversample_polar", "-nopolar wins",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -oversample_polar -nopolar"),
+    Row("D20", "distance_before_twotheta", "with two-theta the reported distance and beam centre are wrong, and so is the "
+        "automatic oversampling", "they are those of the turned detector",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -denzo -twotheta 10"),
+    Row("D22", "close_distance_of_header_wins", "-distance has no effect after a header with CLOSE_DISTANCE, and DISTANCE "
+        "finds CLOSE_DISTANCE", "an explicit -distance wins", "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -img x.img -distance 200"),
+    Row("D25", None, "BYTE_ORDER of an input image is not honoured", "words are swapped as it says"),
+    Row("D26", None, "reading a dump file skips data bytes that look like white space", "exactly one newline and form feed"),
+    Row("D27", "hkl_stops_at_text", "the hkl reader stops for good at a comment, a fifth column or an index like 1.0",
+        "comments are skipped, anything else is an error that names the line",
+        "-cell 60 75 90 90 90 90 -hkl p1_comment.hkl -default_F 3 -N 3"),
+    Row("D28", "layers_overshoot", "n explicit layers span n/(n-1) of the thickness", "they span the thickness",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -detector_abs 250 -detector_thick 450 -detector_thicksteps 4"),
+    Row("D31", None, "zero sources or phi steps give an image of NaN and exit code 0", "an error"),
+    Row("D32", None, "-round_xtal loses all digits close to a peak", "a series there"),
+    Row("D34", None, "negative noise values wrap around", "they are clamped to 0"),
+    Row("D36", "solid_angle_over_steps", "the printed solid angle is divided by all steps", "it is the detector's",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -phisteps 4 -osc 1"),
+    Row("D41", None, "the number of steps overflows a 32-bit integer", "it does not"),
+    Row("D42", None, "an unreadable -mat file gives an empty image and exit code 0", "an error"),
+    Row("D44", None, "Windows line ends, a missing last newline or # in a source file give zeros", "they are read properly"),
+    Row("D52", "raw_twotheta_axis", "a two-theta axis that is not of unit length distorts the detector",
+        "the axis is normalised", "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -twotheta_axis 0 0 2 -twotheta 5"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Compat:
+    """One switch a correctable defect, in the order of ROWS: True gives what the C program does."""
+
+    skewed_cell: bool = False
+    stale_phi: bool = False
+    running_factors: bool = False
+    last_layer_capture: bool = False
+    interpolation_latch: bool = False
+    equal_sources: bool = False
+    water_once: bool = False
+    misset_seed_is_misset: bool = False
+    twotheta_axis_is_twotheta: bool = False
+    oversample_polar_defeats_nopolar: bool = False
+    distance_before_twotheta: bool = False
+    close_distance_of_header_wins: bool = False
+    hkl_stops_at_text: bool = False
+    layers_overshoot: bool = False
+    solid_angle_over_steps: bool = False
+    raw_twotheta_axis: bool = False
+
+    @classmethod
+    def corrected(cls) -> Compat:
+        """Every defect corrected."""
+        return cls()
+
+    @classmethod
+    def c(cls) -> Compat:
+        """Every correctable defect as in the C program."""
+        return cls(**{field.name: True for field in fields(cls)})
+
+    @classmethod
+    def of(cls, mode: str | Compat, phi_mode: str | None = None) -> Compat:
+        """The switches of a mode, "corrected" or "c"; phi_mode "spec" or "c-parity" sets the phi row alone.
+
+        Raises InputError for an unknown mode.
+        """
+        modes = {"corrected": cls.corrected, "c": cls.c}
+        if not isinstance(mode, cls):
+            if mode not in modes:
+                raise InputError("compat", mode, "corrected, c")
+            mode = modes[str(mode)]()
+        phi_modes = {None: mode.stale_phi, "spec": False, "c-parity": True}
+        if phi_mode not in phi_modes:
+            raise InputError("phi_mode", phi_mode, "spec, c-parity")
+        return replace(mode, stale_phi=phi_modes[phi_mode])

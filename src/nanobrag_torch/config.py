@@ -1,0 +1,271 @@
+"""What the user asked for: frozen dataclasses that own the defaults and the validation, and know no physics.
+
+Any real-valued field may be a float or a tensor; a tensor that requires grad makes the image differentiable by it.
+A default of None means "automatic": the value that the C program would choose (reference-behaviour sections 3 and 5.1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.units import DEFAULT_FLUENCE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Real = float | Tensor
+    Vector = Sequence[float] | Tensor
+
+
+class CrystalShape(Enum):
+    """Spot shape; sections 8.1 of the behaviour page, and two Gaussian forms that refinement programs use."""
+
+    SQUARE = "square"
+    ROUND = "round"
+    GAUSS = "gauss"
+    TOPHAT = "tophat"
+    GAUSS_HKL = "gauss_hkl"
+    GAUSS_STAR = "gauss_star"
+
+
+class DetectorConvention(Enum):
+    """Axes and beam-centre meaning of a program's frame (section 5.1)."""
+
+    MOSFLM = "mosflm"
+    DENZO = "denzo"
+    ADXV = "adxv"
+    XDS = "xds"
+    DIALS = "dials"
+    CUSTOM = "custom"
+
+
+class DetectorPivot(Enum):
+    """What stays fixed when the detector turns: the direct-beam spot or the sample."""
+
+    BEAM = "beam"
+    SAMPLE = "sample"
+
+
+class MosaicSampling(Enum):
+    """Random domains of the C program, or a deterministic weighted set of rotations."""
+
+    RANDOM = "random"
+    QUADRATURE = "quadrature"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrystalConfig:
+    """The crystal: cell, orientation, rotation, mosaicity, size and shape. Lengths in Angstrom, angles in degrees."""
+
+    cell_a: Real | None = None
+    cell_b: Real | None = None  # None: cell_a
+    cell_c: Real | None = None
+    cell_alpha: Real = 90.0
+    cell_beta: Real = 90.0
+    cell_gamma: Real = 90.0
+    mosflm_a_star: Vector | None = None  # 1/Angstrom, wavelength removed
+    mosflm_b_star: Vector | None = None
+    mosflm_c_star: Vector | None = None
+    misset_deg: Vector = (0.0, 0.0, 0.0)  # about x, then y, then z
+    orientation_vector_deg: Vector | None = None  # rotation vector, applied after misset
+    orientation_quaternion: Vector | None = None  # w, x, y, z; normalised when used; applied after misset
+    phi_start_deg: Real = 0.0
+    osc_range_deg: Real = 0.0
+    phi_steps: int = 1
+    phi_step_deg: Real | None = None  # None: osc_range_deg / phi_steps
+    spindle_axis: Vector | None = None  # None: by detector convention
+    mosaic_spread_deg: Real | Vector = 0.0  # scalar; three, one a crystal axis; or a symmetric 3 x 3
+    mosaic_domains: int = 1
+    mosaic_seed: int = -12345678
+    mosaic_sampling: MosaicSampling = MosaicSampling.RANDOM
+    N_cells: Sequence[int] | Vector = (1, 1, 1)
+    sample_size_mm: Real | Vector | None = None  # overrides N_cells: ceil(size / |a|)
+    shape: CrystalShape = CrystalShape.SQUARE
+    fudge: Real = 1.0
+    default_F: Real = 0.0
+    F_scale: Real = 1.0  # multiplies every amplitude
+    B_factor_A2: Real = 0.0  # multiplies the table by exp(-B (sin theta / lambda)^2)
+    interpolate: bool | None = None  # None: on when any N_cells <= 2
+
+    def __post_init__(self) -> None:
+        _coerce_enum(self, "shape", CrystalShape)
+        _coerce_enum(self, "mosaic_sampling", MosaicSampling)
+        _require_finite(self)
+        _require_positive(self, "cell_a", "cell_b", "cell_c", "cell_alpha", "cell_beta", "cell_gamma", "sample_size_mm")
+        _require_at_least(self, 1, "phi_steps", "mosaic_domains")
+        _require_at_least(self, 0, "mosaic_spread_deg")
+        _require_length(self, 3, "misset_deg", "N_cells", "spindle_axis", "orientation_vector_deg")
+        _require_length(self, 3, "mosflm_a_star", "mosflm_b_star", "mosflm_c_star")
+        _require_length(self, 4, "orientation_quaternion")
+        given = [getattr(self, f"mosflm_{axis}_star") is not None for axis in "abc"]
+        if any(given) and not all(given):
+            raise InputError("mosflm_a_star, mosflm_b_star, mosflm_c_star", given, "all three or none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorConfig:
+    """The detector: distances and pixel sizes in mm, angles in degrees, sensor in micrometres, vectors in the lab frame.
+
+    beam_center_f, beam_center_s are the numbers that the convention itself uses (mm): MOSFLM and DENZO Ybeam and Xbeam,
+    ADXV Xbeam and Ybeam (counted from the far edge), XDS and DIALS the foot of the perpendicular from the sample.
+    """
+
+    distance_mm: Real | None = None  # None: 100, or what close_distance_mm implies
+    close_distance_mm: Real | None = None  # wins over distance_mm
+    pixel_size_mm: Real = 0.1
+    spixels: int = 1024
+    fpixels: int = 1024
+    beam_center_s: Real | None = None
+    beam_center_f: Real | None = None
+    detector_convention: DetectorConvention = DetectorConvention.MOSFLM
+    detector_pivot: DetectorPivot | None = None  # None: by convention
+    detector_rotx_deg: Real = 0.0
+    detector_roty_deg: Real = 0.0
+    detector_rotz_deg: Real = 0.0
+    detector_twotheta_deg: Real = 0.0
+    twotheta_axis: Vector | None = None
+    custom_fdet_vector: Vector | None = None
+    custom_sdet_vector: Vector | None = None
+    custom_odet_vector: Vector | None = None
+    custom_beam_vector: Vector | None = None
+    custom_polar_vector: Vector | None = None
+    custom_spindle_axis: Vector | None = None
+    pix0_vector_mm: Vector | None = None  # outer corner of the first pixel; replaces distance, centre and pivot
+    oversample: int = -1  # below 1: automatic
+    oversample_omega: bool = False
+    oversample_polar: bool = False
+    oversample_thick: bool = False
+    detector_abs_um: Real | None = None  # attenuation depth; None: the thickness; 0 or inf: no absorption
+    detector_thick_um: Real = 0.0
+    detector_thicksteps: int | None = None  # None: 2 when there is a thickness
+    point_pixel: bool = False
+    curved_detector: bool = False
+    roi_xmin: int | None = None  # fast axis, inclusive
+    roi_xmax: int | None = None
+    roi_ymin: int | None = None  # slow axis, inclusive
+    roi_ymax: int | None = None
+    mask_array: Any | None = None  # (spixels, fpixels), zero = skip
+
+    def __post_init__(self) -> None:
+        _coerce_enum(self, "detector_convention", DetectorConvention)
+        if self.detector_pivot is not None:
+            _coerce_enum(self, "detector_pivot", DetectorPivot)
+        _require_finite(self, but=("detector_abs_um", "mask_array"))
+        _require_positive(self, "pixel_size_mm", "spixels", "fpixels")
+        _require_at_least(self, 0, "detector_thick_um", "detector_abs_um")
+        _require_at_least(self, 1, "detector_thicksteps")
+        vectors = ("fdet_vector", "sdet_vector", "odet_vector", "beam_vector", "polar_vector", "spindle_axis")
+        _require_length(self, 3, "twotheta_axis", "pix0_vector_mm", *(f"custom_{v}" for v in vectors))
+        if self.mask_array is not None and tuple(self.mask_array.shape) != (self.spixels, self.fpixels):
+            raise InputError("mask_array", tuple(self.mask_array.shape), f"shape ({self.spixels}, {self.fpixels})")
+        for low, high in (("roi_xmin", "roi_xmax"), ("roi_ymin", "roi_ymax")):
+            a, b = getattr(self, low), getattr(self, high)
+            if a is not None and b is not None and 0 <= b < a:
+                raise InputError(f"{low}, {high}", (a, b), "first <= last")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeamConfig:
+    """The beam: wavelength in Angstrom, divergence in mrad, dispersion in percent, sizes in mm, fluence in photons/m^2."""
+
+    wavelength_A: Real = 1.0
+    fluence: Real = DEFAULT_FLUENCE
+    flux: Real = 0.0  # photons/s; with exposure and beamsize_mm replaces fluence when not zero
+    exposure: Real = 1.0
+    beamsize_mm: Real = 0.1
+    polarization_factor: Real = 0.0  # Kahn factor; 1 = fully polarized
+    polarization_axis: Vector | None = None  # None: by detector convention
+    nopolar: bool = False
+    dispersion_pct: Real = 0.0
+    dispersion_steps: int = 1
+    hdiv_range_mrad: Real = 0.0
+    hdiv_steps: int = 1
+    hdiv_step_mrad: Real | None = None  # None: range / (steps - 1)
+    vdiv_range_mrad: Real = 0.0
+    vdiv_steps: int = 1
+    vdiv_step_mrad: Real | None = None
+    round_div: bool = True  # trim the corners of the divergence grid
+    source_directions: Any | None = None  # [S, 3] from the sample to each source, any length; replaces the grid
+    source_wavelengths: Any | None = None  # [S] Angstrom
+    source_weights: Any | None = None  # [S] relative intensities
+    dmin: float = 0.0  # Angstrom; 0 = no limit
+    water_size_um: Real = 0.0
+
+    def __post_init__(self) -> None:
+        _require_finite(self)
+        _require_positive(self, "wavelength_A", "source_wavelengths")
+        _require_at_least(self, 0, "flux", "exposure", "fluence", "dmin", "water_size_um", "source_weights", "beamsize_mm")
+        _require_at_least(self, 1, "dispersion_steps", "hdiv_steps", "vdiv_steps")
+        _require_length(self, 3, "polarization_axis")
+        self._require_source_table()
+
+    def _require_source_table(self) -> None:
+        columns = {n: getattr(self, n) for n in ("source_directions", "source_wavelengths", "source_weights")}
+        sizes = {n: len(v) for n, v in columns.items() if v is not None}
+        if len(set(sizes.values())) > 1:
+            raise InputError(", ".join(sizes), tuple(sizes.values()), "one entry a source in each")
+        if 0 in sizes.values():
+            raise InputError(", ".join(sizes), 0, "at least one source")
+
+
+def _flat(value: Any) -> list[float]:
+    """The numbers of a scalar, sequence or tensor, for validation alone."""
+    if value is None or isinstance(value, (bool, str, Enum)):
+        return []
+    if hasattr(value, "detach"):
+        return [float(x) for x in value.detach().reshape(-1).tolist()]
+    if hasattr(value, "reshape"):
+        return [float(x) for x in value.reshape(-1)]
+    if isinstance(value, (int, float)):
+        return [float(value)]
+    return [x for item in value for x in _flat(item)]
+
+
+def _shown(value: Any) -> object:
+    numbers = _flat(value)
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+def _require_finite(config: Any, but: tuple[str, ...] = ()) -> None:
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name not in but and not all(math.isfinite(x) for x in _flat(value)):
+            raise InputError(field.name, _shown(value), "finite numbers")
+
+
+def _require_positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not all(x > 0 for x in _flat(value)):
+            raise InputError(name, _shown(value), "numbers above 0")
+
+
+def _require_at_least(config: Any, least: float, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if name == "mosaic_spread_deg" and len(_flat(value)) == 9:
+            continue
+        if not all(x >= least for x in _flat(value)):
+            raise InputError(name, _shown(value), f"numbers from {least} up")
+
+
+def _require_length(config: Any, length: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and len(_flat(value)) != length:
+            raise InputError(name, _shown(value), f"{length} numbers")
+
+
+def _coerce_enum(config: Any, name: str, kind: type[Enum]) -> None:
+    value = getattr(config, name)
+    if isinstance(value, kind):
+        return
+    known = {member.value: member for member in kind}
+    if str(value).lower() not in known:
+        raise InputError(name, value, ", ".join(known))
+    object.__setattr__(config, name, known[str(value).lower()])
