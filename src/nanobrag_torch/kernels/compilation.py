@@ -1,0 +1,284 @@
+"""The one place that knows numba: what is compiled, when, and where the machine code is kept.
+
+How to write a compiled function (kernels/cpu.py, physics/random_streams.py):
+
+    from nanobrag_torch.kernels.compilation import compiled, deferred
+
+    @compiled()                                  # a helper; the options are those of numba.njit
+    def _square(x: float) -> float:
+        return x * x
+
+    @compiled(fastmath=True)                     # a function that Python calls
+    def total(values: Array) -> float:
+        result = 0.0
+        for value in values:
+            result += _square(value)
+        return result
+
+    @deferred(plain=range)                       # an object of numba itself, fetched when it is needed
+    def prange() -> Any:
+        import numba
+
+        return numba.prange
+
+`total(values)` imports numba and compiles at its first call, never before; importing the module costs nothing.
+
+* Write functions at module level. Other compiled or deferred objects are found through the module's globals, so import
+  them by name (`from x import helper`; `x.helper` raises TypeError), and pass everything else as an argument.
+* A global constant is frozen into the machine code. Numbers, strings, tuples and arrays are part of the cache's key.
+* Options not given are those of DEFAULTS: the interpreter lock is released, division follows IEEE, no fastmath, bounds
+  unchecked. Without fastmath LLVM contracts no product and sum, so results are the same on every machine.
+* Arguments decide the specialisation: pass contiguous arrays of one dtype, or every layout compiles once more.
+* Where numba cannot be used, the same Python function runs instead (and `plain` for a deferred object). It is slow:
+  callers with another choice ask `available()` first.
+
+Machine code is kept in `cache_folder()`, one folder a function, named by a hash of its bytecode, options and constants
+and of everything compiled that it calls, in any file: numba itself notices only changes in the function's own file. No
+other setting of numba is touched, and none outlives the definition of one function. The folder may be deleted at any
+time.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PACKAGE = "nanobrag_torch"
+DEFAULTS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
+_LOCK = threading.RLock()
+
+
+class Availability(NamedTuple):
+    """Whether compiled functions can be used, and if not, why."""
+
+    usable: bool
+    reason: str
+
+
+@functools.cache
+def available() -> Availability:
+    """Whether numba can be imported and compiles here; imports it. The reason is empty when it does."""
+    try:
+        disabled = _numba_part("config").DISABLE_JIT
+    except Exception as failure:  # a broken llvmlite or numpy raises more than ImportError
+        return Availability(False, f"numba cannot be imported ({type(failure).__name__}: {failure})")
+    if disabled:
+        return Availability(False, "NUMBA_DISABLE_JIT is set")
+    return Availability(True, "")
+
+
+class Deferred:
+    """Something that compiled code names and that exists only once numba is imported."""
+
+    def __init__(self, factory: FunctionType, plain: Any) -> None:
+        self.factory, self.plain = factory, plain
+        functools.update_wrapper(self, factory)
+
+    @functools.cached_property
+    def resolved(self) -> Any:
+        """What compiled code sees in place of this object."""
+        return self.factory()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Changes whenever the definition does."""
+        return _digest(_definition(self.factory))
+
+    def __call__(self, *args: Any) -> Any:
+        """The same outside compiled code."""
+        return self.plain(*args)
+
+
+class Compiled(Generic[P, R]):
+    """A function that numba compiles when it is first called."""
+
+    def __init__(self, function: FunctionType, options: dict[str, Any]) -> None:
+        if function.__closure__:
+            raise TypeError(f"{function.__qualname__}: compiled functions are written at module level")
+        self.function, self.options = function, options
+        self._dispatcher: Any = None
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        result: R = self.resolved(*args, **kwargs)
+        return result
+
+    @property
+    def resolved(self) -> Any:
+        """numba's dispatcher; the plain Python function where numba cannot be used."""
+        if self._dispatcher is None:
+            with _LOCK:
+                self._dispatcher = self._dispatcher or _dispatcher(self)
+        return self._dispatcher
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Changes whenever the code, the options or a constant does, here or in anything compiled that it calls."""
+        return _digest([sorted(self.options.items()), *_definition(self.function), *_constants(self.function)])
+
+
+def compiled(**options: Any) -> Callable[[Callable[P, R]], Compiled[P, R]]:
+    """Decorator: compile this function at its first call, with numba.njit's options over DEFAULTS."""
+
+    def decorate(function: Callable[P, R]) -> Compiled[P, R]:
+        assert isinstance(function, FunctionType)
+        return Compiled(function, {**DEFAULTS, **options})
+
+    return decorate
+
+
+def deferred(*, plain: Any) -> Callable[[Callable[[], Any]], Deferred]:
+    """Decorator: the factory returns an object for compiled code, say an intrinsic; `plain` stands for it in Python."""
+
+    def decorate(factory: Callable[[], Any]) -> Deferred:
+        assert isinstance(factory, FunctionType)
+        return Deferred(factory, plain)
+
+    return decorate
+
+
+@functools.cache
+def cache_folder() -> Path | None:
+    """Where machine code of this version is kept: NUMBA_CACHE_DIR or the user's cache folder. None: not writable."""
+    import numba
+
+    folder = Path(_numba_part("config").CACHE_DIR or _user_cache()) / PACKAGE / f"{_version()}-numba{numba.__version__}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return None
+    return folder
+
+
+def _user_cache() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(PACKAGE)
+    except PackageNotFoundError:
+        return "source"
+
+
+def _numba_part(name: str) -> Any:
+    return importlib.import_module(f"numba.core.{name}")
+
+
+def _dispatcher(kernel: Compiled[..., Any]) -> Any:
+    if not available().usable:
+        _say_once(f"{available().reason}; what it should have compiled runs as plain Python, slowly")
+        return kernel.function
+    import numba
+
+    _announce_compilation()
+    function, folder = _with_resolved_globals(kernel.function), cache_folder()
+    if folder is None:
+        return numba.njit(**kernel.options)(function)
+    # numba decides where a function is cached when it is defined, by these two settings.
+    place = folder / f"{kernel.function.__name__}-{kernel.fingerprint[:16]}"
+    with _numba_settings(CACHE_DIR=str(place), CACHE_LOCATOR_CLASSES=""):
+        return numba.njit(cache=True, **kernel.options)(function)
+
+
+@contextmanager
+def _numba_settings(**settings: str) -> Iterator[None]:
+    config = _numba_part("config")
+    before = {name: getattr(config, name, None) for name in settings}
+    vars(config).update(settings)
+    try:
+        yield
+    finally:
+        vars(config).update(before)
+
+
+def _with_resolved_globals(function: FunctionType) -> FunctionType:
+    """The function with every compiled or deferred object that it names replaced by what numba knows."""
+    named = {name: value.resolved for name, value in _named(function) if isinstance(value, (Compiled, Deferred))}
+    scope = {**function.__globals__, **named}
+    copy = FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
+    copy.__qualname__, copy.__kwdefaults__ = function.__qualname__, function.__kwdefaults__
+    return copy
+
+
+def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """The global objects that a function's code names."""
+    names = {name for code in _codes(function.__code__) for name in code.co_names}
+    for name in sorted(names & function.__globals__.keys()):
+        value = function.__globals__[name]
+        if isinstance(value, ModuleType) and value.__name__.startswith(PACKAGE):
+            raise TypeError(f"{function.__qualname__}: import what it needs from {value.__name__} by name")
+        yield name, value
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _definition(function: FunctionType) -> list[object]:
+    """The running code, not its file: that may have been edited since it was imported."""
+    parts: list[object] = [function.__defaults__, function.__kwdefaults__]
+    for code in _codes(function.__code__):
+        literals = [c for c in code.co_consts if not isinstance(c, CodeType)]
+        parts += [code.co_code, code.co_names, code.co_varnames, literals]
+    return parts
+
+
+def _constants(function: FunctionType) -> Iterator[object]:
+    """What the globals that a function names add to its machine code."""
+    for name, value in _named(function):
+        if isinstance(value, (Compiled, Deferred)):
+            yield name, value.fingerprint
+        elif isinstance(value, (int, float, complex, str, bytes, tuple)):
+            yield name, value
+        elif hasattr(value, "tobytes"):  # arrays and scalars of numpy
+            yield name, value.dtype.str, value.shape, value.tobytes()
+
+
+def _digest(parts: list[object]) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@functools.cache
+def _announce_compilation() -> None:
+    """Say on stderr that functions of this package are being compiled, when the first of them really is."""
+    event = _numba_part("event")
+
+    def on_start(_: Any, started: Any) -> None:
+        if started.data["dispatcher"].py_func.__module__.split(".")[0] == PACKAGE:
+            kept = "once for this version" if cache_folder() else "anew in every run: no cache folder is writable"
+            _say_once(f"compiling the kernels, {kept} ...")
+
+    def on_end(_: Any, ended: Any) -> None:
+        """Nothing to say."""
+
+    methods = {"on_start": on_start, "on_end": on_end}
+    event.register("numba:compile", type("Announcer", (event.Listener,), methods)())
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    print(f"{PACKAGE}: {message}", file=sys.stderr, flush=True)
