@@ -127,7 +127,8 @@ class Compiled(Generic[P, R]):
     @functools.cached_property
     def fingerprint(self) -> str:
         """Changes whenever the code, the options or a constant does, here or in anything compiled that it calls."""
-        return _digest([sorted(self.options.items()), *_definition(self.function), *_constants(self.function)])
+        options = [(name, sorted(v) if isinstance(v, set) else v) for name, v in sorted(self.options.items())]
+        return _digest([options, *_definition(self.function), *_constants(self.function)])
 
 
 def compiled(**options: Any) -> Callable[[Callable[P, R]], Compiled[P, R]]:
