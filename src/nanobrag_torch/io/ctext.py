@@ -13,7 +13,7 @@ _LONG_MIN, _LONG_MAX = -(2**63), 2**63 - 1
 
 
 def c_atof(text: str) -> float:
-    """The real number that C `atof` reads at the start of text; 0.0 if there is none. Takes inf, nan, hexadecimal, exponents."""
+    """The real number that C `atof` reads at the start of text, be it inf, nan, hexadecimal; 0.0 if there is none."""
     if word := _WORD.match(text):
         return float(word[1] + word[2])
     if hexadecimal := _HEX.match(text):

@@ -1,0 +1,147 @@
+"""Files that can be read or are one-line errors, and files that appear whole or not at all.
+
+An output is written beside its final name and renamed when it is complete; whatever goes wrong leaves the folder as it
+was. A name that is no regular file (a pipe, /dev/null) is written directly.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from nanobrag_torch.errors import InputError
+
+Target = str | os.PathLike[str] | BinaryIO
+"""Where a writer writes: a path, or a binary file that is open already."""
+
+
+def read_input(path: str | os.PathLike[str], flag: str, accepted: str) -> bytes:
+    """The bytes of an input file; InputError naming flag, path and the reason if it cannot be read or is empty."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(flag, str(path), f"{accepted} ({_reason(error)})") from error
+    if not content:
+        raise InputError(flag, str(path), f"{accepted} (the file is empty)")
+    return content
+
+
+class OutputFile(io.BufferedWriter):
+    """A binary file under a temporary name; `commit` gives it its own, `discard` removes it."""
+
+    def __init__(self, path: str | os.PathLike[str], flag: str) -> None:
+        """Open beside path. Raises InputError if that file could not be written."""
+        self.path, self.flag = str(path), flag
+        try:
+            self._final, self._temporary = _places(self.path)
+            raw = io.FileIO(self._temporary or self._final, "wb" if self._temporary is None else "xb")
+        except OSError as error:
+            raise self._failure(error) from error
+        super().__init__(raw)
+
+    def write(self, data: Any) -> int:
+        """As a file's write; a full disk is an InputError that names the flag and the file."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def finish(self) -> None:
+        """Bring everything to the disk, still under the temporary name."""
+        try:
+            self.close()
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def commit(self) -> None:
+        """Give the finished file its own name, with the permissions of the file that it replaces."""
+        if self._temporary is None:
+            return
+        try:
+            if self._final.exists():
+                self._temporary.chmod(stat.S_IMODE(self._final.stat().st_mode))
+            self._temporary.replace(self._final)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def discard(self) -> None:
+        """Remove the temporary file."""
+        with suppress(OSError):
+            self.close()
+        if self._temporary is not None:
+            with suppress(OSError):
+                self._temporary.unlink()
+
+    def _failure(self, error: OSError) -> InputError:
+        return InputError(self.flag, self.path, f"a file that can be written ({_reason(error)})")
+
+
+class OutputSet:
+    """Several outputs of one run that appear together: `with OutputSet() as outputs: outputs.open(path, flag)`.
+
+    All are given their names when the block ends well; when it raises, none is left behind.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[OutputFile] = []
+
+    def open(self, path: str | os.PathLike[str], flag: str) -> OutputFile:
+        """A binary file to write; raises InputError now if path cannot be written."""
+        output = OutputFile(path, flag)
+        self._files.append(output)
+        return output
+
+    def __enter__(self) -> OutputSet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                for output in self._files:
+                    output.finish()
+                for output in self._files:
+                    output.commit()
+        finally:
+            for output in self._files:
+                output.discard()
+
+
+@contextmanager
+def open_output(target: Target, flag: str = "output file") -> Iterator[BinaryIO]:
+    """The binary file of a target: that of a path appears whole when the block ends; an open file is passed on.
+
+    Raises InputError naming flag and path if the file cannot be written.
+    """
+    if not isinstance(target, str | os.PathLike):
+        yield target
+        return
+    with OutputSet() as outputs:
+        yield outputs.open(target, flag)
+
+
+def _places(path: str) -> tuple[Path, Path | None]:
+    """Final and temporary name, links followed; no temporary for what is not a regular file, such as /dev/null."""
+    given = Path(path)
+    if path == "":
+        raise FileNotFoundError("the name is empty")
+    if given.is_dir():
+        raise IsADirectoryError("it is a folder")
+    if given.exists() and not os.access(given, os.W_OK):
+        raise PermissionError("permission denied")
+    if given.exists() and not given.is_file():
+        return given, None
+    final = Path(os.path.realpath(given))
+    return final, final.with_name(f".{final.name[:200]}.{secrets.token_hex(4)}.part")
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,160 @@
+"""Structure factors as text: a line of h k l F each (section 7.2)."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.atomic import Target, open_output, read_input
+from nanobrag_torch.io.numbertable import parse_table
+
+if TYPE_CHECKING:
+    import torch
+
+Grid = NDArray[np.float64]
+Metadata = dict[str, int]
+
+FLAG = "-hkl"
+ACCEPTED = "lines of h k l F: three integers and a number"
+LIMITS = ("h_min", "h_max", "k_min", "k_max", "l_min", "l_max")
+LARGEST_GRID = 2**29
+
+_INTEGER = rb"[+-]?[0-9]++"
+_REAL = rb"[+-]?(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?[0-9]++|(?![eE]))"
+_BLANK = rb"[ \t\r\f\v]"
+_NEXT = rb"(?:%b++|(?=[+-]))" % _BLANK  # columns of fixed width may touch: -10-12
+_MALFORMED_LINE = re.compile(
+    rb"^(?!%b*+(?:%b)?%b*$).*$" % (_BLANK, _NEXT.join([_INTEGER, _INTEGER, _INTEGER, _REAL]), _BLANK), re.MULTILINE
+)
+_COMMENT = re.compile(rb"#[^\n]*")
+
+_C_REAL = rb"(?:%b|[+-]?(?i:inf(?:inity)?|nan))" % _REAL
+_C_COLUMNS = (_INTEGER, _INTEGER, _INTEGER, _C_REAL)
+_QUADRUPLE = re.compile(rb"\s*+(%b)\s*+(%b)\s*+(%b)\s*+(%b)" % _C_COLUMNS)
+_QUADRUPLES = re.compile(rb"(?:\s*+%b\s*+%b\s*+%b\s*+%b)*+" % _C_COLUMNS)
+_NUMBER = re.compile(_C_REAL)
+_NUMBERS = re.compile(rb"(?:\s*+%b)*+" % _C_REAL)
+
+
+@dataclass(frozen=True)
+class HklTable:
+    """A reflection file: the grid [H, K, L] of amplitudes over the index range, and what was met while reading."""
+
+    grid: Grid
+    metadata: Metadata  # h_min h_max k_min k_max l_min l_max
+    count: int  # lines counted, also those that a C reader never reaches
+    non_integer: list[tuple[str, float]]  # axis and value of indices that the C program warns about
+
+
+def read_hkl_file(
+    path: str | os.PathLike[str],
+    default_F: float = 0.0,
+    *,
+    stop_at_text: bool = False,
+    dtype: torch.dtype | None = None,
+) -> tuple[torch.Tensor, Metadata]:
+    """Structure factors of a text file of h k l F: the grid [H, K, L] (electrons) and the index limits.
+
+    The grid spans exactly the indices met; those without a line hold default_F; of duplicates the last one counts.
+    Lines may end in a # comment. With stop_at_text reading ends for good at the first thing that is no number, as in
+    the C program. dtype: float64 unless given. Raises InputError naming the file and line. Section 7.2.
+    """
+    import torch
+
+    table = read_hkl_arrays(path, default_F, stop_at_text=stop_at_text)
+    return torch.from_numpy(table.grid).to(dtype or torch.float64), table.metadata
+
+
+def read_hkl_arrays(path: str | os.PathLike[str], default_F: float = 0.0, *, stop_at_text: bool = False) -> HklTable:
+    """As read_hkl_file, as plain arrays and with the count of lines and the indices that were not whole."""
+    text = read_input(path, FLAG, "a readable file with " + ACCEPTED)
+    # a comment ends the C program's reading, wherever it stands
+    bare = text.partition(b"#")[0] if stop_at_text else _COMMENT.sub(b"", text)
+    regular = parse_table(bare, 4)
+    if regular is not None and regular[1][:, :3].all():
+        met, indices, amplitudes = regular[0][:, :3], regular[0][:, :3], regular[0][:, 3]
+    elif stop_at_text:
+        met, indices, amplitudes = _quadruples_until_text(bare)
+    else:
+        _require_quadruples(bare, text, path)
+        indices, amplitudes = _as_arrays(_QUADRUPLE.findall(bare))
+        met = indices
+    if met.size == 0:
+        raise InputError(FLAG, str(path), "at least one line of h k l F")
+    metadata = _limits(met, path)
+    grid = _fill(metadata, indices, amplitudes, default_F)
+    if not np.isfinite(grid).all():
+        raise InputError(FLAG, str(path), "finite structure factors")
+    return HklTable(grid, metadata, len(met), _not_whole(met))
+
+
+def write_hkl_file(target: Target, grid: Grid, metadata: Metadata, *, flag: str = "hkl file") -> None:
+    """Write every cell of a grid [H, K, L] as a line h k l F that reads back to the same number.
+
+    Raises InputError if the file cannot be written or the grid does not fit its limits.
+    """
+    values = np.asarray(grid, dtype=np.float64)
+    axes = [np.arange(metadata[f"{axis}_min"], metadata[f"{axis}_max"] + 1) for axis in "hkl"]
+    if values.shape != tuple(map(len, axes)):
+        raise InputError("grid", values.shape, f"shape {tuple(map(len, axes))}, as the limits say")
+    columns = [*(axis.ravel().tolist() for axis in np.meshgrid(*axes, indexing="ij")), values.ravel().tolist()]
+    with open_output(target, flag) as file:
+        file.write("".join(map("%d %d %d %s\n".__mod__, zip(*columns, strict=True))).encode())
+
+
+def _require_quadruples(bare: bytes, text: bytes, path: str | os.PathLike[str]) -> None:
+    """Raise InputError for the first line that is neither a reflection nor blank once comments are gone."""
+    if malformed := _MALFORMED_LINE.search(bare):
+        number = bare.count(b"\n", 0, malformed.start()) + 1
+        line = text.split(b"\n")[number - 1].strip().decode("ascii", "replace")
+        raise InputError(FLAG, f"{path} line {number}: {line[:60]}", ACCEPTED + "; # starts a comment")
+
+
+def _quadruples_until_text(text: bytes) -> tuple[Grid, Grid, Grid]:
+    """The C program's two passes: indices as reals [m, 3]; then indices and amplitudes while indices are integers."""
+    numbers = _NUMBERS.match(text)
+    quadruples = _QUADRUPLES.match(text)
+    assert numbers is not None and quadruples is not None  # both match nothing at least
+    reals = np.array(_NUMBER.findall(text, 0, numbers.end()), dtype=np.float64)
+    met = reals[: reals.size // 4 * 4].reshape(-1, 4)[:, :3]
+    indices, amplitudes = _as_arrays(_QUADRUPLE.findall(text, 0, quadruples.end()))
+    if len(met):
+        # an index past the limits would be written outside the C program's array: reading ends there
+        outside = ((indices < np.trunc(met.min(0))) | (indices > np.trunc(met.max(0)))).any(1)
+        good = int(outside.argmax()) if outside.any() else len(indices)
+        indices, amplitudes = indices[:good], amplitudes[:good]
+    return met, indices, amplitudes
+
+
+def _as_arrays(quadruples: list[tuple[bytes, bytes, bytes, bytes]]) -> tuple[Grid, Grid]:
+    numbers = np.array(quadruples, dtype=np.bytes_).astype(np.float64).reshape(-1, 4)
+    return numbers[:, :3], numbers[:, 3]
+
+
+def _limits(met: Grid, path: str | os.PathLike[str]) -> Metadata:
+    low, high = np.trunc(met.min(0)), np.trunc(met.max(0))
+    cells = float(np.prod(high - low + 1))
+    if not cells <= LARGEST_GRID:
+        raise InputError(FLAG, str(path), f"indices that span at most {LARGEST_GRID} cells, not {cells:g}")
+    bounds = [int(bound) for pair in zip(low, high, strict=True) for bound in pair]
+    return dict(zip(LIMITS, bounds, strict=True))
+
+
+def _fill(metadata: Metadata, indices: Grid, amplitudes: Grid, default_F: float) -> Grid:
+    shape = tuple(metadata[f"{axis}_max"] - metadata[f"{axis}_min"] + 1 for axis in "hkl")
+    low = np.array([metadata[f"{axis}_min"] for axis in "hkl"])
+    grid = np.full(shape, float(default_F))
+    cells = indices.astype(np.int64) - low
+    grid.reshape(-1)[(cells[:, 0] * shape[1] + cells[:, 1]) * shape[2] + cells[:, 2]] = amplitudes
+    return grid
+
+
+def _not_whole(met: Grid) -> list[tuple[str, float]]:
+    rows, axes = np.nonzero(met != np.ceil(met - 0.4))
+    return [("hkl"[axis], float(met[row, axis])) for row, axis in zip(rows, axes, strict=True)]

@@ -1,0 +1,196 @@
+"""SMV images: a text header in blocks of 512 bytes, then 16-bit pixels (sections 2 and 10.3)."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.atomic import Target, open_output, read_input
+from nanobrag_torch.io.ctext import c_atof, format_g
+
+FLAG = "-img"
+ACCEPTED = "an SMV image: a header that starts with {, newline, HEADER_BYTES="
+BLOCK = 512
+
+_ENTRY = re.compile(r"^[ \t]*([^=;\n]+?)[ \t]*=[ \t]*([^;\n]*)", re.MULTILINE)
+_BYTE_ORDERS = {"little_endian": "<", "big_endian": ">"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmvHeader:
+    """What the C program writes in a header: lengths in metres, angles in degrees, as they are after the geometry.
+
+    Fbeam, Sbeam, distance and close distance are those of the placed detector (section 5.3); xbeam, ybeam what was asked.
+    """
+
+    fpixels: int
+    spixels: int
+    pixel_size: float
+    distance: float
+    close_distance: float
+    wavelength: float
+    xbeam: float
+    ybeam: float
+    fbeam: float
+    sbeam: float
+    detsize_s: float
+    dials_origin_mm: tuple[float, float, float]
+    orgx: float  # pixels
+    orgy: float
+    phi_deg: float = 0.0
+    osc_deg: float = 0.0
+    twotheta_deg: float = 0.0
+
+
+def format_header(header: SmvHeader) -> str:
+    """The header text up to its form feed, byte for byte as section 10.3 has it; HEADER_BYTES grows when it must."""
+    size = BLOCK
+    while len(text := _header_text(header, size)) > size:
+        size += BLOCK
+    return text
+
+
+def write_smv(target: Target, counts: NDArray[np.uint16], header: SmvHeader | str, *, flag: str = "-intfile") -> None:
+    """Write counts (slow, fast) under a header, in the byte order of this machine.
+
+    Raises InputError if the file cannot be written or the header's size is not that of the counts.
+    """
+    text = header if isinstance(header, str) else format_header(header)
+    stated = HeaderText(text)
+    if (stated.real("SIZE2"), stated.real("SIZE1")) != counts.shape:
+        raise InputError("counts", counts.shape, "the size that the header states")
+    with open_output(target, flag) as file:
+        file.write(text.encode("latin-1").ljust(int(stated.real("HEADER_BYTES"))))
+        file.write(np.ascontiguousarray(counts, np.uint16).data.cast("B"))
+
+
+@dataclass(frozen=True)
+class HeaderText:
+    """The text of a header, and two ways to look a key up in it."""
+
+    text: str
+
+    def real(self, key: str) -> float:
+        """A number as the C program finds it: key as the last substring anywhere, the next =, atof.
+
+        NaN without the key, 0 without a =. DISTANCE therefore finds a later CLOSE_DISTANCE. Section 2.
+        """
+        place = self.text.rfind(key)
+        if place < 0:
+            return math.nan
+        _, equals, value = self.text[place:].partition("=")
+        return c_atof(value) if equals else 0.0
+
+    def entry(self, key: str) -> str | None:
+        """The value of the last entry of exactly this key, or None."""
+        values = [value.strip() for name, value in _ENTRY.findall(self.text) if name == key]
+        return values[-1] if values else None
+
+    def exact_real(self, key: str) -> float:
+        """The number of the entry of exactly this key; NaN if there is none."""
+        value = self.entry(key)
+        return math.nan if value is None else c_atof(value)
+
+    def dimensions(self) -> tuple[int, int]:
+        """Slow and fast number of pixels: SIZE2 and SIZE1, or DETECTOR_DIMENSIONS for both if SIZE1 is absent or 0."""
+        fast, slow = self.real("SIZE1"), self.real("SIZE2")
+        if not fast > 0:
+            fast = slow = self.real("DETECTOR_DIMENSIONS")
+        return _whole(slow), _whole(fast)
+
+
+def read_smv_header(path: str | os.PathLike[str], *, flag: str = FLAG) -> HeaderText:
+    """The header of an SMV file. Raises InputError for a file that cannot be read or is not SMV."""
+    return _split(read_input(path, flag, ACCEPTED), path, flag)[0]
+
+
+def read_smv(path: str | os.PathLike[str], *, flag: str = FLAG) -> tuple[HeaderText, NDArray[np.uint16]]:
+    """Header and pixels (slow, fast) of an SMV image of unsigned 16-bit words, whichever BYTE_ORDER it states.
+
+    Raises InputError for a file that cannot be read, is not SMV, holds another type of pixel or is cut short.
+    """
+    header, body = _split(read_input(path, flag, ACCEPTED), path, flag)
+    slow, fast = header.dimensions()
+    if slow < 1 or fast < 1:
+        raise InputError(flag, f"{path}: SIZE1={fast}, SIZE2={slow}", "sizes from 1 up")
+    kind = (header.entry("TYPE") or header.entry("Data_type") or "unsigned_short").replace(" ", "_")
+    if kind not in ("unsigned_short", "unsigned_short_int"):
+        raise InputError(flag, f"{path}: TYPE={kind}", "unsigned_short")
+    if len(body) < 2 * slow * fast:
+        raise InputError(flag, f"{path} ({len(body)} bytes of pixels)", f"{2 * slow * fast} for {slow} x {fast} pixels")
+    words = np.frombuffer(body, _byte_order(header, path, flag) + "u2", slow * fast)
+    return header, words.astype(np.uint16).reshape(slow, fast)
+
+
+def _split(content: bytes, path: str | os.PathLike[str], flag: str) -> tuple[HeaderText, bytes]:
+    if not content.startswith(b"{\nHEADER_BYT") or len(content) < BLOCK:
+        raise InputError(flag, str(path), f"{ACCEPTED}, {BLOCK} bytes at least")
+    size = HeaderText(content[:BLOCK].decode("latin-1")).real("HEADER_BYTES")
+    if not BLOCK <= size <= len(content):
+        raise InputError(flag, f"{path}: HEADER_BYTES={size:g}", f"a number from {BLOCK} to the length of the file")
+    return HeaderText(content[: int(size)].split(b"\0")[0].decode("latin-1")), content[int(size) :]
+
+
+def _byte_order(header: HeaderText, path: str | os.PathLike[str], flag: str) -> str:
+    stated = header.entry("BYTE_ORDER") or "little_endian"
+    if stated not in _BYTE_ORDERS:
+        raise InputError(flag, f"{path}: BYTE_ORDER={stated}", " or ".join(_BYTE_ORDERS))
+    return _BYTE_ORDERS[stated]
+
+
+def _whole(value: float) -> int:
+    return int(value) if math.isfinite(value) else 0
+
+
+def _header_text(header: SmvHeader, header_bytes: int) -> str:
+    """The text with a stated HEADER_BYTES. DIALS_ORIGIN has no semicolon, as in the C program."""
+    lines = [
+        f"HEADER_BYTES={header_bytes};",
+        "DIM=2;",
+        f"BYTE_ORDER={sys.byteorder}_endian;",
+        "TYPE=unsigned_short;",
+        f"SIZE1={header.fpixels};",
+        f"SIZE2={header.spixels};",
+        *(f"{key}={format_g(value)};" for key, value in _beam_entries(header)),
+        "DIALS_ORIGIN=" + ",".join(map(format_g, header.dials_origin_mm)),
+        *(f"{key}={format_g(value)};" for key, value in _scan_entries(header)),
+        "DETECTOR_SN=000;",
+        "BEAMLINE=fake;",
+    ]
+    return "{\n" + "\n".join(lines) + "\n}\f"
+
+
+def _beam_entries(header: SmvHeader) -> list[tuple[str, float]]:
+    half = 0.5 * header.pixel_size
+    return [
+        ("PIXEL_SIZE", header.pixel_size * 1000.0),
+        ("DISTANCE", header.distance * 1000.0),
+        ("WAVELENGTH", header.wavelength * 1e10),
+        ("BEAM_CENTER_X", header.xbeam * 1000.0),
+        ("BEAM_CENTER_Y", header.ybeam * 1000.0),
+        ("ADXV_CENTER_X", header.fbeam * 1000.0),
+        ("ADXV_CENTER_Y", (header.detsize_s - header.sbeam) * 1000.0),
+        ("MOSFLM_CENTER_X", (header.sbeam - half) * 1000.0),
+        ("MOSFLM_CENTER_Y", (header.fbeam - half) * 1000.0),
+        ("DENZO_X_BEAM", header.sbeam * 1000.0),
+        ("DENZO_Y_BEAM", header.fbeam * 1000.0),
+    ]
+
+
+def _scan_entries(header: SmvHeader) -> list[tuple[str, float]]:
+    return [
+        ("XDS_ORGX", header.orgx),
+        ("XDS_ORGY", header.orgy),
+        ("CLOSE_DISTANCE", header.close_distance * 1000.0),
+        ("PHI", header.phi_deg),
+        ("OSC_START", header.phi_deg),
+        ("OSC_RANGE", header.osc_deg),
+        ("TWOTHETA", header.twotheta_deg),
+    ]
