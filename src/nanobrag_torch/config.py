@@ -109,7 +109,7 @@ class CrystalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
-    """The detector: distances and pixel sizes in mm, angles in degrees, sensor in micrometres, vectors in the lab frame.
+    """The detector: distances and pixel sizes in mm, angles in degrees, sensor in micrometres, lab-frame vectors.
 
     beam_center_f, beam_center_s are the numbers that the convention itself uses (mm): MOSFLM and DENZO Ybeam and Xbeam,
     ADXV Xbeam and Ybeam (counted from the far edge), XDS and DIALS the foot of the perpendicular from the sample.
@@ -171,7 +171,7 @@ class DetectorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BeamConfig:
-    """The beam: wavelength in Angstrom, divergence in mrad, dispersion in percent, sizes in mm, fluence in photons/m^2."""
+    """The beam: wavelength in Angstrom, divergence in mrad, dispersion in percent, size in mm, fluence in 1/m^2."""
 
     wavelength_A: Real = 1.0
     fluence: Real = DEFAULT_FLUENCE
@@ -199,7 +199,9 @@ class BeamConfig:
     def __post_init__(self) -> None:
         _require_finite(self)
         _require_positive(self, "wavelength_A", "source_wavelengths")
-        _require_at_least(self, 0, "flux", "exposure", "fluence", "dmin", "water_size_um", "source_weights", "beamsize_mm")
+        _require_at_least(
+            self, 0, "flux", "exposure", "fluence", "dmin", "water_size_um", "source_weights", "beamsize_mm"
+        )
         _require_at_least(self, 1, "dispersion_steps", "hdiv_steps", "vdiv_steps")
         _require_length(self, 3, "polarization_axis")
         self._require_source_table()

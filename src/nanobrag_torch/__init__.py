@@ -1,0 +1,27 @@
+"""nanobrag_torch: X-ray diffraction images of small crystals, fast and differentiable."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig
+    from nanobrag_torch.simulator import Simulator
+
+__version__ = "0.1.0"
+__all__ = ["BeamConfig", "CrystalConfig", "DetectorConfig", "Simulator", "__version__"]
+
+_HOMES = {
+    "BeamConfig": "nanobrag_torch.config",
+    "CrystalConfig": "nanobrag_torch.config",
+    "DetectorConfig": "nanobrag_torch.config",
+    "Simulator": "nanobrag_torch.simulator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used, so that `nanoBragg -h` does not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,283 @@
+"""The reference kernel: the physics of section 8 in plain torch. It defines the result; fused kernels are held to it.
+
+Readable first: every step of a chunk of pixels stands in one array [n, L, J, S, K] of pixels, sensor layers,
+sub-pixels, sources and lattices. Chunks keep that within MEMORY_BYTES, and are recomputed in the backward pass, so
+memory does not grow with the number of pixels or steps. Autograd does the derivatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.physics.absorption import layer_capture
+from nanobrag_torch.physics.geometry import curve, decompose_pixels, flat_positions, solid_angle
+from nanobrag_torch.physics.lattice_factor import lattice_factor
+from nanobrag_torch.physics.polarization import polarization_factor
+from nanobrag_torch.physics.structure_factors import (
+    nearest_amplitude,
+    nearest_integers,
+    out_of_interpolation_range,
+    tricubic_amplitude,
+)
+
+MEMORY_BYTES = 256 * 2**20
+"""Bound on the intermediate arrays of a call, beside the result; a single pixel and lattice may need more."""
+BYTES_PER_STEP = 640
+BYTES_PER_INTERPOLATED_STEP = 4000
+
+Record = dict[str, Tensor]
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """What a chunk of pixels needs before any crystal is looked at."""
+
+    direction: Tensor  # [n, L, J, 3] unit vectors to the sub-pixels
+    q: Tensor  # [n, L, J, S, 3] scattering vectors (1/m)
+    seen: Tensor  # [n, L, J, S] sources within the resolution limit
+    omega: Tensor  # [n, L, J]
+    capture: Tensor  # [n, L, J]
+    polar: Tensor  # [n, L, J, S]
+
+
+def intensity(pixels: Tensor, scene: Scene, options: Options, *, progress: Progress | None = None) -> Tensor:
+    """Image values [n] of the flat pixel indices [n] over [panel, slow, fast], in options.dtype.
+
+    Differentiable by every tensor of the scene. With running_factors or interpolation_latch (both compat) pixels are
+    taken in the order given, as the C program scans them.
+    """
+    step = pixels_per_chunk(scene, options)
+    latch = torch.zeros((), dtype=torch.bool, device=pixels.device)
+    parts = []
+    for start in range(0, pixels.numel(), step):
+        part, latch = _recomputed(_chunk, pixels[start : start + step], latch, options, *scene.tensors())
+        parts.append(part)
+        if progress is not None:
+            progress(min(1.0, (start + step) / pixels.numel()))
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=options.dtype, device=pixels.device)
+
+
+def pixels_per_chunk(scene: Scene, options: Options) -> int:
+    """Pixels whose steps fit in MEMORY_BYTES; at least one."""
+    lattices = scene.lattice.shape[0]
+    if not _in_order(options):
+        lattices = min(lattices, _lattices_at_once(scene, options))
+    return max(1, int(MEMORY_BYTES / (_bytes_per_step(options) * _samples(scene, options) * lattices)))
+
+
+def _samples(scene: Scene, options: Options) -> int:
+    return options.layers * options.oversample**2 * scene.incident.shape[0]
+
+
+def _lattices_at_once(scene: Scene, options: Options) -> int:
+    return max(1, int(MEMORY_BYTES / (_bytes_per_step(options) * _samples(scene, options))))
+
+
+def _bytes_per_step(options: Options) -> int:
+    return BYTES_PER_INTERPOLATED_STEP if options.interpolate else BYTES_PER_STEP
+
+
+def _in_order(options: Options) -> bool:
+    return options.running_factors or options.interpolation_latch
+
+
+def _recomputed(function: Callable[..., tuple[Tensor, Tensor]], *inputs: object) -> tuple[Tensor, Tensor]:
+    """The function's value; its intermediates are dropped and made again in the backward pass."""
+    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
+        value: tuple[Tensor, Tensor] = checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return value
+    return function(*inputs)
+
+
+def _chunk(pixels: Tensor, latch: Tensor, options: Options, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    scene = Scene(*tensors)
+    chunk = look_at_pixels(pixels, scene, options)
+    if _in_order(options):
+        return _in_scan_order(chunk, scene, options, latch)
+    sums = _sum_over_lattices(chunk, scene, options)  # [n, L, J, S]
+    return combine(sums, chunk, scene, options), latch
+
+
+def look_at_pixels(pixels: Tensor, scene: Scene, options: Options, record: Record | None = None) -> _Pixels:
+    """Geometry and factors of a chunk of pixels [n]; `record` takes the values that a trace shows."""
+    panel, _, _ = decompose_pixels(pixels, options.image_shape)
+    position = _positions(pixels, panel, scene, options)  # [n, L, J, 3]
+    radius = torch.linalg.vector_norm(position, dim=-1)
+    direction = position / radius[..., None]
+    q = (direction[..., None, :] - scene.incident) / scene.wavelengths[:, None]  # [n, L, J, S, 3]
+    normal, origin = scene.panels[panel, 3], scene.panels[panel, 0]
+    area = scene.pixel_size[panel].prod(-1)
+    close = (origin * normal).sum(-1)
+    omega = solid_angle(radius, area[:, None, None], close[:, None, None], point_pixel=options.point_pixel)
+    cosine = (direction * normal[:, None, None]).sum(-1)
+    capture = layer_capture(cosine, scene.sensor[panel, 0], scene.sensor[panel, 1], options.layers)
+    polar = polarization_factor(direction, scene.polarization)
+    chunk = _Pixels(direction, q, _within_resolution(q, options.dmin), omega, capture, polar)
+    if record is not None:
+        record.update(position=position, radius=radius, close_distance=close, polar_of_sources=polar, **vars(chunk))
+    return _with_cached_factors(chunk, options)
+
+
+def _positions(pixels: Tensor, panel: Tensor, scene: Scene, options: Options) -> Tensor:
+    flat = flat_positions(
+        pixels,
+        scene.panels,
+        scene.pixel_size,
+        scene.sensor[:, 0],
+        options.image_shape,
+        options.oversample,
+        options.layers,
+    )
+    if not options.curved:
+        return flat
+    beam, distance = scene.curvature[:3], scene.curvature[3]
+    return curve(flat, scene.panels[panel, 1], scene.panels[panel, 2], beam, distance)
+
+
+def _within_resolution(q: Tensor, dmin: float) -> Tensor:
+    """Which sources [n, L, J, S] a sub-pixel sees at a resolution 1 / |q| no finer than dmin (m)."""
+    length = torch.linalg.vector_norm(q, dim=-1)
+    return ~((length > 0) & (dmin * length > 1)) if dmin > 0 else torch.ones_like(length, dtype=torch.bool)
+
+
+def _with_cached_factors(chunk: _Pixels, options: Options) -> _Pixels:
+    """Factors as the C program reuses them: of the first sub-pixel, layer and visible source, unless told otherwise."""
+    omega, capture, polar = chunk.omega, chunk.capture, chunk.polar
+    if not options.oversample_omega:
+        omega = omega[:, :1, :1].expand_as(omega)
+    if not options.oversample_thick:
+        capture = capture[:, :, :1].expand_as(capture)
+        if options.last_layer_capture:
+            capture = capture[:, -1:].expand_as(capture)
+    if not options.oversample_polar:
+        flat = chunk.seen.flatten(1)
+        first = polar.flatten(1).gather(1, flat.to(torch.uint8).argmax(1, keepdim=True))
+        value = torch.where(flat.any(1, keepdim=True), first, torch.zeros_like(first))
+        polar = value[:, :, None, None].expand_as(polar)
+    return replace(chunk, omega=omega, capture=capture, polar=polar)
+
+
+def _sum_over_lattices(chunk: _Pixels, scene: Scene, options: Options) -> Tensor:
+    """Weighted sum of F^2 L^2 over the lattices [n, L, J, S], a bounded number of lattices at a time."""
+    step = _lattices_at_once(scene, options)
+    total = torch.zeros(chunk.seen.shape, dtype=options.dtype, device=chunk.q.device)
+    for start in range(0, scene.lattice.shape[0], step):
+        part = replace(scene, lattice=scene.lattice[start : start + step])
+        weights = scene.lattice_weights[start : start + step].to(options.dtype)
+        total = total + lattice_terms(chunk.q, part, options) @ weights
+    return torch.where(chunk.seen, total, torch.zeros_like(total))
+
+
+def lattice_terms(
+    q: Tensor, scene: Scene, options: Options, cubic: Tensor | None = None, record: Record | None = None
+) -> Tensor:
+    """F^2 L^2 [..., K] at the scattering vectors [..., 3] (1/m), without weights and without the amplitude of L.
+
+    hkl and its distance to the nearest integers are float64, the rest options.dtype. cubic [..., K]: where to
+    interpolate, when not wherever the table allows it.
+    """
+    hkl = torch.einsum("kij,...j->...ki", scene.lattice, q)  # [..., K, 3]
+    nearest = nearest_integers(hkl)
+    distance = (hkl - nearest).to(options.dtype)
+    factor = lattice_factor(distance, options.profile, scene.shape.to(options.dtype))
+    amplitude = _amplitude(hkl, nearest, scene, options, cubic)
+    if record is not None:
+        record.update(hkl=hkl, nearest=nearest, F_latt=factor, F_cell=amplitude)
+    return (amplitude * factor) ** 2
+
+
+def _amplitude(hkl: Tensor, nearest: Tensor, scene: Scene, options: Options, cubic: Tensor | None) -> Tensor:
+    table, first = scene.structure_factors.to(options.dtype), options.hkl_first
+    plain = nearest_amplitude(nearest, table, first, scene.default_F.to(options.dtype))
+    if not options.interpolate or table.numel() == 0:
+        return plain
+    allowed = ~out_of_interpolation_range(hkl, table, first)
+    smooth = tricubic_amplitude(hkl, table.to(hkl.dtype), first).to(options.dtype)
+    return torch.where(allowed if cubic is None else allowed & cubic, smooth, plain)
+
+
+def combine(sums: Tensor, chunk: _Pixels, scene: Scene, options: Options) -> Tensor:
+    """Pixel values [n] from the lattice sums [n, L, J, S] and the factors of a chunk."""
+    weights = scene.source_weights.to(options.dtype)
+    factors = (chunk.omega * chunk.capture)[..., None] * chunk.polar  # [n, L, J, S] float64
+    mean = (sums * weights * factors.to(options.dtype)).sum((1, 2, 3)) / sums.shape[2]
+    once = chunk.omega[:, 0, 0] * chunk.capture[:, -1, 0] * chunk.polar[:, 0, 0, 0]
+    return mean + (scene.offset * once).to(options.dtype)
+
+
+def first_visible(pixels: Tensor, scene: Scene, options: Options) -> int:
+    """Place in `pixels` of the first one that sees any source within the resolution limit, or their number."""
+    step = max(1, MEMORY_BYTES // (BYTES_PER_STEP * _samples(scene, options)))
+    for start in range(0, pixels.numel(), step):
+        seen = look_at_pixels(pixels[start : start + step], scene, options).seen.flatten(1).any(1)
+        if bool(seen.any()):
+            return start + int(seen.to(torch.uint8).argmax())
+    return pixels.numel()
+
+
+def with_first_lattice(pixel: Tensor, scene: Scene, fresh: Tensor, options: Options) -> Tensor:
+    """Value [1] of a pixel whose first visible layer, sub-pixel and source sees the lattices `fresh` [K, 3, 3] (D2)."""
+    chunk = look_at_pixels(pixel, scene, options)
+    start = torch.zeros((), dtype=torch.bool, device=pixel.device)
+    return _in_scan_order(chunk, scene, options, start, fresh)[0]
+
+
+def _in_scan_order(
+    chunk: _Pixels, scene: Scene, options: Options, latch: Tensor, fresh: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What depends on the order of steps: D5, interpolation that stays off, D3, running factors, D2's first step."""
+    counted = chunk.seen[..., None].expand(*chunk.seen.shape, scene.lattice.shape[0])  # [n, L, J, S, K]
+    cubic = None
+    if options.interpolation_latch:
+        cubic, latch = _still_interpolating(chunk, counted, scene, options, latch)
+    record: Record = {}
+    terms = lattice_terms(chunk.q, scene, options, cubic, record)
+    if fresh is not None:
+        first = chunk.seen.flatten().to(torch.uint8).argmax()
+        other = lattice_terms(chunk.q.reshape(-1, 3)[first], replace(scene, lattice=fresh), options)
+        terms = terms.flatten(0, 3).index_copy(0, first[None], other[None]).reshape(terms.shape)
+    terms = torch.where(counted, terms * scene.lattice_weights.to(options.dtype), torch.zeros_like(terms))
+    if not options.running_factors:
+        return combine(terms.sum(-1), chunk, scene, options), latch
+    counted = counted & ((record["F_latt"] != 0) | (scene.offset != 0))
+    return _running(terms, counted, chunk, scene, options), latch
+
+
+def _still_interpolating(
+    chunk: _Pixels, counted: Tensor, scene: Scene, options: Options, latch: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Which steps come before the first one out of range, and whether the latch has fallen by the end of the chunk."""
+    hkl = torch.einsum("kij,...j->...ki", scene.lattice, chunk.q)
+    distance = (hkl - nearest_integers(hkl)).to(options.dtype)
+    evaluated = counted & (lattice_factor(distance, options.profile, scene.shape.to(options.dtype)) != 0)
+    out = evaluated & out_of_interpolation_range(hkl, scene.structure_factors, options.hkl_first)
+    fallen = (out.flatten().cumsum(0) > 0) | latch
+    return ~fallen.reshape(out.shape), fallen[-1]
+
+
+def _running(terms: Tensor, counted: Tensor, chunk: _Pixels, scene: Scene, options: Options) -> Tensor:
+    """D3: after each step the whole sum so far is multiplied by the factors that are taken per step."""
+    per_step, at_end = torch.ones_like(chunk.polar), torch.ones_like(chunk.polar[:, 0, 0, 0])
+    for each, factor in (
+        (options.oversample_thick, chunk.capture[..., None].expand_as(chunk.polar)),
+        (options.oversample_polar, chunk.polar),
+        (options.oversample_omega, chunk.omega[..., None].expand_as(chunk.polar)),
+    ):
+        if each:
+            per_step = per_step * factor
+        else:
+            at_end = at_end * factor[:, -1, 0, 0]
+    factors = torch.where(counted, per_step[..., None].expand_as(terms), torch.ones_like(terms, dtype=per_step.dtype))
+    later = torch.flip(
+        torch.cumprod(torch.flip(factors.flatten(1), (1,)), 1), (1,)
+    )  # product from this step to the last
+    weighted = terms * scene.source_weights.to(terms.dtype)[:, None] / terms.shape[2]
+    total = (weighted.flatten(1) * later).sum(1) + scene.offset * later[:, 0]
+    return (total * at_end).to(options.dtype)

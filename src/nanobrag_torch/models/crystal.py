@@ -1,0 +1,196 @@
+"""The crystal: configuration -> lattice stack, number of cells, structure factors (sections 6 to 8), differentiable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nanobrag_torch.compat import Compat
+from nanobrag_torch.config import CrystalConfig, MosaicSampling
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.models.tensors import as_tensor
+from nanobrag_torch.physics import mosaicity
+from nanobrag_torch.physics.rotations import axis_rotation, quaternion_rotation, vector_rotation, xyz_rotation
+from nanobrag_torch.physics.unit_cell import cell_volume, cross_products, dual, reciprocal_from_cell, with_lengths
+from nanobrag_torch.units import ANGSTROM, DEGREES_PER_RADIAN, MM
+
+if TYPE_CHECKING:
+    from nanobrag_torch.physics.random_streams import Streams
+
+INTERPOLATION_CELLS = 2
+
+
+class Crystal:
+    """A crystal built from its configuration; attach a table of amplitudes as `hkl_data` and `hkl_metadata`.
+
+    Lattices are float64 whatever `dtype`, which is that of what compute_cell_tensors returns. `streams` shares the
+    random state of a run with the noise, as the C program does; by default every call starts afresh.
+    """
+
+    def __init__(
+        self,
+        config: CrystalConfig | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config = config if config is not None else CrystalConfig(cell_a=100.0)
+        self.dtype, self.device = dtype, torch.device(device)
+        self.hkl_data: Tensor | None = None  # [H, K, L] amplitudes
+        self.hkl_metadata: dict[str, int] | None = None  # h_min h_max k_min k_max l_min l_max
+        self.streams: Streams | None = None
+        if self.config.cell_a is None and self.config.mosflm_a_star is None:
+            raise InputError("cell_a", None, "a cell, or mosflm_a_star, mosflm_b_star and mosflm_c_star")
+
+    def compute_cell_tensors(self, compat: Compat = Compat()) -> dict[str, Tensor]:  # noqa: B008
+        """a, b, c (Angstrom), a_star, b_star, c_star (1/Angstrom), V (Angstrom^3), after misset, before phi.
+
+        a . a_star = 1 and a . b_star = 0 and so on; compat.skewed_cell keeps the volume of the cell that was asked for.
+        """
+        rows, stars, volume = self.cell(compat)
+        names = ("a", "b", "c", "a_star", "b_star", "c_star")
+        tensors = dict(zip(names, (*rows, *stars), strict=True)) | {"V": volume}
+        return {name: tensor.to(self.dtype) for name, tensor in tensors.items()}
+
+    def cell(self, compat: Compat = Compat()) -> tuple[Tensor, Tensor, Tensor]:  # noqa: B008
+        """Direct rows [3, 3] (Angstrom), reciprocal rows [3, 3] (1/Angstrom) and volume [], float64 (section 6.3)."""
+        stars = self._reciprocal(compat) @ self.orientation().T
+        if self.config.cell_a is None:
+            rows, reciprocal_volume = dual(stars)
+            return rows, stars, 1 / reciprocal_volume
+        lengths, angles = self.cell_parameters()
+        rows = with_lengths(cross_products(stars), lengths)
+        stars, volume = dual(rows)
+        if compat.skewed_cell:
+            asked = cell_volume(lengths, angles)
+            return rows, stars * (volume / asked), asked
+        return rows, stars, volume
+
+    def cell_parameters(self) -> tuple[Tensor, Tensor]:
+        """Lengths [3] (Angstrom) and angles [3] (radians) of the configured cell."""
+        config = self.config
+        edges = [config.cell_a if edge is None else edge for edge in (config.cell_a, config.cell_b, config.cell_c)]
+        angles = [config.cell_alpha, config.cell_beta, config.cell_gamma]
+        return self._stack(edges), self._stack(angles) / DEGREES_PER_RADIAN
+
+    def orientation(self) -> Tensor:
+        """Rotation [3, 3] by the misset angles, then by the orientation vector or quaternion when one is given."""
+        config = self.config
+        turn = xyz_rotation(self._tensor(config.misset_deg) / DEGREES_PER_RADIAN)
+        if config.orientation_vector_deg is not None:
+            turn = vector_rotation(self._tensor(config.orientation_vector_deg) / DEGREES_PER_RADIAN) @ turn
+        if config.orientation_quaternion is not None:
+            turn = quaternion_rotation(self._tensor(config.orientation_quaternion)) @ turn
+        return turn
+
+    def phi_radians(self) -> Tensor:
+        """Start of each phi step [T]."""
+        config = self.config
+        step = config.osc_range_deg / config.phi_steps if config.phi_step_deg is None else config.phi_step_deg
+        index = torch.arange(config.phi_steps, dtype=torch.float64, device=self.device)
+        return (self._tensor(config.phi_start_deg) + self._tensor(step) * index) / DEGREES_PER_RADIAN
+
+    def lattice(self, spindle: Tensor, compat: Compat = Compat()) -> tuple[Tensor, Tensor]:  # noqa: B008
+        """Lattice rows a, b, c [K, 3, 3] (m), phi outermost and mosaic domain innermost, and weights [K] of sum one.
+
+        spindle [3] unit, used unless the configuration has its own.
+        """
+        rows, _, _ = self.cell(compat)
+        domains, weights = self.mosaic_domains()
+        turned = self.phi_rotations(spindle, compat) @ (rows * ANGSTROM).T  # [T, 3, 3], columns a, b, c
+        stack = (domains[None] @ turned[:, None]).transpose(-1, -2).reshape(-1, 3, 3)
+        steps = turned.shape[0]
+        return stack, weights.repeat(steps) / steps
+
+    def phi_rotations(self, spindle: Tensor, compat: Compat = Compat()) -> Tensor:  # noqa: B008
+        """Spindle rotation of each phi step [T, 3, 3]; under compat.stale_phi a step at zero repeats the one before."""
+        phi = self.phi_radians()
+        if self.config.spindle_axis is not None:
+            spindle = self._tensor(self.config.spindle_axis)
+            spindle = spindle / torch.linalg.vector_norm(spindle)
+        turns = axis_rotation(spindle.expand(phi.numel(), 3), phi)
+        return turns[stale_steps(phi)] if compat.stale_phi else turns
+
+    def mosaic_domains(self) -> tuple[Tensor, Tensor]:
+        """Rotation of each mosaic domain [M, 3, 3] and weights [M] that sum to one."""
+        config = self.config
+        spread = self._tensor(config.mosaic_spread_deg) / DEGREES_PER_RADIAN
+        if config.mosaic_domains == 1:
+            return (
+                torch.eye(3, dtype=torch.float64, device=self.device)[None],
+                torch.ones_like(spread.reshape(-1)[:1]),
+            )
+        if config.mosaic_sampling is MosaicSampling.QUADRATURE:
+            return mosaicity.quadrature_domains(spread, config.mosaic_domains)
+        rotations = mosaicity.random_domains(spread, config.mosaic_domains, config.mosaic_seed, self.streams)
+        return rotations, torch.full_like(rotations[:, 0, 0], 1 / config.mosaic_domains)
+
+    def cells(self, compat: Compat = Compat()) -> Tensor:  # noqa: B008
+        """Number of cells along a, b, c [3]: as given, or the sample size over the cell edges, at least one (6.4)."""
+        given = self._tensor(self.config.N_cells)
+        if self.config.sample_size_mm is not None:
+            edges = torch.linalg.vector_norm(self.cell(compat)[0], dim=-1) * ANGSTROM
+            given = torch.ceil(self._tensor(self.config.sample_size_mm) * MM / edges)
+        return given.clamp(min=1)
+
+    def structure_factors(self, dtype: torch.dtype) -> tuple[Tensor, tuple[int, int, int]]:
+        """Table of amplitudes [H, K, L] after scale and B factor, and its first indices; no element without a table."""
+        if self.hkl_data is None:
+            return torch.zeros((0, 0, 0), dtype=dtype, device=self.device), (0, 0, 0)
+        if self.hkl_metadata is None:
+            raise InputError("hkl_metadata", None, "h_min ... l_max of hkl_data")
+        first = tuple(int(self.hkl_metadata[f"{axis}_min"]) for axis in "hkl")
+        table = self.hkl_data.to(dtype=dtype, device=self.device)
+        return self._scaled(table, first).to(dtype), (first[0], first[1], first[2])
+
+    def fudge(self) -> Tensor:
+        """The shape parameter []."""
+        return self._tensor(self.config.fudge)
+
+    def default_amplitude(self) -> Tensor:
+        """Amplitude outside the table []."""
+        return self._tensor(self.config.default_F) * self._tensor(self.config.F_scale)
+
+    def interpolates(self) -> bool:
+        """Whether amplitudes are interpolated: as asked, else when any of N_cells, before the sample size, is small."""
+        if self.hkl_data is None or self.hkl_data.numel() == 0:
+            return False
+        if self.config.interpolate is not None:
+            return self.config.interpolate
+        return bool((self._tensor(self.config.N_cells) <= INTERPOLATION_CELLS).any())
+
+    def _scaled(self, table: Tensor, first: tuple[int, ...]) -> Tensor:
+        config = self.config
+        if isinstance(config.B_factor_A2, Tensor) or config.B_factor_A2 != 0:
+            axes = [torch.arange(size, dtype=torch.float64, device=self.device) for size in table.shape]
+            hkl = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1) + self._tensor([float(x) for x in first])
+            stol2 = ((hkl @ self.cell()[1]) ** 2).sum(-1) / 4
+            table = table * torch.exp(-self._tensor(config.B_factor_A2) * stol2)
+        if isinstance(config.F_scale, Tensor) or config.F_scale != 1:
+            table = table * self._tensor(config.F_scale)
+        return table
+
+    def _reciprocal(self, compat: Compat) -> Tensor:
+        config = self.config
+        if config.mosflm_a_star is not None:
+            return self._stack([config.mosflm_a_star, config.mosflm_b_star, config.mosflm_c_star])
+        return reciprocal_from_cell(*self.cell_parameters(), skewed=compat.skewed_cell)
+
+    def _tensor(self, value: Any) -> Tensor:
+        return as_tensor(value, self.device)
+
+    def _stack(self, values: list[Any]) -> Tensor:
+        return torch.stack([self._tensor(value) for value in values])
+
+
+def stale_steps(phi: Tensor) -> Tensor:
+    """Which phi step's orientation each step really uses in the C program (section 8.5), after the first pixel.
+
+    A step at exactly zero keeps the orientation of the last non-zero step before it, or of the last in the list.
+    """
+    index = torch.arange(phi.numel(), device=phi.device)
+    latest = torch.where(phi != 0, index, torch.full_like(index, -1)).cummax(0).values
+    carried = torch.where(latest >= 0, latest, latest[-1])
+    return torch.where(carried >= 0, carried, index)

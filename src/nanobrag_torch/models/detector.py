@@ -1,0 +1,242 @@
+"""The detector: configuration -> panel vectors, pixel sizes and sensor (section 5), differentiable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanobrag_torch.compat import Compat
+from nanobrag_torch.config import DetectorConfig, DetectorConvention, DetectorPivot
+from nanobrag_torch.models.conventions import CONVENTIONS
+from nanobrag_torch.models.tensors import as_tensor
+from nanobrag_torch.physics.rotations import axis_rotation, unit, xyz_rotation
+from nanobrag_torch.units import DEGREES_PER_RADIAN, MICRON, MM
+
+DEFAULT_DISTANCE_MM = 100.0
+SMALLEST = 2.2250738585072014e-308
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Unit vectors of the frame before any rotation [3]; the two-theta axis is as long as it was given."""
+
+    beam: Tensor
+    fast: Tensor
+    slow: Tensor
+    normal: Tensor
+    twotheta: Tensor
+    polar: Tensor
+    spindle: Tensor
+
+
+@dataclass(frozen=True)
+class DetectorGeometry:
+    """The detector in the lab frame; metres. The scalars are what headers report (section 5.3, items 4 and 5)."""
+
+    panels: Tensor  # [P, 4, 3] origin, fast, slow, normal
+    pixel_size: Tensor  # [P, 2] fast, slow
+    sensor: Tensor  # [P, 2] thickness of a layer, attenuation (1/m)
+    layers: int
+    curvature: Tensor  # [4] beam direction, distance
+    axes: Axes
+    distance: Tensor
+    close_distance: Tensor
+    Fbeam: Tensor
+    Sbeam: Tensor
+    Fclose: Tensor
+    Sclose: Tensor
+    image_distance: Tensor  # the distance that automatic oversampling and a curved detector go by
+
+    @property
+    def beam(self) -> Tensor:
+        """Unit vector along the incident beam [3]."""
+        return self.axes.beam
+
+    @property
+    def polar(self) -> Tensor:
+        """Unit vector of the polarization [3]."""
+        return self.axes.polar
+
+    @property
+    def spindle(self) -> Tensor:
+        """Unit vector of the rotation axis [3]."""
+        return self.axes.spindle
+
+    @property
+    def twotheta_axis(self) -> Tensor:
+        """The two-theta axis [3]."""
+        return self.axes.twotheta
+
+
+class Detector:
+    """A detector built from its configuration. Geometry is float64 whatever `dtype`, which is kept for the caller."""
+
+    def __init__(
+        self,
+        config: DetectorConfig | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config = config if config is not None else DetectorConfig()
+        self.dtype, self.device = dtype, torch.device(device)
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Slow and fast pixels."""
+        return self.config.spixels, self.config.fpixels
+
+    def axes(self, compat: Compat = Compat()) -> Axes:  # noqa: B008  (frozen)
+        """The vectors of the convention, or the custom ones."""
+        config, defaults = self.config, CONVENTIONS[self.config.detector_convention]
+        custom = config.detector_convention is DetectorConvention.CUSTOM
+        given = {
+            "beam": config.custom_beam_vector,
+            "fast": config.custom_fdet_vector,
+            "slow": config.custom_sdet_vector,
+            "polar": config.custom_polar_vector,
+            "spindle": config.custom_spindle_axis,
+        }
+        vectors = {
+            name: unit(self._tensor(value if custom and value is not None else getattr(defaults, name)))
+            for name, value in given.items()
+        }
+        normal = self._tensor(defaults.normal)
+        if custom and config.custom_odet_vector is not None:
+            normal = _normal(self._tensor(config.custom_odet_vector), vectors["fast"], vectors["slow"])
+        axis = self._tensor(defaults.twotheta if config.twotheta_axis is None else config.twotheta_axis)
+        return Axes(normal=normal, twotheta=axis if compat.raw_twotheta_axis else unit(axis), **vectors)
+
+    def geometry(self, compat: Compat = Compat()) -> DetectorGeometry:  # noqa: B008
+        """Panel vectors and reported values, section 5.2 and 5.3."""
+        config, axes = self.config, self.axes(compat)
+        turn_xyz = xyz_rotation(self._angles("detector_rotx_deg", "detector_roty_deg", "detector_rotz_deg"))
+        two_theta = self._angles("detector_twotheta_deg")[0]
+        turn = axis_rotation(axes.twotheta, two_theta) @ turn_xyz
+        fast, slow, normal = turn @ axes.fast, turn @ axes.slow, turn @ axes.normal
+        ratio = _not_zero(axes.beam @ (turn_xyz @ axes.normal))
+        distance, close = self._distances(ratio)
+        origin = self._origin(axes, turn, (fast, slow), distance, close)
+        close = origin @ normal
+        reported = ratio if compat.distance_before_twotheta else _not_zero(axes.beam @ normal)
+        spot = close / reported * axes.beam - origin
+        image_distance = close / ratio
+        size = self._tensor(config.pixel_size_mm) * MM
+        layers, sensor = self.sensor(compat)
+        return DetectorGeometry(
+            panels=torch.stack((origin, fast, slow, normal))[None],
+            pixel_size=torch.stack((size, size))[None],
+            sensor=sensor[None],
+            layers=layers,
+            curvature=torch.cat((axes.beam, image_distance[None])),
+            axes=axes,
+            distance=close / reported,
+            close_distance=close,
+            Fbeam=spot @ fast,
+            Sbeam=spot @ slow,
+            Fclose=-(origin @ fast),
+            Sclose=-(origin @ slow),
+            image_distance=image_distance,
+        )
+
+    def sensor(self, compat: Compat = Compat()) -> tuple[int, Tensor]:  # noqa: B008
+        """Number of layers and [2]: thickness of one (m) and attenuation (1/m) (section 3.4)."""
+        config = self.config
+        depth = config.detector_abs_um
+        absorbing = depth is None or (depth != 0 and depth != float("inf"))
+        thick = self._tensor(config.detector_thick_um) * MICRON
+        if not absorbing or not isinstance(thick, Tensor) or _is_zero(config.detector_thick_um):
+            return 1, torch.zeros(2, dtype=torch.float64, device=self.device)
+        layers = 2 if config.detector_thicksteps is None else max(2, config.detector_thicksteps)
+        overshoot = compat.layers_overshoot and config.detector_thicksteps is not None
+        step = thick / (layers - 1 if overshoot else layers)
+        attenuation = 1 / thick if depth is None else 1 / (self._tensor(depth) * MICRON)
+        return layers, torch.stack((step, attenuation))
+
+    def pixels(self) -> Tensor | None:
+        """Flat indices [n] of the pixels inside the region of interest and the mask; None when all are."""
+        config = self.config
+        slow_count, fast_count = self.image_shape
+        x, y = (
+            roi_bounds(config.roi_xmin, config.roi_xmax, fast_count),
+            roi_bounds(config.roi_ymin, config.roi_ymax, slow_count),
+        )
+        if config.mask_array is None and x == (0, fast_count - 1) and y == (0, slow_count - 1):
+            return None
+        wanted = torch.zeros(self.image_shape, dtype=torch.bool, device=self.device)
+        wanted[y[0] : y[1] + 1, x[0] : x[1] + 1] = True
+        if config.mask_array is not None:
+            wanted &= torch.as_tensor(config.mask_array, device=self.device) != 0
+        return wanted.flatten().nonzero().squeeze(-1)
+
+    def _tensor(self, value: Any) -> Tensor:
+        return as_tensor(value, self.device)
+
+    def _angles(self, *names: str) -> Tensor:
+        return torch.stack([self._tensor(getattr(self.config, name)) for name in names]) / DEGREES_PER_RADIAN
+
+    def _distances(self, ratio: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance along the beam and along the normal (m); a given close distance decides both."""
+        config = self.config
+        if config.close_distance_mm is not None:
+            close = self._tensor(config.close_distance_mm) * MM
+        else:
+            given = DEFAULT_DISTANCE_MM if config.distance_mm is None else config.distance_mm
+            close = torch.abs(ratio * self._tensor(given) * MM)
+        return close / ratio, close
+
+    def _origin(
+        self, axes: Axes, turn: Tensor, in_plane: tuple[Tensor, Tensor], distance: Tensor, close: Tensor
+    ) -> Tensor:
+        """Outer corner of the first pixel [3] (m)."""
+        if self.config.pix0_vector_mm is not None:
+            return self._tensor(self.config.pix0_vector_mm) * MM
+        along_fast, along_slow = self.beam_centre()
+        if self._pivot() is DetectorPivot.SAMPLE:
+            return turn @ (close * axes.normal - along_fast * axes.fast - along_slow * axes.slow)
+        return distance * axes.beam - along_fast * in_plane[0] - along_slow * in_plane[1]
+
+    def _pivot(self) -> DetectorPivot:
+        chosen = self.config.detector_pivot
+        return CONVENTIONS[self.config.detector_convention].pivot if chosen is None else chosen
+
+    def beam_centre(self) -> tuple[Tensor, Tensor]:
+        """Fast and slow coordinate (m) of the point that the pivot keeps, from the convention's own numbers."""
+        config, kind = self.config, self.config.detector_convention
+        pixel = self._tensor(config.pixel_size_mm) * MM
+        fast_size, slow_size = config.fpixels * pixel, config.spixels * pixel
+        half = {
+            DetectorConvention.MOSFLM: ((fast_size + pixel) / 2, (slow_size + pixel) / 2),
+            DetectorConvention.DENZO: ((fast_size + pixel) / 2, (slow_size + pixel) / 2),
+            DetectorConvention.ADXV: ((fast_size + pixel) / 2, (slow_size - pixel) / 2),
+        }.get(kind, (fast_size / 2, slow_size / 2))
+        fast = half[0] if config.beam_center_f is None else self._tensor(config.beam_center_f) * MM
+        slow = half[1] if config.beam_center_s is None else self._tensor(config.beam_center_s) * MM
+        if kind is DetectorConvention.MOSFLM:
+            return fast + pixel / 2, slow + pixel / 2
+        return fast, slow_size - slow if kind is DetectorConvention.ADXV else slow
+
+
+def roi_bounds(low: int | None, high: int | None, count: int) -> tuple[int, int]:
+    """First and last pixel of an inclusive region; None or negative: from the start, to the end."""
+    return (
+        0 if low is None or low < 0 else min(low, count),
+        count - 1 if high is None or high < 0 else min(high, count - 1),
+    )
+
+
+def _normal(given: Tensor, fast: Tensor, slow: Tensor) -> Tensor:
+    """The given normal if it is exactly of unit length, otherwise fast x slow (section 5.1)."""
+    exact = torch.sqrt((given * given).sum()) == 1
+    return torch.where(exact, given, unit(torch.linalg.cross(fast, slow, dim=-1)))
+
+
+def _not_zero(value: Tensor) -> Tensor:
+    return torch.where(value == 0, torch.full_like(value, SMALLEST), value)
+
+
+def _is_zero(value: Any) -> bool:
+    return not isinstance(value, Tensor) and value == 0

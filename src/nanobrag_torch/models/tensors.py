@@ -1,0 +1,17 @@
+"""Configuration values as tensors, without cutting the gradient of those that are tensors already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def as_tensor(value: Any, device: torch.device | str = "cpu") -> Tensor:
+    """A number, sequence (of numbers or tensors) or tensor as a float64 tensor on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device=device, dtype=torch.float64)
+    if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
+        return torch.stack([as_tensor(item, device) for item in value])
+    return torch.as_tensor(value, dtype=torch.float64, device=device)

@@ -1,0 +1,105 @@
+"""The lattice factor L(hkl) of the six spot shapes, as functions of the distance to the nearest integers (section 8.1).
+
+Five of the six shapes depend on one quadratic form x = d^T Q d of the distance d = (dh, dk, dl); Q holds the numbers
+of cells, the fudge factor and, for shapes of constant width in reciprocal space, the reciprocal metric. So six shapes
+are four profiles, each with an amplitude that does not depend on hkl. Everything is even in d: L is used squared.
+
+N_cells may be real: then L is the smooth extension in d, continuous at half-integers for whole N alone.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from math import factorial, pi
+
+import torch
+from torch import Tensor
+
+from nanobrag_torch.config import CrystalShape
+
+SPHERE_AMPLITUDE = 0.723601254558268
+GAUSS_WIDTH = 0.63
+TOPHAT_LIMIT = 0.3969
+STAR_WIDTH = 1.75
+
+
+class Profile(IntEnum):
+    """What a kernel evaluates; the shape matrix [3, 3] is diag(N) for GRATING and Q for the others."""
+
+    GRATING = 0  # product of sin(pi N d) / sin(pi d)
+    SPHERE = 1  # 3 (sin x - x cos x) / x^3, x = pi sqrt(d^T Q d)
+    GAUSS = 2  # exp(-d^T Q d)
+    TOPHAT = 3  # 1 where d^T Q d < 0.3969
+
+
+PROFILES = {
+    CrystalShape.SQUARE: Profile.GRATING,
+    CrystalShape.ROUND: Profile.SPHERE,
+    CrystalShape.GAUSS: Profile.GAUSS,
+    CrystalShape.TOPHAT: Profile.TOPHAT,
+    CrystalShape.GAUSS_HKL: Profile.GAUSS,
+    CrystalShape.GAUSS_STAR: Profile.GAUSS,
+}
+
+
+def shape_matrix(shape: CrystalShape, cells: Tensor, fudge: Tensor, stars: Tensor, volume: Tensor) -> Tensor:
+    """Shape matrix [3, 3] for cells N [3], fudge [], unrotated a*, b*, c* [3, 3] (1/A) and cell volume [] (A^3)."""
+    if shape is CrystalShape.SQUARE:
+        return torch.diag(cells)
+    per_axis, metric, number = torch.diag(cells * cells), stars @ stars.T, cells.prod()
+    forms = {
+        CrystalShape.ROUND: lambda: per_axis * fudge,
+        CrystalShape.GAUSS: lambda: metric * number**2 * fudge / GAUSS_WIDTH,
+        CrystalShape.TOPHAT: lambda: metric * number**2 * fudge,
+        CrystalShape.GAUSS_HKL: lambda: per_axis * fudge / GAUSS_WIDTH,
+        CrystalShape.GAUSS_STAR: lambda: metric * (number * volume) ** (2 / 3) * STAR_WIDTH * fudge,
+    }
+    return forms[shape]()
+
+
+def amplitude(shape: CrystalShape, cells: Tensor) -> Tensor:
+    """The factor of L [] that does not depend on hkl."""
+    if shape is CrystalShape.SQUARE:
+        return torch.ones_like(cells[0])
+    return cells.prod() * (SPHERE_AMPLITUDE if shape is CrystalShape.ROUND else 1.0)
+
+
+def lattice_factor(distance: Tensor, profile: Profile, matrix: Tensor) -> Tensor:
+    """L without its amplitude, [...], for distances to the nearest integers [..., 3] and a shape matrix [3, 3]."""
+    if profile is Profile.GRATING:
+        return axis_factors(distance, matrix.diagonal()).prod(-1)
+    x = torch.einsum("...i,ij,...j->...", distance, matrix, distance)
+    if profile is Profile.SPHERE:
+        return sphere(x * pi**2)
+    if profile is Profile.GAUSS:
+        return torch.exp(-x)
+    return (x < TOPHAT_LIMIT).to(x.dtype)
+
+
+def axis_factors(distance: Tensor, cells: Tensor) -> Tensor:
+    """sin(pi N d) / sin(pi d), N at d = 0, for each axis: distances [..., 3], |d| <= 1/2, cells [3] -> [..., 3]."""
+    return cells * sinc(cells * distance) / sinc(distance)
+
+
+def sinc(x: Tensor) -> Tensor:
+    """sin(pi x) / (pi x), by its series near zero so that the derivative keeps its digits there too."""
+    near = x.abs() < 0.25
+    y = torch.where(near, (pi * x) ** 2, torch.zeros_like(x))
+    away = pi * torch.where(near, torch.ones_like(x), x)
+    return torch.where(near, _series(y, [(-1) ** k / factorial(2 * k + 1) for k in range(10)]), torch.sin(away) / away)
+
+
+def sphere(x2: Tensor) -> Tensor:
+    """3 (sin x - x cos x) / x^3 of x squared: the transform of a ball, one at zero; series below x = 1."""
+    near = x2 < 1
+    y = torch.where(near, x2, torch.zeros_like(x2))
+    x = torch.sqrt(torch.where(near, torch.ones_like(x2), x2))
+    terms = [(-1) ** k * 6 * (k + 1) / factorial(2 * k + 3) for k in range(11)]
+    return torch.where(near, _series(y, terms), 3 * (torch.sin(x) / x - torch.cos(x)) / (x * x))
+
+
+def _series(y: Tensor, coefficients: list[float]) -> Tensor:
+    total = torch.full_like(y, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = total * y + coefficient
+    return total

@@ -1,0 +1,29 @@
+"""Polarization as a quadratic form: P = (1 + d^T M d) / 2 (section 8.2), without an angle and with derivative M d."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nanobrag_torch.physics.rotations import unit
+
+
+def polarization_matrix(incident: Tensor, axis: Tensor, kahn_factor: Tensor) -> Tensor:
+    """M [S, 3, 3] for incident directions [S, 3], polarization axis [3] and Kahn factor [].
+
+    M = s s^T - K (E E^T - B B^T) with B = unit(axis x s) and E = unit(s x B).
+    """
+    b = unit(torch.linalg.cross(axis.expand_as(incident), incident, dim=-1))
+    e = unit(torch.linalg.cross(incident, b, dim=-1))
+    outer = [v[..., :, None] * v[..., None, :] for v in (incident, e, b)]
+    return outer[0] - kahn_factor * (outer[1] - outer[2])
+
+
+def unpolarized_matrix(incident: Tensor) -> Tensor:
+    """M [S, 3, 3] that makes P one for every direction."""
+    return torch.eye(3, dtype=incident.dtype, device=incident.device).expand(incident.shape[0], 3, 3)
+
+
+def polarization_factor(direction: Tensor, matrix: Tensor) -> Tensor:
+    """P [..., S] of unit directions [..., 3] under the matrices M [S, 3, 3]."""
+    return (1 + torch.einsum("...i,sij,...j->...s", direction, matrix, direction)) / 2

@@ -1,0 +1,34 @@
+"""X-ray sources: the divergence and dispersion grid (section 4.1) as a table of directions, wavelengths and weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nanobrag_torch.physics.rotations import axis_rotation, unit
+from nanobrag_torch.units import SOURCE_DISTANCE_M
+
+ROUND_LIMIT = 1.1
+
+
+def centred_steps(range_: Tensor, step: Tensor, count: int) -> Tensor:
+    """Offsets [count] of a scan that begins at -range/2."""
+    return step * torch.arange(count, dtype=step.dtype, device=step.device) - range_ / 2
+
+
+def inside_ellipse(h: Tensor, v: Tensor, ranges: tuple[Tensor, Tensor], steps: tuple[Tensor, Tensor]) -> Tensor:
+    """Which points of the divergence grid [H, V] a round beam keeps; all of them where a range is zero."""
+
+    def share(angle: Tensor, range_: Tensor, step: Tensor) -> Tensor:
+        even = 1.0 if angle.numel() % 2 == 0 else 0.0
+        return (angle * angle - step * step / 4 * even) / range_ / range_
+
+    total = share(h, ranges[0], steps[0])[:, None] + share(v, ranges[1], steps[1])[None, :]
+    return ~(4 * total > ROUND_LIMIT)
+
+
+def grid_directions(beam: Tensor, polar: Tensor, h: Tensor, v: Tensor) -> Tensor:
+    """Vectors from the sample to each source [H, V, 3] (m): turned by v about `polar`, then by h across it."""
+    vertical = unit(torch.linalg.cross(beam, polar, dim=-1))
+    turned = axis_rotation(polar, v) @ (-SOURCE_DISTANCE_M * beam)  # [V, 3]
+    return torch.einsum("hij,vj->hvi", axis_rotation(vertical, h), turned)

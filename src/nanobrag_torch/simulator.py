@@ -1,0 +1,198 @@
+"""Models in, image out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from nanobrag_torch import background
+from nanobrag_torch.compat import Compat
+from nanobrag_torch.config import BeamConfig
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.kernels import operation
+from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.kernels.reference import Progress, first_visible, with_first_lattice
+from nanobrag_torch.models.beam import Beam, Sources
+from nanobrag_torch.models.crystal import Crystal
+from nanobrag_torch.models.detector import Detector, DetectorGeometry
+from nanobrag_torch.physics.lattice_factor import PROFILES, amplitude, shape_matrix
+from nanobrag_torch.units import ANGSTROM, R_E_SQUARED
+
+
+class Simulator:
+    """Renders one crystal on one detector in one beam: photons per pixel (design, the one equation).
+
+    compat: "corrected", "c" or a Compat; phi_mode: "spec" or "c-parity" for the phi row alone; kernel: "auto",
+    "reference" or "fused"; dtype: float32 or float64 of the image; threads: at most so many cores. Parameters are
+    read anew at every run, so that an optimiser may change tensors in place between runs.
+    """
+
+    def __init__(
+        self,
+        crystal: Crystal,
+        detector: Detector | None = None,
+        *,
+        beam_config: BeamConfig | None = None,
+        compat: str | Compat = "corrected",
+        phi_mode: str | None = None,
+        kernel: str = "auto",
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        threads: int | None = None,
+    ) -> None:
+        if dtype not in (torch.float32, torch.float64):
+            raise InputError("dtype", dtype, "float32, float64")
+        if kernel not in operation.KERNELS:
+            raise InputError("kernel", kernel, ", ".join(operation.KERNELS))
+        self.crystal = crystal
+        self.detector = detector if detector is not None else Detector(device=device)
+        self.beam = Beam(beam_config, device=device)
+        self.compat = Compat.of(compat, phi_mode)
+        self.kernel, self.dtype, self.device = kernel, dtype, torch.device(device)
+        self.threads = threads or 0
+
+    @property
+    def geometry(self) -> DetectorGeometry:
+        """Panel vectors and reported distances."""
+        return self.detector.geometry(self.compat)
+
+    @property
+    def sources(self) -> Sources:
+        """The table of sources."""
+        geometry = self.geometry
+        return self.beam.sources(geometry.beam, geometry.polar, self.compat)
+
+    @property
+    def cells(self) -> Tensor:
+        """Number of cells along a, b, c [3]."""
+        return self.crystal.cells(self.compat)
+
+    @property
+    def recommended_oversample(self) -> int:
+        """Sub-pixels along an edge that sample the narrowest spot three times (section 3.6)."""
+        geometry = self.geometry
+        edges = torch.linalg.vector_norm(self.crystal.cell(self.compat)[0], dim=-1) * ANGSTROM
+        wavelength = self.beam.wavelength()
+        reciprocal_pixel = wavelength * geometry.image_distance / geometry.pixel_size[0, 0]
+        return max(1, int(torch.ceil(3 * (edges * self.cells).max() / reciprocal_pixel)))
+
+    @property
+    def oversample(self) -> int:
+        """Sub-pixels along an edge: as configured, or as recommended."""
+        asked = self.detector.config.oversample
+        return asked if asked > 0 else self.recommended_oversample
+
+    @property
+    def steps(self) -> int:
+        """Sources times phi steps times mosaic domains times sub-pixels; sensor layers do not count (section 3.7)."""
+        config = self.crystal.config
+        return self.sources.wavelengths.numel() * config.phi_steps * config.mosaic_domains * self.oversample**2
+
+    def run(self, *, progress: Progress | None = None) -> Tensor:
+        """The image (slow, fast), in photons per pixel; pixels outside the region of interest or the mask are zero.
+
+        Raises InputError when a pixel is not finite.
+        """
+        wanted = self.detector.pixels()
+        slow, fast = self.detector.image_shape
+        pixels = torch.arange(slow * fast, device=self.device) if wanted is None else wanted
+        values = self.pixel_values(pixels, progress=progress)
+        if not bool(torch.isfinite(values).all()):
+            raise InputError("image", "not finite", "parameters that give finite pixels")
+        if wanted is None:
+            return values.reshape(slow, fast)
+        return (
+            torch.zeros(slow * fast, dtype=self.dtype, device=self.device)
+            .index_put((wanted,), values)
+            .reshape(slow, fast)
+        )
+
+    def pixel_values(self, pixels: Tensor, *, progress: Progress | None = None) -> Tensor:
+        """Values [n] of the flat pixel indices [n] over [panel, slow, fast]; a few pixels cost only their own."""
+        scene, options = self.scene(), self.options()
+        values = operation.intensity(pixels, scene, options, kernel=self.kernel, progress=progress)
+        values = self._with_fresh_first_step(values, pixels, scene, options)
+        if self._has_water and not self.compat.water_once:
+            water, plain = background.water_scene(scene, options, self.beam)
+            values = values + operation.intensity(pixels, water, plain, kernel=self.kernel)
+        return values
+
+    def scene(self) -> Scene:
+        """The tensors that a kernel is given."""
+        geometry, sources, crystal, compat = self.geometry, self.sources, self.crystal, self.compat
+        _, stars, volume = crystal.cell(compat)
+        cells = crystal.cells(compat)
+        shape = crystal.config.shape
+        lattice, weights = crystal.lattice(geometry.spindle, compat)
+        table, _ = crystal.structure_factors(self.dtype)
+        scale = R_E_SQUARED * self.beam.fluence() * amplitude(shape, cells) ** 2
+        config = self.detector.config
+        scene = Scene(
+            panels=geometry.panels,
+            pixel_size=geometry.pixel_size,
+            sensor=geometry.sensor,
+            curvature=geometry.curvature,
+            incident=sources.incident,
+            wavelengths=sources.wavelengths,
+            source_weights=sources.weights * scale,
+            polarization=self.beam.polarization(
+                sources.incident,
+                geometry.polar,
+                unpolarized=self.beam.config.nopolar
+                and not (config.oversample_polar and compat.oversample_polar_defeats_nopolar),
+            ),
+            lattice=lattice,
+            lattice_weights=weights,
+            shape=shape_matrix(shape, cells, crystal.fudge(), stars, volume),
+            structure_factors=table,
+            default_F=crystal.default_amplitude(),
+            offset=torch.zeros((), dtype=torch.float64, device=self.device),
+        )
+        if self._has_water and compat.water_once:
+            scene = replace(scene, offset=background.water_once(self.beam, self.steps))
+        return scene.to(self.device)
+
+    def options(self) -> Options:
+        """What a kernel is told."""
+        config, compat = self.detector.config, self.compat
+        per_step = config.oversample_omega or config.oversample_polar or config.oversample_thick
+        interpolate = self.crystal.interpolates()
+        return Options(
+            image_shape=self.detector.image_shape,
+            profile=PROFILES[self.crystal.config.shape],
+            hkl_first=self.crystal.structure_factors(self.dtype)[1],
+            oversample=self.oversample,
+            layers=self.geometry.layers,
+            dmin=self.beam.config.dmin * ANGSTROM,
+            interpolate=interpolate,
+            point_pixel=config.point_pixel,
+            curved=config.curved_detector,
+            oversample_omega=config.oversample_omega,
+            oversample_polar=config.oversample_polar,
+            oversample_thick=config.oversample_thick,
+            last_layer_capture=compat.last_layer_capture,
+            running_factors=compat.running_factors and per_step,
+            interpolation_latch=compat.interpolation_latch and interpolate,
+            dtype=self.dtype,
+            threads=self.threads,
+        )
+
+    @property
+    def _has_water(self) -> bool:
+        size = self.beam.config.water_size_um
+        return isinstance(size, Tensor) or size != 0
+
+    def _with_fresh_first_step(self, values: Tensor, pixels: Tensor, scene: Scene, options: Options) -> Tensor:
+        """D2 again: the first step executed at all, at phi = 0, still has the true orientation (section 8.5)."""
+        phi = self.crystal.phi_radians()
+        if not self.compat.stale_phi or pixels.numel() == 0 or not bool((phi[0] == 0) & (phi != 0).any()):
+            return values
+        place = first_visible(pixels, scene, options)
+        if place == pixels.numel():
+            return values
+        fresh, _ = self.crystal.lattice(self.geometry.spindle, replace(self.compat, stale_phi=False))
+        pixel = pixels[place : place + 1]
+        true = with_first_lattice(pixel, scene, fresh.to(self.device), options)
+        return torch.cat((values[:place], true, values[place + 1 :]))
