@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nanobrag_torch.compat import Compat
-from nanobrag_torch.config import CrystalConfig, MosaicSampling
+from nanobrag_torch.config import CrystalConfig
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.physics import mosaicity
+from nanobrag_torch.physics.random_streams import Streams
 from nanobrag_torch.physics.rotations import axis_rotation, quaternion_rotation, vector_rotation, xyz_rotation
 from nanobrag_torch.physics.unit_cell import cell_volume, cross_products, dual, reciprocal_from_cell, with_lengths
 from nanobrag_torch.units import ANGSTROM, DEGREES_PER_RADIAN, MM
-
-if TYPE_CHECKING:
-    from nanobrag_torch.physics.random_streams import Streams
 
 INTERPOLATION_CELLS = 2
 
@@ -118,14 +116,12 @@ class Crystal:
         config = self.config
         spread = self._tensor(config.mosaic_spread_deg) / DEGREES_PER_RADIAN
         if config.mosaic_domains == 1:
-            return (
-                torch.eye(3, dtype=torch.float64, device=self.device)[None],
-                torch.ones_like(spread.reshape(-1)[:1]),
-            )
-        if config.mosaic_sampling is MosaicSampling.QUADRATURE:
-            return mosaicity.quadrature_domains(spread, config.mosaic_domains)
-        rotations = mosaicity.random_domains(spread, config.mosaic_domains, config.mosaic_seed, self.streams)
-        return rotations, torch.full_like(rotations[:, 0, 0], 1 / config.mosaic_domains)
+            return torch.eye(3, dtype=torch.float64, device=self.device)[None], torch.ones_like(spread.reshape(-1)[:1])
+        streams = Streams() if self.streams is None else self.streams
+        domains = mosaicity.random_domains(streams, config.mosaic_seed, config.mosaic_domains)
+        angles = mosaicity.domain_angles(spread, domains.angles.to(self.device))
+        rotations = mosaicity.domain_rotations(domains.axes.to(self.device), angles)
+        return rotations, torch.full_like(angles, 1 / config.mosaic_domains)
 
     def cells(self, compat: Compat = Compat()) -> Tensor:  # noqa: B008
         """Number of cells along a, b, c [3]: as given, or the sample size over the cell edges, at least one (6.4)."""

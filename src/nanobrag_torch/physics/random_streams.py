@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nanobrag_torch.kernels.compilation import compiled
+from nanobrag_torch.compilation import compiled
 from nanobrag_torch.physics.rotations import axis_rotation, quaternion_rotation
 
 Reals = npt.NDArray[np.float64]

@@ -51,6 +51,7 @@ def vector_rotation(vector: Tensor) -> Tensor:
 
 def quaternion_rotation(quaternion: Tensor) -> Tensor:
     """Quaternion (w, x, y, z), normalised here -> rotation matrix [3, 3]."""
-    w, vector = unit(quaternion).split((1, 3), dim=-1)
-    cross = cross_matrix(vector)
-    return torch.eye(3, dtype=quaternion.dtype, device=quaternion.device) + 2 * w[..., None] * cross + 2 * cross @ cross
+    normalised = unit(quaternion)
+    w, cross = normalised[:1], cross_matrix(normalised[1:])
+    identity = torch.eye(3, dtype=quaternion.dtype, device=quaternion.device)
+    return identity + 2 * w * cross + 2 * cross @ cross

@@ -51,4 +51,5 @@ def dual(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def with_lengths(rows: Tensor, lengths: Tensor) -> Tensor:
     """The same directions with other `lengths` [3]."""
-    return rows * (lengths / torch.linalg.vector_norm(rows, dim=-1))[:, None]
+    scale: Tensor = lengths / torch.linalg.vector_norm(rows, dim=-1)
+    return rows * scale[:, None]

@@ -2,7 +2,7 @@
 
 How to write a compiled function (kernels/cpu.py, physics/random_streams.py):
 
-    from nanobrag_torch.kernels.compilation import compiled, deferred
+    from nanobrag_torch.compilation import compiled, deferred
 
     @compiled()                                  # a helper; the options are those of numba.njit
     def _square(x: float) -> float:
