@@ -27,7 +27,7 @@ _BYTE_ORDERS = {"little_endian": "<", "big_endian": ">"}
 class SmvHeader:
     """What the C program writes in a header: lengths in metres, angles in degrees, as they are after the geometry.
 
-    Fbeam, Sbeam, distance and close distance are those of the placed detector (section 5.3); xbeam, ybeam what was asked.
+    fbeam, sbeam, distance, close_distance are those of the placed detector (section 5.3); xbeam, ybeam what was asked.
     """
 
     fpixels: int
