@@ -26,16 +26,16 @@ def random_domains(streams: Streams, state: int, count: int) -> MosaicDomains:
     return MosaicDomains(torch.from_numpy(axes), torch.from_numpy(angles), next_state)
 
 
-def domain_angles(spread: Tensor, unit_angles: Tensor) -> Tensor:
-    """Angles [M] in radians, float64, from a scalar spread in radians; differentiable by the spread.
+def domain_angles(spread: float | Tensor, unit_angles: Tensor) -> Tensor:
+    """Angles [M] in radians, float64, from a spread in radians.
 
-    Without requires_grad they are the C program's, rounded to float32; with it they stay unrounded, 6e-8 apart,
-    since a function of steps has no finite differences.
+    A number gives the C program's angles, rounded to float32. A tensor gives them unrounded, 6e-8 apart and
+    differentiable: rounded, they would climb in steps, which finite differences see and gradients do not.
     """
-    unit_angles = unit_angles.to(spread.device)
-    if spread.requires_grad:
-        return spread.to(torch.float64) * unit_angles
-    return (spread.to(torch.float32) * unit_angles).to(torch.float64)
+    if isinstance(spread, Tensor):
+        return spread.to(torch.float64) * unit_angles.to(spread.device, torch.float64)
+    rounded: Tensor = torch.tensor(spread, dtype=torch.float32) * unit_angles
+    return rounded.to(torch.float64)
 
 
 def domain_rotations(axes: Tensor, angles: Tensor) -> Tensor:
