@@ -34,7 +34,7 @@ def test_reference_files():
 
 @pytest.mark.parametrize(
     "text",
-    ["1 2 3\n", "1 2 3\r\n", "1 2 3", "1 2 3 # x\n", "# X\n1,2;3\n", "\n;1:2!3 ,\n\n", "1\t2\t3\t", "1 2 3\r", "1 2 3 nan"],
+    ["1 2 3\n", "1 2 3\r\n", "1 2 3", "1 2 3 # x\n", "# X\n1,2;3\n", "\n;1:2!3 ,\n\n", "1\t2\t3\t", "1 2 3 nan"],
 )
 def test_missing_columns_are_missing_however_the_line_ends(read, text):
     np.testing.assert_array_equal(read(text), [[1, 2, 3, NAN, NAN]])
