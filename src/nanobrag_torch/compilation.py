@@ -156,11 +156,12 @@ def cache_folder() -> Path | None:
     """Where machine code of this version is kept: NUMBA_CACHE_DIR or the user's cache folder. None: not writable."""
     import numba
 
-    folder = Path(_numba_part("config").CACHE_DIR or _user_cache()) / PACKAGE / f"{_version()}-numba{numba.__version__}"
     try:
+        base = Path(_numba_part("config").CACHE_DIR or _user_cache())
+        folder = base / PACKAGE / f"{_version()}-numba{numba.__version__}"
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
         return None
     return folder
 
@@ -219,6 +220,7 @@ def _with_resolved_globals(function: FunctionType) -> FunctionType:
     scope = {**function.__globals__, **named}
     copy = FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
     copy.__qualname__, copy.__kwdefaults__ = function.__qualname__, function.__kwdefaults__
+    vars(copy)["compiled_by"] = PACKAGE  # so that only our own compilations are announced
     return copy
 
 
@@ -269,7 +271,7 @@ def _announce_compilation() -> None:
     event = _numba_part("event")
 
     def on_start(_: Any, started: Any) -> None:
-        if started.data["dispatcher"].py_func.__module__.split(".")[0] == PACKAGE:
+        if getattr(started.data["dispatcher"].py_func, "compiled_by", None) == PACKAGE:
             kept = "once for this version" if cache_folder() else "anew in every run: no cache folder is writable"
             _say_once(f"compiling the kernels, {kept} ...")
 

@@ -1,0 +1,172 @@
+"""Compiled functions in fresh processes: when they compile, what they keep, and what makes them compile again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nanobrag_torch import compilation, errors
+from nanobrag_torch.compilation import compiled, deferred
+
+HELPER = """
+from nanobrag_torch.compilation import compiled
+
+@compiled(inline="always")
+def power(x):
+    return x * x
+"""
+KERNELS = """
+from helper import power
+from nanobrag_torch.compilation import compiled, deferred
+
+WEIGHT = 3.0
+
+@deferred(plain=range)
+def counted():
+    import numba
+
+    return numba.prange
+
+@compiled()
+def total(values):
+    result = 0.0
+    for i in counted(len(values)):
+        result += WEIGHT * power(values[i])
+    return result
+"""
+CALL = """
+import sys
+import numpy as np
+import kernels
+assert "numba" not in sys.modules
+print(kernels.total(np.arange(4.0)), sum(getattr(kernels.total.resolved, "stats", [0, {}])[1].values()))
+"""
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    """Runs Python text in a process of its own beside the two modules; answers its words and what it said on stderr."""
+    (tmp_path / "helper.py").write_text(HELPER)
+    (tmp_path / "kernels.py").write_text(KERNELS)
+
+    def run(text, **environment):
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+        kept |= {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", text], env=kept | environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split(), done.stderr
+
+    return run
+
+
+def test_machine_code_is_kept_until_anything_it_was_made_from_changes(scratch, tmp_path):
+    announcement = "nanobrag_torch: compiling the kernels, once for this version ...\n"
+    assert scratch(CALL) == (["42.0", "0"], announcement)
+    assert scratch(CALL) == (["42.0", "1"], "")  # one load, no compilation
+    (tmp_path / "helper.py").write_text(HELPER.replace("x * x", "x * x * x"))
+    assert scratch(CALL) == (["108.0", "0"], announcement)
+    (tmp_path / "kernels.py").write_text(KERNELS.replace("3.0", "2.0"))
+    assert scratch(CALL) == (["72.0", "0"], announcement)
+    assert all((tmp_path / "cache" / "nanobrag_torch") in path.parents for path in tmp_path.rglob("*.nbc"))
+
+
+def test_without_a_cache_folder_every_run_compiles_and_says_so(scratch):
+    words, said = scratch(CALL, NUMBA_CACHE_DIR=os.devnull)
+    assert words == ["42.0", "0"]
+    assert said == "nanobrag_torch: compiling the kernels, anew in every run: no cache folder is writable ...\n"
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable", "folder"),
+    [
+        ("linux", "XDG_CACHE_HOME", ".cache"),
+        ("win32", "LOCALAPPDATA", "AppData/Local"),
+        ("darwin", "", "Library/Caches"),
+    ],
+)
+def test_the_cache_is_where_the_platform_keeps_caches(monkeypatch, platform, variable, folder):
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.delenv(variable, raising=False)
+    assert compilation._user_cache() == Path.home() / folder
+    if variable:
+        monkeypatch.setenv(variable, "/elsewhere")
+        assert compilation._user_cache() == Path("/elsewhere")
+
+
+def test_plain_python_runs_where_numba_may_not(scratch):
+    words, said = scratch(CALL, NUMBA_DISABLE_JIT="1")
+    assert words == ["42.0", "0"]
+    assert said == (
+        "nanobrag_torch: NUMBA_DISABLE_JIT is set; what it should have compiled runs as plain Python, slowly\n"
+    )
+
+
+def test_plain_python_runs_where_numba_is_missing(scratch):
+    missing = "import sys; sys.modules['numba'] = None; import kernels; print(kernels.total([1.0, 2.0]))\n"
+    words, said = scratch(missing + "from nanobrag_torch.compilation import available; print(available().usable)")
+    assert words == ["15.0", "False"]
+    assert "numba cannot be imported (ModuleNotFoundError" in said
+
+
+def test_importing_the_users_of_numba_does_not_import_it(scratch):
+    scratch("import sys, nanobrag_torch.noise, nanobrag_torch.physics.mosaicity; assert 'numba' not in sys.modules")
+
+
+FACTOR = 2.0
+TABLE = np.array([1.0, 2.0])
+
+
+@compiled()
+def doubled(x: float) -> float:
+    return FACTOR * x
+
+
+@compiled()
+def through_a_module(x: float) -> float:
+    return x if errors else 0.0
+
+
+@deferred(plain=abs)
+def magnitude() -> Any:
+    return abs
+
+
+def test_settings_of_numba_are_as_before():
+    from numba.core import config
+
+    before = config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES
+    assert doubled(4.0) == 8.0
+    after = config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES
+    assert after == before
+    assert compilation.available() == (True, "")
+
+
+def test_fingerprint_follows_options_and_constants(monkeypatch):
+    def fresh(**options: Any) -> str:
+        return compilation.Compiled(doubled.function, options).fingerprint
+
+    assert fresh() == fresh() != fresh(fastmath=True)
+    assert fresh(fastmath={"nnan", "contract", "arcp"}) == fresh(fastmath={"arcp", "contract", "nnan"})
+    before = fresh()
+    for value in (3.0, TABLE, TABLE * 2, TABLE.astype(np.float32), "2.0", magnitude):
+        monkeypatch.setitem(doubled.function.__globals__, "FACTOR", value)
+        assert fresh() != before
+        before = fresh()
+
+
+def test_a_deferred_object_is_its_plain_twin_in_python():
+    assert magnitude(-3) == 3
+
+
+def test_what_the_cache_could_not_see_is_refused():
+    outside = 2.0
+    with pytest.raises(TypeError, match="module level"):
+        compiled()(lambda x: outside * x)
+    with pytest.raises(TypeError, match="import what it needs from nanobrag_torch.errors by name"):
+        through_a_module(1.0)
