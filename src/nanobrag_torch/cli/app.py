@@ -1,0 +1,49 @@
+"""The command `nb`: one verb a subcommand, each in a module of its own, imported with the command line only.
+
+A verb is a plain function with typer annotations that raises InputError for bad input, and typer.Exit(code) to end\nwith another code.
+Verb modules import torch and the like inside functions, so that `nb --help` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import typer
+
+from nanobrag_torch.errors import InputError
+
+VERBS: dict[str, str] = {}
+"""Name of each verb -> "module:function"; in the order that help shows them."""
+
+
+def build() -> typer.Typer:
+    """The application with every verb of VERBS."""
+    app = typer.Typer(
+        name="nb",
+        help="X-ray diffraction images of small crystals: simulate, trace, compare, convert.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name, home in VERBS.items():
+        module, function = home.split(":")
+        verb: Callable[..., Any] = getattr(import_module(module), function)
+        app.command(name)(verb)
+    return app
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; the exit code is 2 for bad input, after one line that says what is wrong."""
+    try:
+        typer.main.get_command(build()).main(args=argv, prog_name="nb")
+    except InputError as error:
+        print(f"nb: error: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+    return 0
