@@ -1,6 +1,7 @@
 """The command `nb`: one verb a subcommand, each in a module of its own, imported with the command line only.
 
-A verb is a plain function with typer annotations that raises InputError for bad input, and typer.Exit(code) to end\nwith another code.
+A verb is a plain function with typer annotations that raises InputError for bad input, and typer.Exit(code) to end with
+another code.
 Verb modules import torch and the like inside functions, so that `nb --help` is quick.
 """
 

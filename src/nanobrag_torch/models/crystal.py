@@ -114,14 +114,20 @@ class Crystal:
     def mosaic_domains(self) -> tuple[Tensor, Tensor]:
         """Rotation of each mosaic domain [M, 3, 3] and weights [M] that sum to one."""
         config = self.config
-        spread = self._tensor(config.mosaic_spread_deg) / DEGREES_PER_RADIAN
-        if config.mosaic_domains == 1:
-            return torch.eye(3, dtype=torch.float64, device=self.device)[None], torch.ones_like(spread.reshape(-1)[:1])
         streams = Streams() if self.streams is None else self.streams
         domains = mosaicity.random_domains(streams, config.mosaic_seed, config.mosaic_domains)
-        angles = mosaicity.domain_angles(spread, domains.angles.to(self.device))
+        angles = mosaicity.domain_angles(self._mosaic_spread(), domains.angles).to(self.device)
         rotations = mosaicity.domain_rotations(domains.axes.to(self.device), angles)
         return rotations, torch.full_like(angles, 1 / config.mosaic_domains)
+
+    def _mosaic_spread(self) -> float | Tensor:
+        """Spread in radians; a plain number stays one, so that domains turn by the C program's rounded angles."""
+        spread = self.config.mosaic_spread_deg
+        return (
+            spread / DEGREES_PER_RADIAN
+            if isinstance(spread, float | int)
+            else self._tensor(spread) / DEGREES_PER_RADIAN
+        )
 
     def cells(self, compat: Compat = Compat()) -> Tensor:  # noqa: B008
         """Number of cells along a, b, c [3]: as given, or the sample size over the cell edges, at least one (6.4)."""

@@ -1,0 +1,108 @@
+"""The shape of the code: imports go downwards only, functions and modules stay small, everything is annotated."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "nanobrag_torch"
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+# Rooms from the ground up. A module may import its own level or a lower one; io and physics do not see each other's
+# level from below: io is plain data.
+LEVELS = {
+    "errors": 0,
+    "units": 0,
+    "config": 1,
+    "compat": 1,
+    "compilation": 1,
+    "io": 2,
+    "physics": 2,
+    "kernels": 3,
+    "models": 4,
+    "background": 5,
+    "noise": 5,
+    "simulator": 6,
+    "normal_equations": 7,
+    "experiment": 7,
+    "testing": 7,
+    "validation": 8,
+    "cli": 9,
+    "__init__": 10,
+}
+
+
+def room(module: str) -> str:
+    """nanobrag_torch.physics.rotations -> physics."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def imports(path: Path) -> list[str]:
+    """Package modules that a file imports anywhere, functions included; types for the checker alone are left out."""
+    tree = ast.parse(path.read_text())
+    checked = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    ignored = {id(inner) for node in checked for inner in ast.walk(node)}
+    found = []
+    for node in ast.walk(tree):
+        if id(node) in ignored:
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nanobrag_torch"):
+            whole = node.module == "nanobrag_torch"
+            found += [f"nanobrag_torch.{a.name}" for a in node.names] if whole else [node.module]
+        if isinstance(node, ast.Import):
+            found += [a.name for a in node.names if a.name.startswith("nanobrag_torch.")]
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_go_downwards(path):
+    own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    for target in imports(path):
+        assert room(target) in LEVELS, f"{target}: give its room a level"
+        if room(target) == "__version__":
+            continue
+        assert LEVELS[room(target)] <= LEVELS[own], f"{path.name} ({own}) imports {target}"
+        if LEVELS[room(target)] == LEVELS[own]:
+            assert room(target) == own or own in ("config", "compat"), f"{path.name} ({own}) imports its neighbour {target}"
+
+
+def bodies() -> list[tuple[int, str]]:
+    """Lines of every function body, docstring left out, with its place."""
+    found = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                has_docstring = isinstance(node.body[0], ast.Expr) and isinstance(
+                    getattr(node.body[0], "value", None), ast.Constant
+                )
+                body = node.body[1:] if has_docstring else node.body
+                lines = node.end_lineno - body[0].lineno + 1 if body else 0
+                found.append((lines, f"{path.relative_to(SOURCE)}:{node.lineno} {node.name}"))
+    return sorted(found)
+
+
+def test_functions_stay_small():
+    found = bodies()
+    assert found[-1][0] <= 70, [entry for entry in found if entry[0] > 70]
+    assert found[int(0.9 * len(found))][0] <= 30
+
+
+def test_modules_stay_small():
+    long = {str(p): n for p in MODULES if (n := len(p.read_text().splitlines())) > 500}
+    assert not long
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_every_public_name_says_what_it_is(path):
+    tree = ast.parse(path.read_text())
+    if path.name != "__init__.py" or path.read_text().strip():
+        assert ast.get_docstring(tree), f"{path}: a module says what it is for"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert node.returns is not None, f"{path}:{node.lineno} {node.name} has no return type"
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{path}:{node.lineno} {node.name} has no docstring"
