@@ -102,9 +102,54 @@ class CrystalConfig:
         _require_length(self, 3, "misset_deg", "N_cells", "spindle_axis", "orientation_vector_deg")
         _require_length(self, 3, "mosflm_a_star", "mosflm_b_star", "mosflm_c_star")
         _require_length(self, 4, "orientation_quaternion")
+        self._require_possible_angles()
         given = [getattr(self, f"mosflm_{axis}_star") is not None for axis in "abc"]
         if any(given) and not all(given):
             raise InputError("mosflm_a_star, mosflm_b_star, mosflm_c_star", given, "all three or none")
+
+    def _require_possible_angles(self) -> None:
+        angles = [x for name in ("alpha", "beta", "gamma") for x in _flat(getattr(self, f"cell_{name}"))]
+        if sum(angles) >= 360 or 2 * max(angles) >= sum(angles):
+            raise InputError("cell_alpha, cell_beta, cell_gamma", tuple(angles), "angles of a cell with a volume")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelConfig:
+    """One flat panel in the lab frame: mm, sensor in micrometres; `origin_mm` is the outer corner of its first pixel."""
+
+    origin_mm: Vector
+    fast_axis: Vector
+    slow_axis: Vector
+    fpixels: int
+    spixels: int
+    pixel_size_mm: Real | Vector = 0.1  # one number, or fast and slow
+    detector_thick_um: Real = 0.0
+    detector_abs_um: Real | None = None  # attenuation depth; None: the thickness
+    mask_array: Any | None = None  # (spixels, fpixels), zero = skip
+    group: str | None = None  # moves with this group
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        _require_finite(self, but=("detector_abs_um", "mask_array"))
+        _require_positive(self, "pixel_size_mm", "spixels", "fpixels", "detector_abs_um")
+        _require_at_least(self, 0, "detector_thick_um")
+        _require_length(self, 3, "origin_mm", "fast_axis", "slow_axis")
+        _require_mask(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupConfig:
+    """A rigid group of panels or of other groups, and how far it has moved: turned about `centre_mm`, then shifted."""
+
+    name: str
+    shift_mm: Vector = (0.0, 0.0, 0.0)
+    rotation_deg: Vector = (0.0, 0.0, 0.0)  # rotation vector in the lab frame
+    centre_mm: Vector = (0.0, 0.0, 0.0)
+    parent: str | None = None  # moves with this group afterwards
+
+    def __post_init__(self) -> None:
+        _require_finite(self)
+        _require_length(self, 3, "shift_mm", "rotation_deg", "centre_mm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +195,8 @@ class DetectorConfig:
     roi_ymin: int | None = None  # slow axis, inclusive
     roi_ymax: int | None = None
     mask_array: Any | None = None  # (spixels, fpixels), zero = skip
+    panels: Sequence[PanelConfig] = ()  # replaces distance, centre, pivot, rotations, sizes, thickness and mask
+    groups: Sequence[GroupConfig] = ()  # that panels belong to
 
     def __post_init__(self) -> None:
         _coerce_enum(self, "detector_convention", DetectorConvention)
@@ -161,12 +208,26 @@ class DetectorConfig:
         _require_at_least(self, 1, "detector_thicksteps")
         vectors = ("fdet_vector", "sdet_vector", "odet_vector", "beam_vector", "polar_vector", "spindle_axis")
         _require_length(self, 3, "twotheta_axis", "pix0_vector_mm", *(f"custom_{v}" for v in vectors))
-        if self.mask_array is not None and tuple(self.mask_array.shape) != (self.spixels, self.fpixels):
-            raise InputError("mask_array", tuple(self.mask_array.shape), f"shape ({self.spixels}, {self.fpixels})")
+        _require_mask(self)
+        self._require_groups()
         for low, high in (("roi_xmin", "roi_xmax"), ("roi_ymin", "roi_ymax")):
             a, b = getattr(self, low), getattr(self, high)
             if a is not None and b is not None and 0 <= b < a:
                 raise InputError(f"{low}, {high}", (a, b), "first <= last")
+
+    def _require_groups(self) -> None:
+        """Every group that is named exists, and no group belongs to itself."""
+        parents = {group.name: group.parent for group in self.groups}
+        for wanted in (*(panel.group for panel in self.panels), *parents.values()):
+            if wanted is not None and wanted not in parents:
+                raise InputError("group", wanted, ", ".join(parents) or "the name of one of groups")
+        for name in parents:
+            above, seen = parents[name], {name}
+            while above is not None:
+                if above in seen:
+                    raise InputError("parent", above, "groups that do not contain themselves")
+                seen.add(above)
+                above = parents[above]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,9 +276,15 @@ class BeamConfig:
             raise InputError(", ".join(sizes), 0, "at least one source")
 
 
+def _require_mask(config: Any) -> None:
+    mask, shape = config.mask_array, (config.spixels, config.fpixels)
+    if mask is not None and tuple(mask.shape) != shape:
+        raise InputError("mask_array", tuple(mask.shape), f"shape {shape}")
+
+
 def _flat(value: Any) -> list[float]:
     """The numbers of a scalar, sequence or tensor, for validation alone."""
-    if value is None or isinstance(value, (bool, str, Enum)):
+    if value is None or isinstance(value, (bool, str, Enum, PanelConfig, GroupConfig)):
         return []
     if hasattr(value, "detach"):
         return [float(x) for x in value.detach().reshape(-1).tolist()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -91,23 +92,25 @@ class Simulator:
         return self.sources.wavelengths.numel() * config.phi_steps * config.mosaic_domains * self.oversample**2
 
     def run(self, *, progress: Progress | None = None) -> Tensor:
-        """The image (slow, fast), in photons per pixel; pixels outside the region of interest or the mask are zero.
+        """The image (slow, fast), or (panel, slow, fast) of given panels, in photons per pixel.
 
-        Raises InputError when a pixel is not finite.
+        Pixels outside the region of interest or the mask are zero. Raises InputError when a pixel is not finite.
         """
-        wanted = self.detector.pixels()
-        slow, fast = self.detector.image_shape
-        pixels = torch.arange(slow * fast, device=self.device) if wanted is None else wanted
+        wanted, shape = self.detector.pixels(), self.image_shape
+        count = math.prod(shape)
+        pixels = torch.arange(count, device=self.device) if wanted is None else wanted
         values = self.pixel_values(pixels, progress=progress)
         if not bool(torch.isfinite(values).all()):
             raise InputError("image", "not finite", "parameters that give finite pixels")
         if wanted is None:
-            return values.reshape(slow, fast)
-        return (
-            torch.zeros(slow * fast, dtype=self.dtype, device=self.device)
-            .index_put((wanted,), values)
-            .reshape(slow, fast)
-        )
+            return values.reshape(shape)
+        return torch.zeros(count, dtype=self.dtype, device=self.device).index_put((wanted,), values).reshape(shape)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(slow, fast), or (panel, slow, fast) when panels are given."""
+        shape = self.detector.image_shape
+        return (self.detector.panel_count, *shape) if self.detector.config.panels else shape
 
     def pixel_values(self, pixels: Tensor, *, progress: Progress | None = None) -> Tensor:
         """Values [n] of the flat pixel indices [n] over [panel, slow, fast]; a few pixels cost only their own."""

@@ -114,6 +114,9 @@ class Crystal:
     def mosaic_domains(self) -> tuple[Tensor, Tensor]:
         """Rotation of each mosaic domain [M, 3, 3] and weights [M] that sum to one."""
         config = self.config
+        if config.mosaic_domains == 1 and self.streams is None:
+            one = torch.ones(1, dtype=torch.float64, device=self.device)
+            return torch.eye(3, dtype=torch.float64, device=self.device)[None], one
         streams = Streams() if self.streams is None else self.streams
         domains = mosaicity.random_domains(streams, config.mosaic_seed, config.mosaic_domains)
         angles = mosaicity.domain_angles(self._mosaic_spread(), domains.angles).to(self.device)

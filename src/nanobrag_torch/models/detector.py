@@ -11,6 +11,7 @@ from torch import Tensor
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import DetectorConfig, DetectorConvention, DetectorPivot
 from nanobrag_torch.models.conventions import CONVENTIONS
+from nanobrag_torch.models.panels import panel_pixel_sizes, panel_sensors, panel_vectors
 from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.physics.rotations import axis_rotation, unit, xyz_rotation
 from nanobrag_torch.units import DEGREES_PER_RADIAN, MICRON, MM
@@ -86,8 +87,14 @@ class Detector:
 
     @property
     def image_shape(self) -> tuple[int, int]:
-        """Slow and fast pixels."""
-        return self.config.spixels, self.config.fpixels
+        """Slow and fast pixels of a panel, of the largest one where they differ."""
+        shapes = [(p.spixels, p.fpixels) for p in self.config.panels or (self.config,)]
+        return max(s for s, _ in shapes), max(f for _, f in shapes)
+
+    @property
+    def panel_count(self) -> int:
+        """Number of panels."""
+        return max(1, len(self.config.panels))
 
     def axes(self, compat: Compat = Compat()) -> Axes:  # noqa: B008  (frozen)
         """The vectors of the convention, or the custom ones."""
@@ -112,6 +119,8 @@ class Detector:
 
     def geometry(self, compat: Compat = Compat()) -> DetectorGeometry:  # noqa: B008
         """Panel vectors and reported values, section 5.2 and 5.3."""
+        if self.config.panels:
+            return self._panel_geometry(compat)
         config, axes = self.config, self.axes(compat)
         turn_xyz = xyz_rotation(self._angles("detector_rotx_deg", "detector_roty_deg", "detector_rotz_deg"))
         two_theta = self._angles("detector_twotheta_deg")[0]
@@ -157,8 +166,10 @@ class Detector:
         return layers, torch.stack((step, attenuation))
 
     def pixels(self) -> Tensor | None:
-        """Flat indices [n] of the pixels inside the region of interest and the mask; None when all are."""
+        """Flat indices [n] of the pixels inside the region of interest and the masks; None when all are."""
         config = self.config
+        if config.panels:
+            return self._pixels_of_panels()
         slow_count, fast_count = self.image_shape
         x, y = (
             roi_bounds(config.roi_xmin, config.roi_xmax, fast_count),
@@ -171,6 +182,41 @@ class Detector:
         if config.mask_array is not None:
             wanted &= torch.as_tensor(config.mask_array, device=self.device) != 0
         return wanted.flatten().nonzero().squeeze(-1)
+
+    def _panel_geometry(self, compat: Compat) -> DetectorGeometry:
+        """Geometry of given panels; the reported values are those of the first."""
+        axes, config = self.axes(compat), self.config
+        panels = panel_vectors(config.panels, config.groups, self.device)
+        origin, fast, slow, normal = panels[0].unbind(0)
+        close = origin @ normal
+        distance = close / _not_zero(axes.beam @ normal)
+        spot = distance * axes.beam - origin
+        layers, sensor = panel_sensors(config.panels, config.detector_thicksteps, self.device)
+        return DetectorGeometry(
+            panels=panels,
+            pixel_size=panel_pixel_sizes(config.panels, self.device),
+            sensor=sensor,
+            layers=layers,
+            curvature=torch.cat((axes.beam, distance[None])),
+            axes=axes,
+            distance=distance,
+            close_distance=close,
+            Fbeam=spot @ fast,
+            Sbeam=spot @ slow,
+            Fclose=-(origin @ fast),
+            Sclose=-(origin @ slow),
+            image_distance=distance,
+        )
+
+    def _pixels_of_panels(self) -> Tensor | None:
+        slow_count, fast_count = self.image_shape
+        wanted = torch.zeros((self.panel_count, slow_count, fast_count), dtype=torch.bool, device=self.device)
+        for panel, inside in zip(self.config.panels, wanted, strict=True):
+            inside[: panel.spixels, : panel.fpixels] = True
+            if panel.mask_array is not None:
+                given = torch.as_tensor(panel.mask_array, device=self.device) != 0
+                inside[: panel.spixels, : panel.fpixels] &= given
+        return None if bool(wanted.all()) else wanted.flatten().nonzero().squeeze(-1)
 
     def _tensor(self, value: Any) -> Tensor:
         return as_tensor(value, self.device)
