@@ -79,7 +79,7 @@ def _degrees(name: str, field: str, config: str, text: str, subject: str) -> Fla
     return Flag((name,), values=REAL, sets=(field,), subject=subject, unit="deg", default="0", config=config, text=text)
 
 
-RUN = (
+RUN: tuple[Flag, ...] = (
     Flag(whole=("-h", "-help", "--help"), puts=_on_off("help", True), stop=True, text="this text"),
     Flag(whole=("--version",), puts=_on_off("version", True), stop=True, text="version of the program"),
     Flag(whole=("-compat",), values=WORD, sets=("compat",), stop=True, default="corrected", shown="corrected|c",
@@ -102,6 +102,7 @@ RUN = (
     Flag(whole=("-misset_uniform",), puts=_on_off("misset_choice", "uniform"), stop=True, subject="rotation",
          config="CrystalConfig.misset_deg", text="random orientation, all orientations equally likely"),
 )  # fmt: skip
+"""Flags that the C program does not have; first, so that none of them fires one of its patterns."""
 
 CRYSTAL = (
     *(Flag((f"-N{axis}",), values=INT, sets=(f"N{axis}",), stop=True, subject="crystal", unit="cells", default="1",
@@ -207,8 +208,8 @@ BEAM = (
     Flag(("-oversample",), values=INT, sets=("oversample",), subject="sampling", default="automatic",
          config="DetectorConfig.oversample", text="sub-pixels along each pixel edge"),
     Flag(("-roi",), values=INT * 4, sets=("roi_xmin", "roi_xmax", "roi_ymin", "roi_ymax"), subject="sampling",
-         unit="pixel", default="all", config="DetectorConfig.roi_xmin", shown="FMIN FMAX SMIN SMAX",
-         text="render these pixels alone, both ends included"),
+         unit="pixel", default="all", config="DetectorConfig.roi_xmin, roi_xmax, roi_ymin, roi_ymax",
+         shown="FMIN FMAX SMIN SMAX", text="render these pixels alone, both ends included"),
     Flag(("-lambda", "-wave"), values=REAL, sets=("lambda_A",), subject="beam", unit="A", default="1",
          config="BeamConfig.wavelength_A", text="wavelength"),
     Flag(("-energy",), values=REAL, special="energy", subject="beam", unit="eV", default="12398.42",
@@ -275,7 +276,8 @@ FILES = (
     Flag(("-stolout",), ("-stol", "-4stol", "-Q"), values=FILE, special="stol", subject="background",
          text="accepted, the file must exist, no effect", inert="profiles against resolution do not enter the image"),
     Flag(("-sourcefile",), values=FILE, sets=("sourcefile",), subject="divergence and spectrum",
-         config="BeamConfig.source_directions", text="sources, lines of X Y Z intensity wavelength(m)"),
+         config="BeamConfig.source_directions, source_wavelengths, source_weights",
+         text="sources, lines of X Y Z intensity wavelength(m)"),
     Flag(("-floatfile", "-floatimage"), values=FILE, sets=("floatfile",), subject="outputs", default="floatimage.bin",
          text="photons per pixel, 32-bit floats"),
     Flag(("-intfile", "-intimage"), values=FILE, sets=("intfile",), subject="outputs", default="intimage.img",

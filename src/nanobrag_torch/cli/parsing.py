@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-from nanobrag_torch.cli.flags import FLAGS, Flag
+from nanobrag_torch.cli.flags import FLAGS, RUN, Flag
 from nanobrag_torch.cli.request import Request
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.errors import InputError
@@ -161,11 +161,32 @@ def _misset(request: Request, flag: Flag, place: _Place) -> bool:
         place.claim(1)
         request.misset_choice = "random"
         return True
-    if place.shadowed and len(following) < 3:
-        return False
+    if place.shadowed:
+        return _misset_of_seed(request, place, _known_to_c(following))
     x, y, z = (float(v) for v in place.take(flag.values))
     request.misset_deg, request.misset_choice = (x, y, z), "angles"
     return False
+
+
+def _misset_of_seed(request: Request, place: _Place, following: Sequence[str]) -> bool:
+    """D9: -misset_seed also reads three words as angles, where there are three."""
+    if len(following) >= 3:
+        x, y, z = (place.real(text) for text in following[:3])
+        request.misset_deg, request.misset_choice = (x, y, z), "angles"
+    return False
+
+
+def _known_to_c(words: Sequence[str]) -> list[str]:
+    """The words without the flags, and their values, that the C program does not have."""
+    kept, skip = [], 0
+    for word in words:
+        own = next((flag for flag in RUN if flag.matches(word)), None)
+        if own is not None:
+            skip = 1 + len(own.values)
+        if skip == 0:
+            kept.append(word)
+        skip = max(0, skip - 1)
+    return kept
 
 
 def _pivot(request: Request, flag: Flag, place: _Place) -> bool:

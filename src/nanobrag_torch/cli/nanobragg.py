@@ -1,0 +1,114 @@
+"""The drop-in command `nanoBragg`: the C program's flags in, its images and its printed lines out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nanobrag_torch.cli.help import help_text, version_text
+from nanobrag_torch.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from nanobrag_torch.cli.prepare import Prepared
+    from nanobrag_torch.simulator import Simulator
+
+NAME = "nanoBragg"
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns 0, or 2 after one line on stderr for bad input, or 130 when interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except InputError as error:
+        return _refuse(str(error))
+    except MemoryError:
+        return _refuse("there is not enough memory for an image of this size")
+    except KeyboardInterrupt:
+        print(f"{NAME}: interrupted; no file is written", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return INTERRUPTED
+
+
+def _refuse(reason: str) -> int:
+    print(f"{NAME}: error: {' '.join(reason.split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _run(words: Sequence[str]) -> int:
+    for texts, text in ((("-h", "-help", "--help"), help_text), (("--version",), version_text)):
+        if any(word in texts for word in words):
+            print(text().rstrip())
+            return 0
+    from nanobrag_torch.cli.prepare import build, prepare
+    from nanobrag_torch.cli.warnings import ineffective
+
+    prepared = prepare(words)
+    simulator = build(prepared)
+    warnings = [*prepared.request.warnings, *ineffective(prepared)]
+    _announce(prepared, simulator, warnings)
+    _render_and_write(prepared, simulator)
+    return 0
+
+
+def _announce(prepared: Prepared, simulator: Simulator, warnings: Sequence[str]) -> None:
+    """Print what is known before rendering; computed as a whole first, so that an error stands alone."""
+    from nanobrag_torch.cli.corrections import correction_lines, scene_of
+    from nanobrag_torch.cli.report import opening_lines
+
+    lines = [*opening_lines(prepared, simulator), *correction_lines(scene_of(prepared, simulator))]
+    for warning in warnings:
+        print(f"{NAME}: warning: {warning}", file=sys.stderr)
+    print("\n".join(lines), flush=True)
+
+
+def _render_and_write(prepared: Prepared, simulator: Simulator) -> None:
+    from nanobrag_torch.cli import outputs
+    from nanobrag_torch.cli.printout import printout_lines
+    from nanobrag_torch.cli.report import closing_lines, speed_line
+    from nanobrag_torch.cli.solid_angle import reported_solid_angle
+
+    image, seconds = _rendered(prepared, simulator)
+    results = outputs.results_of(image, prepared)
+    files = outputs.write_results(results, prepared, simulator)
+    complaint = outputs.write_dump(prepared)
+    if complaint is not None:
+        print(f"{NAME}: warning: {complaint}", file=sys.stderr)
+    for line in printout_lines(image, prepared, simulator):
+        print(line)
+    for line in closing_lines(results, prepared, simulator, reported_solid_angle(simulator)):
+        print(line)
+    for line in outputs.written_lines(files):
+        print(line)
+    wanted = simulator.detector.pixels()
+    print(speed_line(seconds, image.size if wanted is None else wanted.numel(), simulator.steps), flush=True)
+
+
+def _rendered(prepared: Prepared, simulator: Simulator) -> tuple[NDArray[np.float32], float]:
+    """The image (slow, fast) and the seconds that it took."""
+    import torch
+
+    from nanobrag_torch.cli.progress import progress_meter
+    from nanobrag_torch.cli.settings import in_flags
+
+    begun = time.perf_counter()
+    with progress_meter(prepared.request.progress) as progress, torch.no_grad():
+        try:
+            image = simulator.run(progress=progress)
+        except InputError as error:
+            raise in_flags(error) from error
+    array: NDArray[np.float32] = image.to("cpu", torch.float32).numpy()
+    return array, time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    sys.exit(main())
