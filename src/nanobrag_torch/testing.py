@@ -1,0 +1,137 @@
+"""For tests of this package and of programs built on it: named tolerances, a comparator, small scenes.
+
+The comparator is tight in the smooth interior of an image and lets a declared share of pixels flip where the model
+itself jumps: at the boundary between two nearest reflections, the edge of a top-hat spot, a resolution limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig, DetectorConvention
+from nanobrag_torch.models.crystal import Crystal
+from nanobrag_torch.models.detector import Detector
+from nanobrag_torch.simulator import Simulator
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far apart two images may be: largest difference over largest value, and the share of pixels that may flip."""
+
+    of_maximum: float
+    flips: float = 0.0
+
+
+PARITY = Tolerance(1e-6)
+"""Against the C program, in float64."""
+PARITY_ROUND = Tolerance(1e-4)
+"""The same for round crystals, whose reference values lose digits close to peaks."""
+SINGLE = Tolerance(1e-5)
+"""float32 against float64."""
+FUSED = Tolerance(1e-12, flips=1e-4)
+"""A fused kernel against the reference kernel, in float64."""
+FUSED_SINGLE = Tolerance(1e-5, flips=1e-3)
+"""A fused kernel in float32 against the reference kernel in float64."""
+
+
+def largest_difference(actual: Tensor, expected: Tensor, flips: float = 0.0) -> float:
+    """Largest |actual - expected| over the largest |expected|, after the worst `flips` share of pixels is left out."""
+    difference = (actual.double() - expected.double()).abs().flatten()
+    left = difference.sort().values[: difference.numel() - int(flips * difference.numel())]
+    top = expected.double().abs().max().clamp(min=torch.finfo(torch.float64).tiny)
+    return float(left.max() / top) if left.numel() else 0.0
+
+
+def assert_close(actual: Tensor, expected: Tensor, tolerance: Tolerance, what: str = "image") -> None:
+    """Raise AssertionError with the figures when two images of the same shape are further apart than allowed."""
+    assert actual.shape == expected.shape, f"{what}: shape {tuple(actual.shape)} instead of {tuple(expected.shape)}"
+    assert bool(torch.isfinite(actual).all()), f"{what}: not finite"
+    found = largest_difference(actual, expected, tolerance.flips)
+    assert found <= tolerance.of_maximum, (
+        f"{what}: off by {found:.2e} of the maximum, allowed {tolerance.of_maximum:.0e}"
+    )
+
+
+@dataclass(frozen=True)
+class Example:
+    """A small scene: three configurations and a table of amplitudes; `with_fields` changes any field by its name."""
+
+    crystal: CrystalConfig
+    detector: DetectorConfig
+    beam: BeamConfig = field(default_factory=BeamConfig)
+    table: Tensor | None = None  # [H, K, L], centred on 0 0 0
+
+    def with_fields(self, **fields: Any) -> Example:
+        """The same scene with some fields of its configurations replaced; every name must belong to one of them."""
+        parts = {name: getattr(self, name) for name in ("crystal", "detector", "beam")}
+        for name, part in parts.items():
+            mine = {key: fields.pop(key) for key in list(fields) if hasattr(part, key)}
+            parts[name] = replace(part, **mine)
+        assert not fields, f"no configuration has {', '.join(fields)}"
+        return replace(self, **parts)
+
+    def simulator(self, *, dtype: torch.dtype = torch.float64, **options: Any) -> Simulator:
+        """A simulator of the scene; `options` are those of Simulator."""
+        crystal = Crystal(self.crystal, dtype=dtype)
+        if self.table is not None:
+            crystal.hkl_data = self.table
+            half = [size // 2 for size in self.table.shape]
+            crystal.hkl_metadata = {f"{axis}_min": -n for axis, n in zip("hkl", half, strict=True)}
+        return Simulator(crystal, Detector(self.detector), beam_config=self.beam, dtype=dtype, **options)
+
+
+def random_table(size: int = 21, seed: int = 0) -> Tensor:
+    """A table of positive amplitudes [size, size, size], float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return 20 + 80 * torch.rand((size, size, size), generator=generator, dtype=torch.float64)
+
+
+def cubic_still() -> Example:
+    """A cubic crystal, still, flat detector: the simplest thing."""
+    return Example(
+        CrystalConfig(cell_a=90.0, N_cells=(5, 5, 5), default_F=100.0, misset_deg=(11.0, 22.0, 33.0)),
+        DetectorConfig(distance_mm=100.0, pixel_size_mm=0.8, spixels=24, fpixels=20, oversample=1),
+    )
+
+
+def triclinic_turned() -> Example:
+    """A triclinic crystal with a table, a thick detector turned about every axis and by two-theta, a polarized beam."""
+    return Example(
+        CrystalConfig(
+            cell_a=62.0, cell_b=71.0, cell_c=83.0, cell_alpha=75.0, cell_beta=97.0, cell_gamma=112.0,
+            N_cells=(4, 5, 3), misset_deg=(5.0, -17.0, 29.0),
+        ),
+        DetectorConfig(
+            distance_mm=90.0, pixel_size_mm=0.8, spixels=20, fpixels=24, oversample=2, detector_convention=DetectorConvention.ADXV,
+            detector_rotx_deg=5.0, detector_roty_deg=-7.0, detector_rotz_deg=11.0, detector_twotheta_deg=8.0,
+            detector_thick_um=450.0, detector_abs_um=250.0, detector_thicksteps=3,
+        ),
+        BeamConfig(wavelength_A=1.1, polarization_factor=0.8),
+        random_table(),
+    )  # fmt: skip
+
+
+def phi_sweep() -> Example:
+    """An orthorhombic crystal turning through two degrees, mosaic, in a divergent beam of two wavelengths."""
+    return Example(
+        CrystalConfig(
+            cell_a=60.0, cell_b=75.0, cell_c=90.0, N_cells=(5, 4, 3), misset_deg=(4.0, 5.0, 6.0), phi_start_deg=3.0,
+            osc_range_deg=2.0, phi_steps=3, mosaic_spread_deg=0.8, mosaic_domains=4, spindle_axis=(0.1, 0.2, 1.0),
+        ),
+        DetectorConfig(
+            close_distance_mm=85.0, pixel_size_mm=0.8, spixels=20, fpixels=20, oversample=1, detector_convention=DetectorConvention.XDS
+        ),
+        BeamConfig(
+            wavelength_A=1.0, hdiv_range_mrad=4.0, hdiv_steps=2, vdiv_range_mrad=3.0, vdiv_steps=2, dispersion_pct=1.0,
+            dispersion_steps=2, polarization_factor=0.5,
+        ),
+        random_table(seed=1),
+    )  # fmt: skip
+
+
+EXAMPLES = {"cubic still": cubic_still, "triclinic turned": triclinic_turned, "phi sweep": phi_sweep}
+"""Makers of the scenes by name."""
