@@ -102,35 +102,71 @@ def triclinic_turned() -> Example:
     """A triclinic crystal with a table, a thick detector turned about every axis and by two-theta, a polarized beam."""
     return Example(
         CrystalConfig(
-            cell_a=62.0, cell_b=71.0, cell_c=83.0, cell_alpha=75.0, cell_beta=97.0, cell_gamma=112.0,
-            N_cells=(4, 5, 3), misset_deg=(5.0, -17.0, 29.0),
+            cell_a=62.0,
+            cell_b=71.0,
+            cell_c=83.0,
+            cell_alpha=75.0,
+            cell_beta=97.0,
+            cell_gamma=112.0,
+            N_cells=(4, 5, 3),
+            misset_deg=(5.0, -17.0, 29.0),
         ),
         DetectorConfig(
-            distance_mm=90.0, pixel_size_mm=0.8, spixels=20, fpixels=24, oversample=2, detector_convention=DetectorConvention.ADXV,
-            detector_rotx_deg=5.0, detector_roty_deg=-7.0, detector_rotz_deg=11.0, detector_twotheta_deg=8.0,
-            detector_thick_um=450.0, detector_abs_um=250.0, detector_thicksteps=3,
+            distance_mm=90.0,
+            pixel_size_mm=0.8,
+            spixels=20,
+            fpixels=24,
+            oversample=2,
+            detector_convention=DetectorConvention.ADXV,
+            detector_rotx_deg=5.0,
+            detector_roty_deg=-7.0,
+            detector_rotz_deg=11.0,
+            detector_twotheta_deg=8.0,
+            detector_thick_um=450.0,
+            detector_abs_um=250.0,
+            detector_thicksteps=3,
         ),
         BeamConfig(wavelength_A=1.1, polarization_factor=0.8),
         random_table(),
-    )  # fmt: skip
+    )
 
 
 def phi_sweep() -> Example:
     """An orthorhombic crystal turning through two degrees, mosaic, in a divergent beam of two wavelengths."""
     return Example(
         CrystalConfig(
-            cell_a=60.0, cell_b=75.0, cell_c=90.0, N_cells=(5, 4, 3), misset_deg=(4.0, 5.0, 6.0), phi_start_deg=3.0,
-            osc_range_deg=2.0, phi_steps=3, mosaic_spread_deg=0.8, mosaic_domains=4, spindle_axis=(0.1, 0.2, 1.0),
+            cell_a=60.0,
+            cell_b=75.0,
+            cell_c=90.0,
+            N_cells=(5, 4, 3),
+            misset_deg=(4.0, 5.0, 6.0),
+            phi_start_deg=3.0,
+            osc_range_deg=2.0,
+            phi_steps=3,
+            mosaic_spread_deg=0.8,
+            mosaic_domains=4,
+            spindle_axis=(0.1, 0.2, 1.0),
         ),
         DetectorConfig(
-            close_distance_mm=85.0, pixel_size_mm=0.8, spixels=20, fpixels=20, oversample=1, detector_convention=DetectorConvention.XDS
+            close_distance_mm=85.0,
+            pixel_size_mm=0.8,
+            spixels=20,
+            fpixels=20,
+            oversample=1,
+            detector_convention=DetectorConvention.XDS,
         ),
         BeamConfig(
-            wavelength_A=1.0, hdiv_range_mrad=4.0, hdiv_steps=2, vdiv_range_mrad=3.0, vdiv_steps=2, dispersion_pct=1.0,
-            dispersion_steps=2, polarization_factor=0.5,
+            wavelength_A=1.0,
+            hdiv_range_mrad=4.0,
+            hdiv_steps=2,
+            vdiv_range_mrad=3.0,
+            vdiv_steps=2,
+            dispersion_pct=1.0,
+            dispersion_steps=2,
+            polarization_factor=0.5,
         ),
         random_table(seed=1),
-    )  # fmt: skip
+    )
 
 
 EXAMPLES = {"cubic still": cubic_still, "triclinic turned": triclinic_turned, "phi sweep": phi_sweep}

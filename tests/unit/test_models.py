@@ -116,7 +116,7 @@ def test_scale_and_b_factor_act_on_the_table():
     ("convention", "beyond"), [("mosflm", 1.0), ("denzo", 0.5), ("adxv", 0.5), ("xds", 0), ("dials", 0)]
 )
 def test_default_beam_centre_is_where_the_c_program_puts_it(convention, beyond):
-    """One pixel beyond the middle for MOSFLM, half a pixel for DENZO and ADXV, the middle for XDS and DIALS (5.1, D21)."""
+    """A pixel beyond the middle for MOSFLM, half for DENZO and ADXV, none for XDS and DIALS (5.1, D21)."""
     config = DetectorConfig(
         distance_mm=100.0, spixels=64, fpixels=64, pixel_size_mm=0.1, detector_convention=convention
     )
