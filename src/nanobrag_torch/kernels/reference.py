@@ -32,6 +32,7 @@ BYTES_PER_STEP = 640
 BYTES_PER_INTERPOLATED_STEP = 4000
 
 Record = dict[str, Tensor]
+"""Values that a trace shows, as the kernel used them; see `recorded`."""
 Progress = Callable[[float], None]
 
 
@@ -121,8 +122,11 @@ def look_at_pixels(pixels: Tensor, scene: Scene, options: Options, record: Recor
     polar = polarization_factor(direction, scene.polarization)
     chunk = _Pixels(direction, q, _within_resolution(q, options.dmin), omega, capture, polar)
     if record is not None:
-        record.update(position=position, radius=radius, close_distance=close, polar_of_sources=polar, **vars(chunk))
-    return _with_cached_factors(chunk, options)
+        record.update(position=position, radius=radius, close_distance=close, cosine=cosine, **vars(chunk))
+    used = _with_cached_factors(chunk, options)
+    if record is not None:
+        record.update(omega_used=used.omega, capture_used=used.capture, polar_used=used.polar)
+    return used
 
 
 def _positions(pixels: Tensor, panel: Tensor, scene: Scene, options: Options) -> Tensor:
@@ -186,21 +190,27 @@ def lattice_terms(
     hkl = torch.einsum("kij,...j->...ki", scene.lattice, q)  # [..., K, 3]
     nearest = nearest_integers(hkl)
     distance = (hkl - nearest).to(options.dtype)
-    factor = lattice_factor(distance, options.profile, scene.shape.to(options.dtype))
-    amplitude = _amplitude(hkl, nearest, scene, options, cubic)
+    factor = lattice_factor(distance, options.profile, scene.shape.to(options.dtype), record)
+    amplitude = _amplitude(hkl, nearest, scene, options, cubic, record)
+    terms = (amplitude * factor) ** 2
     if record is not None:
-        record.update(hkl=hkl, nearest=nearest, F_latt=factor, F_cell=amplitude)
-    return (amplitude * factor) ** 2
+        record.update(hkl=hkl, nearest=nearest, F_latt=factor, F_cell=amplitude, terms=terms)
+    return terms
 
 
-def _amplitude(hkl: Tensor, nearest: Tensor, scene: Scene, options: Options, cubic: Tensor | None) -> Tensor:
+def _amplitude(
+    hkl: Tensor, nearest: Tensor, scene: Scene, options: Options, cubic: Tensor | None, record: Record | None
+) -> Tensor:
     table, first = scene.structure_factors.to(options.dtype), options.hkl_first
     plain = nearest_amplitude(nearest, table, first, scene.default_F.to(options.dtype))
     if not options.interpolate or table.numel() == 0:
         return plain
     allowed = ~out_of_interpolation_range(hkl, table, first)
-    smooth = tricubic_amplitude(hkl, table.to(hkl.dtype), first).to(options.dtype)
-    return torch.where(allowed if cubic is None else allowed & cubic, smooth, plain)
+    smooth = tricubic_amplitude(hkl, table.to(hkl.dtype), first, record).to(options.dtype)
+    interpolated = allowed if cubic is None else allowed & cubic
+    if record is not None:
+        record.update(interpolated=interpolated)
+    return torch.where(interpolated, smooth, plain)
 
 
 def combine(sums: Tensor, chunk: _Pixels, scene: Scene, options: Options) -> Tensor:
@@ -224,30 +234,61 @@ def first_visible(pixels: Tensor, scene: Scene, options: Options) -> int:
 
 def with_first_lattice(pixel: Tensor, scene: Scene, fresh: Tensor, options: Options) -> Tensor:
     """Value [1] of a pixel whose first visible layer, sub-pixel and source sees the lattices `fresh` [K, 3, 3] (D2)."""
-    chunk = look_at_pixels(pixel, scene, options)
-    start = torch.zeros((), dtype=torch.bool, device=pixel.device)
-    return _in_scan_order(chunk, scene, options, start, fresh)[0]
+    return recorded(pixel, scene, options, fresh)[0]
+
+
+def recorded(
+    pixel: Tensor, scene: Scene, options: Options, fresh: Tensor | None = None
+) -> tuple[Tensor, Record]:
+    """Value [1] of a pixel [1] and every value on the way to it, each step kept apart.
+
+    [1, L, J, ...]: position radius direction cosine q seen, omega capture polar of each step and, with `_used`, as
+    cached. [1, L, J, S, K, ...]: hkl nearest F_latt F_latt_axes F_cell terms, cubic_ and interpolated. running_sum [1]
+    under compat D3. The interpolation latch (D5) starts afresh. fresh: as for with_first_lattice.
+    """
+    record: Record = {}
+    chunk = look_at_pixels(pixel, scene, options, record)
+    latch = torch.zeros((), dtype=torch.bool, device=pixel.device)
+    return _in_scan_order(chunk, scene, options, latch, fresh, record)[0], record
 
 
 def _in_scan_order(
-    chunk: _Pixels, scene: Scene, options: Options, latch: Tensor, fresh: Tensor | None = None
+    chunk: _Pixels,
+    scene: Scene,
+    options: Options,
+    latch: Tensor,
+    fresh: Tensor | None = None,
+    record: Record | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What depends on the order of steps: D5, interpolation that stays off, D3, running factors, D2's first step."""
     counted = chunk.seen[..., None].expand(*chunk.seen.shape, scene.lattice.shape[0])  # [n, L, J, S, K]
     cubic = None
     if options.interpolation_latch:
         cubic, latch = _still_interpolating(chunk, counted, scene, options, latch)
-    record: Record = {}
-    terms = lattice_terms(chunk.q, scene, options, cubic, record)
+    steps: Record = {}
+    lattice_terms(chunk.q, scene, options, cubic, steps)
     if fresh is not None:
-        first = chunk.seen.flatten().to(torch.uint8).argmax()
-        other = lattice_terms(chunk.q.reshape(-1, 3)[first], replace(scene, lattice=fresh), options)
-        terms = terms.flatten(0, 3).index_copy(0, first[None], other[None]).reshape(terms.shape)
-    terms = torch.where(counted, terms * scene.lattice_weights.to(options.dtype), torch.zeros_like(terms))
+        steps = _with_first_step(steps, chunk, replace(scene, lattice=fresh), options)
+    terms = torch.where(
+        counted, steps["terms"] * scene.lattice_weights.to(options.dtype), torch.zeros_like(steps["terms"])
+    )
+    if record is not None:
+        record.update(steps)
     if not options.running_factors:
         return combine(terms.sum(-1), chunk, scene, options), latch
-    counted = counted & ((record["F_latt"] != 0) | (scene.offset != 0))
-    return _running(terms, counted, chunk, scene, options), latch
+    counted = counted & ((steps["F_latt"] != 0) | (scene.offset != 0))
+    return _running(terms, counted, chunk, scene, options, record), latch
+
+
+def _with_first_step(steps: Record, chunk: _Pixels, scene: Scene, options: Options) -> Record:
+    """The values of all steps, those of the first visible layer, sub-pixel and source made anew with another scene."""
+    first = chunk.seen.flatten().to(torch.uint8).argmax()
+    anew: Record = {}
+    lattice_terms(chunk.q.reshape(-1, 3)[first], scene, options, record=anew)
+    return {
+        name: values.flatten(0, 3).index_copy(0, first[None], anew[name][None]).reshape(values.shape)
+        for name, values in steps.items()
+    }
 
 
 def _still_interpolating(
@@ -262,7 +303,9 @@ def _still_interpolating(
     return ~fallen.reshape(out.shape), fallen[-1]
 
 
-def _running(terms: Tensor, counted: Tensor, chunk: _Pixels, scene: Scene, options: Options) -> Tensor:
+def _running(
+    terms: Tensor, counted: Tensor, chunk: _Pixels, scene: Scene, options: Options, record: Record | None
+) -> Tensor:
     """D3: after each step the whole sum so far is multiplied by the factors that are taken per step."""
     per_step, at_end = torch.ones_like(chunk.polar), torch.ones_like(chunk.polar[:, 0, 0, 0])
     for each, factor in (
@@ -280,4 +323,6 @@ def _running(terms: Tensor, counted: Tensor, chunk: _Pixels, scene: Scene, optio
     )  # product from this step to the last
     weighted = terms * scene.source_weights.to(terms.dtype)[:, None] / terms.shape[2]
     total = (weighted.flatten(1) * later).sum(1) + scene.offset * later[:, 0]
+    if record is not None:
+        record.update(running_sum=total)
     return (total * at_end).to(options.dtype)

@@ -64,10 +64,18 @@ def amplitude(shape: CrystalShape, cells: Tensor) -> Tensor:
     return cells.prod() * (SPHERE_AMPLITUDE if shape is CrystalShape.ROUND else 1.0)
 
 
-def lattice_factor(distance: Tensor, profile: Profile, matrix: Tensor) -> Tensor:
-    """L without its amplitude, [...], for distances to the nearest integers [..., 3] and a shape matrix [3, 3]."""
+def lattice_factor(
+    distance: Tensor, profile: Profile, matrix: Tensor, record: dict[str, Tensor] | None = None
+) -> Tensor:
+    """L without its amplitude, [...], for distances to the nearest integers [..., 3] and a shape matrix [3, 3].
+
+    record takes the factors of the three axes of a grating, F_latt_axes [..., 3].
+    """
     if profile is Profile.GRATING:
-        return axis_factors(distance, matrix.diagonal()).prod(-1)
+        axes = axis_factors(distance, matrix.diagonal())
+        if record is not None:
+            record.update(F_latt_axes=axes)
+        return axes.prod(-1)
     x = torch.einsum("...i,ij,...j->...", distance, matrix, distance)
     if profile is Profile.SPHERE:
         return sphere(x * pi**2)

@@ -40,10 +40,13 @@ def lagrange_weights(t: Tensor) -> Tensor:
     return torch.stack(parts, -1)
 
 
-def tricubic_amplitude(hkl: Tensor, table: Tensor, first: tuple[int, int, int]) -> Tensor:
+def tricubic_amplitude(
+    hkl: Tensor, table: Tensor, first: tuple[int, int, int], record: dict[str, Tensor] | None = None
+) -> Tensor:
     """F [...] interpolated at real hkl [..., 3] by 4-point Lagrange polynomials on each axis.
 
-    Meaningful where `out_of_interpolation_range` is false; elsewhere the nodes are clamped into the table.
+    Meaningful where `out_of_interpolation_range` is false; elsewhere the nodes are clamped into the table. record
+    takes the first node [..., 3] of the neighbourhood, the weights [..., 3, 4] and the amplitudes [..., 4, 4, 4].
     """
     base = torch.floor(hkl)
     weights = lagrange_weights(hkl - base)  # [..., 3, 4]
@@ -53,5 +56,7 @@ def tricubic_amplitude(hkl: Tensor, table: Tensor, first: tuple[int, int, int]) 
     h, k, l = (place[..., axis, :].clamp(0, table.shape[axis] - 1) for axis in range(3))
     flat = (h[..., :, None, None] * table.shape[1] + k[..., None, :, None]) * table.shape[2] + l[..., None, None, :]
     values = table.reshape(-1)[flat]  # [..., 4, 4, 4]
+    if record is not None:
+        record.update(cubic_first=base - 1, cubic_weights=weights, cubic_values=values)
     wh, wk, wl = weights.unbind(-2)
     return torch.einsum("...abc,...c,...b,...a->...", values.to(hkl.dtype), wl, wk, wh)
