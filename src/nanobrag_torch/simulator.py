@@ -14,7 +14,7 @@ from nanobrag_torch.config import BeamConfig
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation
 from nanobrag_torch.kernels.problem import Options, Scene
-from nanobrag_torch.kernels.reference import Progress, first_visible, with_first_lattice
+from nanobrag_torch.kernels.reference import Progress, first_visible, recorded
 from nanobrag_torch.models.beam import Beam, Sources
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector, DetectorGeometry
@@ -96,15 +96,14 @@ class Simulator:
 
         Pixels outside the region of interest or the mask are zero. Raises InputError when a pixel is not finite.
         """
-        wanted, shape = self.detector.pixels(), self.image_shape
+        pixels, shape = self.wanted_pixels(), self.image_shape
         count = math.prod(shape)
-        pixels = torch.arange(count, device=self.device) if wanted is None else wanted
         values = self.pixel_values(pixels, progress=progress)
         if not bool(torch.isfinite(values).all()):
             raise InputError("image", "not finite", "parameters that give finite pixels")
-        if wanted is None:
+        if pixels.numel() == count:
             return values.reshape(shape)
-        return torch.zeros(count, dtype=self.dtype, device=self.device).index_put((wanted,), values).reshape(shape)
+        return torch.zeros(count, dtype=self.dtype, device=self.device).index_put((pixels,), values).reshape(shape)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -117,10 +116,20 @@ class Simulator:
         scene, options = self.scene(), self.options()
         values = operation.intensity(pixels, scene, options, kernel=self.kernel, progress=progress)
         values = self._with_fresh_first_step(values, pixels, scene, options)
-        if self._has_water and not self.compat.water_once:
-            water, plain = background.water_scene(scene, options, self.beam)
-            values = values + operation.intensity(pixels, water, plain, kernel=self.kernel)
-        return values
+        water = self.water_values(pixels, scene, options)
+        return values if water is None else values + water
+
+    def water_values(self, pixels: Tensor, scene: Scene, options: Options) -> Tensor | None:
+        """What water around the crystal adds to the pixels [n]; None without water, or when the offset has it (D7)."""
+        if not self._has_water or self.compat.water_once:
+            return None
+        water, plain = background.water_scene(scene, options, self.beam)
+        return operation.intensity(pixels, water, plain, kernel=self.kernel)
+
+    def wanted_pixels(self) -> Tensor:
+        """Flat indices [n] over [panel, slow, fast] of the pixels that are rendered, in the order of rendering."""
+        wanted = self.detector.pixels()
+        return torch.arange(math.prod(self.image_shape), device=self.device) if wanted is None else wanted
 
     def scene(self) -> Scene:
         """The tensors that a kernel is given."""
@@ -187,15 +196,24 @@ class Simulator:
         size = self.beam.config.water_size_um
         return isinstance(size, Tensor) or size != 0
 
-    def _with_fresh_first_step(self, values: Tensor, pixels: Tensor, scene: Scene, options: Options) -> Tensor:
-        """D2 again: the first step executed at all, at phi = 0, still has the true orientation (section 8.5)."""
+    def first_step(self, pixels: Tensor, scene: Scene, options: Options) -> tuple[int, Tensor] | None:
+        """D2 again: the first step executed at all, at phi = 0, still has the true orientation (section 8.5).
+
+        Its place in `pixels` and the true lattices [K, 3, 3]; None where nothing is stale.
+        """
         phi = self.crystal.phi_radians()
         if not self.compat.stale_phi or pixels.numel() == 0 or not bool((phi[0] == 0) & (phi != 0).any()):
-            return values
+            return None
         place = first_visible(pixels, scene, options)
         if place == pixels.numel():
-            return values
+            return None
         fresh, _ = self.crystal.lattice(self.geometry.spindle, replace(self.compat, stale_phi=False))
-        pixel = pixels[place : place + 1]
-        true = with_first_lattice(pixel, scene, fresh.to(self.device), options)
+        return place, fresh.to(self.device)
+
+    def _with_fresh_first_step(self, values: Tensor, pixels: Tensor, scene: Scene, options: Options) -> Tensor:
+        first = self.first_step(pixels, scene, options)
+        if first is None:
+            return values
+        place, fresh = first
+        true, _ = recorded(pixels[place : place + 1], scene, options, fresh)
         return torch.cat((values[:place], true, values[place + 1 :]))

@@ -194,7 +194,8 @@ def lattice_terms(
     amplitude = _amplitude(hkl, nearest, scene, options, cubic, record)
     terms = (amplitude * factor) ** 2
     if record is not None:
-        record.update(hkl=hkl, nearest=nearest, F_latt=factor, F_cell=amplitude, terms=terms)
+        lattice = scene.lattice.expand(*hkl.shape, 3)
+        record.update(lattice=lattice, hkl=hkl, nearest=nearest, F_latt=factor, F_cell=amplitude, terms=terms)
     return terms
 
 
@@ -232,19 +233,13 @@ def first_visible(pixels: Tensor, scene: Scene, options: Options) -> int:
     return pixels.numel()
 
 
-def with_first_lattice(pixel: Tensor, scene: Scene, fresh: Tensor, options: Options) -> Tensor:
-    """Value [1] of a pixel whose first visible layer, sub-pixel and source sees the lattices `fresh` [K, 3, 3] (D2)."""
-    return recorded(pixel, scene, options, fresh)[0]
-
-
-def recorded(
-    pixel: Tensor, scene: Scene, options: Options, fresh: Tensor | None = None
-) -> tuple[Tensor, Record]:
+def recorded(pixel: Tensor, scene: Scene, options: Options, fresh: Tensor | None = None) -> tuple[Tensor, Record]:
     """Value [1] of a pixel [1] and every value on the way to it, each step kept apart.
 
     [1, L, J, ...]: position radius direction cosine q seen, omega capture polar of each step and, with `_used`, as
-    cached. [1, L, J, S, K, ...]: hkl nearest F_latt F_latt_axes F_cell terms, cubic_ and interpolated. running_sum [1]
-    under compat D3. The interpolation latch (D5) starts afresh. fresh: as for with_first_lattice.
+    cached. [1, L, J, S, K, ...]: lattice hkl nearest F_latt F_latt_axes F_cell terms, cubic_ and interpolated. running_sum [1]
+    under compat D3. The interpolation latch (D5) starts afresh. fresh [K, 3, 3]: what the first visible layer, sub-pixel
+    and source sees instead of the scene's lattices (D2).
     """
     record: Record = {}
     chunk = look_at_pixels(pixel, scene, options, record)
