@@ -237,9 +237,9 @@ def recorded(pixel: Tensor, scene: Scene, options: Options, fresh: Tensor | None
     """Value [1] of a pixel [1] and every value on the way to it, each step kept apart.
 
     [1, L, J, ...]: position radius direction cosine q seen, omega capture polar of each step and, with `_used`, as
-    cached. [1, L, J, S, K, ...]: lattice hkl nearest F_latt F_latt_axes F_cell terms, cubic_ and interpolated. running_sum [1]
-    under compat D3. The interpolation latch (D5) starts afresh. fresh [K, 3, 3]: what the first visible layer, sub-pixel
-    and source sees instead of the scene's lattices (D2).
+    cached. [1, L, J, S, K, ...]: lattice hkl nearest F_latt F_latt_axes F_cell terms, cubic_ and interpolated.
+    running_sum [1] under compat D3. The interpolation latch (D5) starts afresh. fresh [K, 3, 3]: what the first visible
+    layer, sub-pixel and source sees instead of the scene's lattices (D2).
     """
     record: Record = {}
     chunk = look_at_pixels(pixel, scene, options, record)
