@@ -24,8 +24,9 @@ SAME = 1e-12
 """Relative difference below which two lattices count as one."""
 GRID = 192
 """Points along each detector axis where the reach of the interpolation is looked at."""
+EVALUATIONS = 4_000_000
+"""Steps that are looked at together, and about as many as are looked at in all."""
 HEADER_ALONE = ("distance_before_twotheta",)
-PRINT_ALONE = ("solid_angle_over_steps",)
 
 
 @dataclass(frozen=True)
@@ -138,41 +139,52 @@ def _raw_twotheta_axis(scene: Scene) -> bool:
 
 def _interpolation_latch(scene: Scene) -> bool:
     """Whether any reflection index leaves the range that interpolation needs, looked at on a grid of positions."""
-    limits, crystal = scene.structure.metadata, scene.simulator.crystal
-    if not crystal.interpolates() or limits is None:
+    limits, simulator = scene.structure.metadata, scene.simulator
+    if not simulator.crystal.interpolates() or limits is None:
         return False
     import torch
 
     low = torch.tensor([limits[f"{axis}_min"] + 2.0 for axis in "hkl"], dtype=torch.float64)
     high = torch.tensor([limits[f"{axis}_max"] - 2.0 for axis in "hkl"], dtype=torch.float64)
-    directions, sources = _directions(scene.simulator), scene.simulator.sources
-    lattice, _ = crystal.lattice(scene.simulator.geometry.spindle, Compat())
-    for incident, wavelength in zip(sources.incident, sources.wavelengths, strict=True):
-        scattering = (directions - incident) / wavelength  # [n, 3]
-        if scene.simulator.beam.config.dmin > 0:
-            finest = 1 / (scene.simulator.beam.config.dmin * ANGSTROM)
-            scattering = scattering[torch.linalg.vector_norm(scattering, dim=-1) <= finest]
-        for rows in lattice:
-            hkl = scattering @ rows.T
-            if bool(((hkl < low) | (hkl > high)).any()):
-                return True
+    lattice = simulator.crystal.lattice(simulator.geometry.spindle, Compat())[0].cpu()
+    scattering = _scattering(simulator, lattice.shape[0])  # [m, 3]
+    together = max(1, EVALUATIONS // max(1, scattering.shape[0]))
+    for start in range(0, lattice.shape[0], together):
+        hkl = torch.einsum("kij,mj->kmi", lattice[start : start + together], scattering)
+        if bool(((hkl < low) | (hkl > high)).any()):
+            return True
     return False
 
 
-def _directions(simulator: Simulator) -> Tensor:
+def _scattering(simulator: Simulator, lattices: int) -> Tensor:
+    """Scattering vectors [m, 3] (1/m) of all sources at a grid of positions, fewer where there are many steps."""
+    import torch
+
+    sources = simulator.sources
+    per_position = sources.wavelengths.numel() * lattices
+    side = min(GRID, max(8, math.isqrt(EVALUATIONS // per_position)))
+    directions = _directions(simulator, side)
+    vectors = (directions - sources.incident.cpu()[:, None]) / sources.wavelengths.cpu()[:, None, None]
+    vectors = vectors.reshape(-1, 3)
+    finest = simulator.beam.config.dmin * ANGSTROM
+    return vectors if finest <= 0 else vectors[torch.linalg.vector_norm(vectors, dim=-1) * finest <= 1]
+
+
+def _directions(simulator: Simulator, side: int) -> Tensor:
     """Unit vectors [n, 3] from the sample to a grid of positions over the region of interest, its edges included."""
     import torch
 
     config, geometry = simulator.detector.config, simulator.geometry
-    origin, fast, slow = geometry.panels[0, :3]
+    origin, fast, slow = geometry.panels[0, :3].cpu()
     spans = (
         (config.roi_xmin or 0, config.fpixels if config.roi_xmax is None else config.roi_xmax + 1),
         (config.roi_ymin or 0, config.spixels if config.roi_ymax is None else config.roi_ymax + 1),
     )
-    f, s = (torch.linspace(a, b, GRID, dtype=torch.float64) for a, b in spans)
-    along = f[None, :, None] * geometry.pixel_size[0, 0] * fast + s[:, None, None] * geometry.pixel_size[0, 1] * slow
-    positions = (origin + along).reshape(-1, 3)
-    directions: Tensor = positions / torch.linalg.vector_norm(positions, dim=-1, keepdim=True)
+    f, s = (torch.linspace(a, b, side, dtype=torch.float64) for a, b in spans)
+    edges = geometry.pixel_size[0].cpu()
+    positions = origin + f[None, :, None] * edges[0] * fast + s[:, None, None] * edges[1] * slow
+    points = positions.reshape(-1, 3)
+    directions: Tensor = points / torch.linalg.vector_norm(points, dim=-1, keepdim=True)
     return directions
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 NAME = "nanoBragg"
 BAD_INPUT = 2
 INTERRUPTED = 130
+NO_MEMORY = "there is not enough memory for an image or a crystal of this size"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,13 +31,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _refuse(str(error))
     except MemoryError:
-        return _refuse("there is not enough memory for an image of this size")
+        return _refuse(NO_MEMORY)
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _refuse(NO_MEMORY)
     except KeyboardInterrupt:
         print(f"{NAME}: interrupted; no file is written", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return INTERRUPTED
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """torch has no class of its own for the memory of the machine."""
+    return any(text in str(error) for text in ("not enough memory", "can't allocate memory", "out of memory"))
 
 
 def _refuse(reason: str) -> int:

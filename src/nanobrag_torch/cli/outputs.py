@@ -139,7 +139,8 @@ def _write_png(target: OutputFile, results: Results, simulator: Simulator) -> No
     wavelength_A = float(simulator.beam.config.wavelength_A)
     rings = ResolutionMap.from_positions(fast, slow, positions, geometry.beam.cpu().numpy(), wavelength_A)
     beam_pixel = beam_spot(panel, size, geometry.beam.cpu().numpy())
-    write_picture(target, results.image, title="nanoBragg", beam_pixel=beam_pixel, resolution=rings)
+    title = f"nanoBragg, {wavelength_A:g} Å, detector at {1000 * float(geometry.distance):.5g} mm"
+    write_picture(target, results.image, title=title, beam_pixel=beam_pixel, resolution=rings)
 
 
 def beam_spot(

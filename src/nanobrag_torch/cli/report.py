@@ -134,25 +134,20 @@ def _scan_lines(prepared: Prepared, simulator: Simulator) -> Iterator[str]:
             yield f"lambda{number} = {wavelength:.15g}"
 
 
-def _divergence_points(prepared: Prepared) -> Iterator[tuple[float, float]]:
-    """Kept points of the grid (4.1), radians."""
-    h, v = prepared.scans.hdiv, prepared.scans.vdiv
-    for i in range(h.count):
-        for j in range(v.count):
-            hdiv, vdiv = h.step * i - h.range / 2, v.step * j - v.range / 2
-            if not (prepared.request.round_div and _outside(hdiv, vdiv, prepared)):
-                yield hdiv, vdiv
+def _divergence_points(prepared: Prepared) -> list[list[float]]:
+    """Kept points of the divergence grid (4.1): horizontal and vertical angle, radians."""
+    import torch
 
+    from nanobrag_torch.physics.sources import centred_steps, inside_ellipse
 
-def _outside(hdiv: float, vdiv: float, prepared: Prepared) -> bool:
-    h, v = prepared.scans.hdiv, prepared.scans.vdiv
-    if h.range == 0 or v.range == 0:
-        return False
-    shares = [
-        (angle**2 - scan.step**2 / 4 * (scan.count % 2 == 0)) / scan.range / scan.range
-        for angle, scan in ((hdiv, h), (vdiv, v))
-    ]
-    return 4 * sum(shares) > 1.1
+    scans = (prepared.scans.hdiv, prepared.scans.vdiv)
+    ranges, steps = (torch.tensor([getattr(x, name) for x in scans], dtype=torch.float64) for name in ("range", "step"))
+    h, v = (centred_steps(ranges[i], steps[i], scans[i].count) for i in (0, 1))
+    points = torch.cartesian_prod(h, v)
+    if prepared.request.round_div:
+        points = points[inside_ellipse(h, v, (ranges[0], ranges[1]), (steps[0], steps[1])).reshape(-1)]
+    kept: list[list[float]] = points.tolist()
+    return kept
 
 
 def _wavelengths(prepared: Prepared) -> list[float]:
@@ -228,7 +223,7 @@ def _summary_lines(prepared: Prepared, simulator: Simulator) -> Iterator[str]:
     if grid:
         yield f"  hdivrange: {scans.hdiv.range:g} hdivstep: {scans.hdiv.step:g}  radians"
         yield f"  vdivrange: {scans.vdiv.range:g} vdivstep: {scans.vdiv.step:g}  radians"
-    yield f"  {len(list(_divergence_points(prepared))) if grid else -1} divergence steps"
+    yield f"  {len(_divergence_points(prepared)) if grid else -1} divergence steps"
     yield f"  {simulator.sources.wavelengths.numel()} sources"
     yield f"  mosaic spread: {scans.mosaic_deg:g} deg in {scans.mosaic_domains} domains"
     yield f"  phi start: {request.phi_deg:g} osc: {scans.phi.range:g} deg in {scans.phi.count} steps"

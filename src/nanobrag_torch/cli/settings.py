@@ -20,7 +20,11 @@ MM_PER_M = 1000.0
 MRAD_PER_RAD = 1000.0
 ZERO_CAPTURE_UM = 1e300
 """An attenuation depth that makes a sensor of any thickness capture nothing, as mu = 0 does in the C program (D29)."""
+MOST_PIXELS = 2**31 - 1
 DEFAULT_MOSAIC_SEED = 12345678
+PARALLEL = 1e-9
+"""Sine below which two axes count as parallel."""
+CUSTOM = CONVENTIONS[DetectorConvention.CUSTOM]
 SAMPLE_PIVOTS = (DetectorConvention.XDS, DetectorConvention.DIALS)
 
 
@@ -125,6 +129,8 @@ def plane_of(request: Request) -> Plane:
     for flag, count in (("-detpixels_f", fpixels), ("-detpixels_s", spixels)):
         if count < 1:
             raise InputError(flag, count, "at least one pixel")
+    if fpixels * spixels > MOST_PIXELS:
+        raise InputError("-detpixels", (fpixels, spixels), f"at most {MOST_PIXELS} pixels in all")
     Fclose = fsize / 2 if request.ORGX is None else (request.ORGX - 0.5) * pixel
     Sclose = ssize / 2 if request.ORGY is None else (request.ORGY - 0.5) * pixel
     Xclose, Yclose = _metres(request.Xclose_mm, Fclose), _metres(request.Yclose_mm, Sclose)
@@ -272,7 +278,15 @@ def _custom_vectors(request: Request) -> dict[str, Any]:
         if value is not None and math.hypot(*value) == 0:
             raise InputError(f"-{name}", value, "a vector that is not zero")
         vectors[f"custom_{name}"] = value
+    _check_plane(request)
     return vectors
+
+
+def _check_plane(request: Request) -> None:
+    fast, slow = request.fdet_vector or CUSTOM.fast, request.sdet_vector or CUSTOM.slow
+    normal = [fast[i - 2] * slow[i - 1] - fast[i - 1] * slow[i - 2] for i in range(3)]
+    if math.hypot(*normal) < PARALLEL * math.hypot(*fast) * math.hypot(*slow):
+        raise InputError("-fdet_vector, -sdet_vector", (fast, slow), "two directions that are not parallel")
 
 
 def _sensor(request: Request) -> dict[str, Any]:

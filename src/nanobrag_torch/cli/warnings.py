@@ -66,9 +66,9 @@ def _axes(request: Request) -> Iterator[str]:
         yield "-pix0_vector only selects the CUSTOM convention: distance, beam centre and pivot place the detector"
     if settings.convention_of(request) is not DetectorConvention.CUSTOM:
         return
-    fast = request.fdet_vector or (0.0, 0.0, 1.0)
-    slow = request.sdet_vector or (0.0, -1.0, 0.0)
-    normal = request.odet_vector or (1.0, 0.0, 0.0)
+    fast = request.fdet_vector or settings.CUSTOM.fast
+    slow = request.sdet_vector or settings.CUSTOM.slow
+    normal = request.odet_vector or settings.CUSTOM.normal
     regenerated = request.odet_vector is not None and math.hypot(*normal) != 1.0
     pairs = [(fast, slow)] if regenerated else [(fast, slow), (fast, normal), (slow, normal)]
     if any(abs(_cosine(a, b)) > ORTHOGONAL for a, b in pairs):
