@@ -16,7 +16,11 @@ import typer
 
 from nanobrag_torch.errors import InputError
 
-VERBS: dict[str, str] = {}
+VERBS: dict[str, str] = {
+    "trace": "nanobrag_torch.cli.nb_trace:trace",
+    "compare-traces": "nanobrag_torch.cli.nb_compare_traces:compare_traces",
+    "diff-json": "nanobrag_torch.cli.nb_diff_json:diff_json",
+}
 """Name of each verb -> "module:function"; in the order that help shows them."""
 
 
