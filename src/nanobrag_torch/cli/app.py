@@ -20,6 +20,8 @@ VERBS: dict[str, str] = {
     "trace": "nanobrag_torch.cli.nb_trace:trace",
     "compare-traces": "nanobrag_torch.cli.nb_compare_traces:compare_traces",
     "diff-json": "nanobrag_torch.cli.nb_diff_json:diff_json",
+    "fcalc": "nanobrag_torch.cli.nb_fcalc:fcalc",
+    "wilson": "nanobrag_torch.cli.nb_wilson:wilson",
 }
 """Name of each verb -> "module:function"; in the order that help shows them."""
 

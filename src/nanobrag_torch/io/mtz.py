@@ -1,0 +1,228 @@
+"""Merged reflections in MTZ files, through gemmi."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.atomic import Target, open_output, read_input
+from nanobrag_torch.io.columns import Quantity, choose
+from nanobrag_torch.io.reflections import (
+    Cell,
+    Floats,
+    Indices,
+    Reflections,
+    amplitudes_of_intensities,
+    mean_of_pair,
+    paired_rows,
+)
+
+if TYPE_CHECKING:
+    import gemmi
+
+FLAG = "structure factors"
+ACCEPTED = "an MTZ file of merged reflections"
+
+_SIGMA_OF = {"F": "Q", "J": "Q", "G": "L", "K": "M"}
+_TITLE = "written by nanobrag_torch"
+
+
+def read_mtz(
+    path: str | os.PathLike[str], *, column: str | None = None, anomalous: bool | None = None, flag: str = FLAG
+) -> Reflections:
+    """The reflections of an MTZ file: of the F or I column named, else of the one that `columns.choose` picks.
+
+    Either column of a pair F(+), F(-) or I(+), I(-) names the pair; anomalous False averages it. Intensities become
+    amplitudes (`amplitudes_of_intensities`). Rows without a value are left out. Raises InputError naming file and
+    reason for a damaged or unmerged file, or a column that is not there.
+    """
+    mtz = _open(path, flag)
+    labels = {item.label: item for item in mtz.columns}
+    quantity = choose(offered_by(mtz), column, anomalous, str(path))
+    values = [_amplitudes(labels, quantity, which) for which in range(len(quantity.labels))]
+    hkl = np.array(mtz.array[:, :3], dtype=np.int32)
+    split = quantity.paired and anomalous is not False
+    group = _space_group(mtz, path, flag)
+    if split:
+        centric = group.operations().centric_flag_array(hkl)
+        hkl, amplitude, sigma = paired_rows(hkl, values[0], values[1], centric)
+    else:
+        amplitude, sigma = mean_of_pair(*values) if quantity.paired else values[0]
+    reflections = Reflections(
+        hkl=hkl,
+        amplitude=amplitude,
+        sigma=sigma,
+        cell=_cell(mtz, labels[quantity.labels[0]], path, flag),
+        space_group=group.xhm(),
+        anomalous=split,
+        source=f"{quantity.name} of {path}",
+    )
+    return reflections.rows(np.isfinite(amplitude))
+
+
+def offered_by(mtz: gemmi.Mtz) -> list[Quantity]:
+    """Every amplitude and intensity of an MTZ file, pairs of h and -h as one."""
+    columns = list(mtz.columns)
+    found: list[Quantity] = []
+    paired: set[str] = set()
+    for item in columns:
+        if item.type not in _SIGMA_OF or item.label in paired:
+            continue
+        labels: tuple[str, ...] = (item.label,)
+        if item.type in "GK":
+            mates = [other for other in columns if other.type == item.type and _are_mates(item.label, other.label)]
+            labels += tuple(mate.label for mate in mates[:1])
+            paired.update(labels)
+        sigmas = [_sigma(columns, label) for label in labels]
+        known = tuple(sigma for sigma in sigmas if sigma is not None)
+        found.append(Quantity(labels, known if len(known) == len(labels) else (), item.type in "JK"))
+    return found
+
+
+def _are_mates(label: str, other: str) -> bool:
+    swaps = (("(+)", "(-)"), ("+", "-"), ("plus", "minus"), ("PLUS", "MINUS"))
+    return any(plus in label and label.replace(plus, minus) == other for plus, minus in swaps)
+
+
+def _sigma(columns: list[gemmi.Mtz.Column], label: str) -> str | None:
+    """Label of the standard deviation: SIG + label, else the next column but one if its type fits."""
+    types = {item.label: item.type for item in columns}
+    place = list(types).index(label)
+    wanted = _SIGMA_OF[types[label]]
+    following = list(types)[place + 1 : place + 3]
+    named = [name for name in (f"SIG{label}", f"SIG_{label}", f"SIG{label[1:]}") if types.get(name) == wanted]
+    return next(iter(named + [name for name in following if types[name] == wanted]), None)
+
+
+def _amplitudes(
+    labels: dict[str, gemmi.Mtz.Column], quantity: Quantity, which: int
+) -> tuple[Floats, Floats | None]:
+    value = np.array(labels[quantity.labels[which]].array, np.float64)
+    sigma = np.array(labels[quantity.sigmas[which]].array, np.float64) if quantity.sigmas else None
+    return amplitudes_of_intensities(value, sigma) if quantity.intensity else (value, sigma)
+
+
+def _open(path: str | os.PathLike[str], flag: str) -> gemmi.Mtz:
+    import gemmi
+
+    read_input(path, flag, ACCEPTED)
+    try:
+        mtz = gemmi.read_mtz_file(str(path))
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InputError(flag, str(path), f"{ACCEPTED} ({_line(error)})") from error
+    if mtz.batches or any(item.type == "Y" for item in mtz.columns):
+        raise InputError(flag, str(path), f"{ACCEPTED} (these are unmerged: merge them first)")
+    if mtz.nreflections == 0:
+        raise InputError(flag, str(path), f"{ACCEPTED} (it has no reflection)")
+    if not np.isfinite(mtz.array[:, :3]).all():
+        raise InputError(flag, str(path), f"{ACCEPTED} (an index is not a number)")
+    return mtz
+
+
+def _space_group(mtz: gemmi.Mtz, path: str | os.PathLike[str], flag: str) -> gemmi.SpaceGroup:
+    if mtz.spacegroup is None:
+        raise InputError(flag, str(path), f"a known space group, not {mtz.spacegroup_name!r}")
+    return mtz.spacegroup
+
+
+def _cell(mtz: gemmi.Mtz, column: gemmi.Mtz.Column, path: str | os.PathLike[str], flag: str) -> Cell:
+    own = column.dataset.cell
+    cell = own if own.is_crystal() else mtz.cell
+    if not cell.is_crystal():
+        raise InputError(flag, str(path), "an MTZ file with a unit cell")
+    a, b, c, alpha, beta, gamma = cell.parameters
+    return a, b, c, alpha, beta, gamma
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
+
+
+def write_mtz(target: Target, reflections: Reflections, *, label: str = "F", flag: str = "-o") -> None:
+    """Write an MTZ file: `label`, SIG`label` and PHI`label` as far as known; for anomalous data `label`(+), `label`(-).
+
+    A list without space group is written in P 1, h and -h apart. Numbers are float32, as the format has them. Raises
+    InputError if the cell is unknown or the file cannot be written.
+    """
+    if reflections.cell is None:
+        raise InputError("cell", None, "a unit cell: an MTZ file has one")
+    if reflections.anomalous or reflections.space_group is None:
+        hkl, columns = _pair_columns(reflections, label)
+    else:
+        hkl, columns = reflections.hkl, _plain_columns(reflections, label)
+    content = _as_mtz(reflections, hkl, columns).write_to_bytes()
+    with open_output(target, flag) as file:
+        file.write(content)
+
+
+Columns = list[tuple[str, str, Floats]]
+"""Label, type and values [n] of each column."""
+
+
+def _plain_columns(reflections: Reflections, label: str) -> Columns:
+    columns: Columns = [(label, "F", reflections.amplitude)]
+    if reflections.sigma is not None:
+        columns.append((f"SIG{label}", "Q", reflections.sigma))
+    if reflections.phase_deg is not None:
+        columns.append((f"PHI{label}", "P", reflections.phase_deg))
+    return columns
+
+
+def _pair_columns(reflections: Reflections, label: str) -> tuple[Indices, Columns]:
+    """Rows of the asymmetric unit with F(+), F(-); a centric reflection has the same in both."""
+    group = _group(reflections)
+    asu = np.ascontiguousarray(reflections.hkl, np.int32).copy()
+    group.switch_to_asu(asu)
+    hkl, row = np.unique(asu, axis=0, return_inverse=True)
+    row = row.reshape(-1)
+    plus = _proper_equivalent(reflections.hkl, asu, group)
+    centric = group.operations().centric_flag_array(hkl)
+    columns: Columns = []
+    for name, kind, values in (("", "G", reflections.amplitude), ("SIG", "L", reflections.sigma)):
+        if values is None:
+            continue
+        for sign, chosen in (("(+)", plus), ("(-)", ~plus)):
+            column = np.full(len(hkl), np.nan)
+            both = chosen | centric[row]
+            column[row[both]] = values[both]
+            columns.append((f"{name}{label}{sign}", kind, column))
+    if reflections.phase_deg is not None:
+        phase = np.full(len(hkl), np.nan)
+        listed = (reflections.hkl == asu).all(1)
+        phase[row[listed]] = reflections.phase_deg[listed]
+        columns.append((f"PHI{label}(+)", "P", phase))
+    return hkl.astype(np.int32), columns
+
+
+def _proper_equivalent(hkl: Indices, asu: Indices, group: gemmi.SpaceGroup) -> NDArray[np.bool_]:
+    """Where asu [n, 3] is a rotation of hkl [n, 3], so that no Friedel mate was taken."""
+    found = np.zeros(len(hkl), bool)
+    for op in group.operations().sym_ops:
+        found |= (hkl @ (np.array(op.rot, np.int32) // op.DEN) == asu).all(1)
+    return found
+
+
+def _group(reflections: Reflections) -> gemmi.SpaceGroup:
+    import gemmi
+
+    return gemmi.SpaceGroup(reflections.space_group or "P 1")
+
+
+def _as_mtz(reflections: Reflections, hkl: Indices, columns: Columns) -> gemmi.Mtz:
+    import gemmi
+
+    assert reflections.cell is not None
+    mtz = gemmi.Mtz(with_base=True)
+    mtz.title = _TITLE
+    mtz.spacegroup = _group(reflections)
+    mtz.add_dataset("nanobrag_torch")
+    mtz.set_cell_for_all(gemmi.UnitCell(*reflections.cell))
+    for label, kind, _ in columns:
+        mtz.add_column(label, kind)
+    data = np.column_stack([hkl, *(values for _, _, values in columns)]).astype(np.float32)
+    mtz.set_data(data)
+    return mtz
