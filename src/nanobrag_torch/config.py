@@ -79,7 +79,7 @@ class CrystalConfig:
     phi_steps: int = 1
     phi_step_deg: Real | None = None  # None: osc_range_deg / phi_steps
     spindle_axis: Vector | None = None  # None: by detector convention
-    mosaic_spread_deg: Real | Vector = 0.0  # scalar; three, one a crystal axis; or a symmetric 3 x 3
+    mosaic_spread_deg: Real | Vector = 0.0  # scalar; three, about a, c* x a and c*; or a symmetric 3 x 3 of these axes
     mosaic_domains: int = 1
     mosaic_seed: int = -12345678
     mosaic_sampling: MosaicSampling = MosaicSampling.RANDOM
@@ -102,6 +102,10 @@ class CrystalConfig:
         _require_length(self, 3, "misset_deg", "N_cells", "spindle_axis", "orientation_vector_deg")
         _require_length(self, 3, "mosflm_a_star", "mosflm_b_star", "mosflm_c_star")
         _require_length(self, 4, "orientation_quaternion")
+        if len(_flat(self.mosaic_spread_deg)) not in (1, 3, 9):
+            raise InputError(
+                "mosaic_spread_deg", _shown(self.mosaic_spread_deg), "1 number, 3 numbers or a 3 x 3 matrix"
+            )
         self._require_possible_angles()
         given = [getattr(self, f"mosflm_{axis}_star") is not None for axis in "abc"]
         if any(given) and not all(given):
@@ -115,7 +119,7 @@ class CrystalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PanelConfig:
-    """One flat panel in the lab frame: mm, sensor in micrometres; `origin_mm` is the outer corner of its first pixel."""
+    """One flat panel in the lab frame: mm, sensor in micrometres; origin_mm is the outer corner of its first pixel."""
 
     origin_mm: Vector
     fast_axis: Vector

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nanobrag_torch.compat import Compat
-from nanobrag_torch.config import CrystalConfig
+from nanobrag_torch.config import CrystalConfig, MosaicSampling
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.physics import mosaicity
@@ -96,11 +96,14 @@ class Crystal:
         spindle [3] unit, used unless the configuration has its own.
         """
         rows, _, _ = self.cell(compat)
-        domains, weights = self.mosaic_domains()
-        turned = self.phi_rotations(spindle, compat) @ (rows * ANGSTROM).T  # [T, 3, 3], columns a, b, c
-        stack = (domains[None] @ turned[:, None]).transpose(-1, -2).reshape(-1, 3, 3)
-        steps = turned.shape[0]
-        return stack, weights.repeat(steps) / steps
+        domains, weights = self.mosaic_domains(rows)
+        turns, columns = self.phi_rotations(spindle, compat), (rows * ANGSTROM).T
+        if self._is_anisotropic:  # domains are fixed to the crystal, and turn with it
+            stack = turns[:, None] @ (domains @ columns)[None]
+        else:
+            stack = domains[None] @ (turns @ columns)[:, None]
+        steps = turns.shape[0]
+        return stack.transpose(-1, -2).reshape(-1, 3, 3), weights.repeat(steps) / steps
 
     def phi_rotations(self, spindle: Tensor, compat: Compat = Compat()) -> Tensor:  # noqa: B008
         """Spindle rotation of each phi step [T, 3, 3]; under compat.stale_phi a step at zero repeats the one before."""
@@ -111,26 +114,42 @@ class Crystal:
         turns = axis_rotation(spindle.expand(phi.numel(), 3), phi)
         return turns[stale_steps(phi)] if compat.stale_phi else turns
 
-    def mosaic_domains(self) -> tuple[Tensor, Tensor]:
-        """Rotation of each mosaic domain [M, 3, 3] and weights [M] that sum to one."""
+    def mosaic_domains(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotation of each mosaic domain [M, 3, 3] and weights [M] that sum to one, for direct rows [3, 3].
+
+        An isotropic spread turns domains in the lab, as the C program does; an anisotropic one about crystal axes.
+        """
         config = self.config
         if config.mosaic_domains == 1 and self.streams is None:
             one = torch.ones(1, dtype=torch.float64, device=self.device)
             return torch.eye(3, dtype=torch.float64, device=self.device)[None], one
+        if config.mosaic_sampling is MosaicSampling.QUADRATURE:
+            vectors, weights = mosaicity.quadrature_nodes(config.mosaic_domains)
+            return self._domain_rotations(vectors, rows), weights.to(self.device)
         streams = Streams() if self.streams is None else self.streams
         domains = mosaicity.random_domains(streams, config.mosaic_seed, config.mosaic_domains)
-        angles = mosaicity.domain_angles(self._mosaic_spread(), domains.angles).to(self.device)
-        rotations = mosaicity.domain_rotations(domains.axes.to(self.device), angles)
-        return rotations, torch.full_like(angles, 1 / config.mosaic_domains)
-
-    def _mosaic_spread(self) -> float | Tensor:
-        """Spread in radians; a plain number stays one, so that domains turn by the C program's rounded angles."""
-        spread = self.config.mosaic_spread_deg
-        return (
-            spread / DEGREES_PER_RADIAN
-            if isinstance(spread, float | int)
-            else self._tensor(spread) / DEGREES_PER_RADIAN
+        weights = torch.full(
+            (config.mosaic_domains,), 1 / config.mosaic_domains, dtype=torch.float64, device=self.device
         )
+        if self._is_anisotropic:
+            return self._domain_rotations(domains.axes * domains.angles.double()[:, None], rows), weights
+        spread = config.mosaic_spread_deg  # a plain number gives the C program's rounded angles
+        spread = (spread if isinstance(spread, float | int) else self._tensor(spread)) / DEGREES_PER_RADIAN
+        angles = mosaicity.domain_angles(spread, domains.angles).to(self.device)
+        return mosaicity.domain_rotations(domains.axes.to(self.device), angles), weights
+
+    @property
+    def _is_anisotropic(self) -> bool:
+        spread = self.config.mosaic_spread_deg
+        return not isinstance(spread, float | int) and self._tensor(spread).dim() > 0
+
+    def _domain_rotations(self, vectors: Tensor, rows: Tensor) -> Tensor:
+        """Rotations [M, 3, 3] from rotation vectors in the unit ball [M, 3]."""
+        vectors = vectors.to(self.device)
+        spread = self._tensor(self.config.mosaic_spread_deg) / DEGREES_PER_RADIAN
+        if not self._is_anisotropic:
+            return vector_rotation(vectors * spread)
+        return vector_rotation(vectors @ mosaicity.spread_matrix(spread, mosaicity.crystal_frame(rows)))
 
     def cells(self, compat: Compat = Compat()) -> Tensor:  # noqa: B008
         """Number of cells along a, b, c [3]: as given, or the sample size over the cell edges, at least one (6.4)."""

@@ -1,14 +1,20 @@
-"""Mosaic domains as rotations of the lattice: the C program's random ones (reference-behaviour section 9.4)."""
+"""Mosaic domains as rotations of the lattice: the C program's random ones (section 9.4), or a quadrature rule."""
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from nanobrag_torch.physics.random_streams import Streams, random_axes
-from nanobrag_torch.physics.rotations import axis_rotation
+from nanobrag_torch.physics.rotations import axis_rotation, unit
+
+QUADRATURE_LIMIT = 400
+QUADRATURE_TARGET = 2048
+QUADRATURE_WIDTH = 0.5
 
 
 class MosaicDomains(NamedTuple):
@@ -41,3 +47,85 @@ def domain_angles(spread: float | Tensor, unit_angles: Tensor) -> Tensor:
 def domain_rotations(axes: Tensor, angles: Tensor) -> Tensor:
     """Rotation matrices [M, 3, 3], applied to column vectors, by angles [M] about unit axes [M, 3]."""
     return axis_rotation(axes.to(angles), angles)
+
+
+def spread_matrix(spread: Tensor, frame: Tensor) -> Tensor:
+    """Symmetric W [3, 3] of an anisotropic spread, in the lab frame; domains turn by W x for x in the unit ball.
+
+    spread: [3], about the axes of `frame` [3, 3] (orthonormal rows), or [3, 3], symmetric, in that frame; radians.
+    """
+    inner = torch.diag(spread) if spread.dim() == 1 else (spread + spread.T) / 2
+    return frame.T @ inner @ frame
+
+
+def crystal_frame(rows: Tensor) -> Tensor:
+    """Orthonormal rows [3, 3] fixed to the crystal, as in the PDB: x along a, z along c*, for direct rows [3, 3]."""
+    x, z = unit(rows[0]), unit(torch.linalg.cross(rows[0], rows[1], dim=-1))
+    return torch.stack((x, torch.linalg.cross(z, x, dim=-1), z))
+
+
+def ball_spiral(count: int) -> Tensor:
+    """[count, 3] points that with their opposites cover the unit ball with the density of the C program's domains.
+
+    Directions follow a Fibonacci spiral over half a sphere; radii follow the distribution of (1 - r^2)^(1/3), whose
+    cumulative is 1 - sqrt(1 - radius^3), in the order of multiples of the square root of two.
+    """
+    index = torch.arange(count, dtype=torch.float64) + 0.5
+    z, azimuth = index / count, 2 * math.pi * torch.remainder(index * (math.sqrt(5) - 1) / 2, 1)
+    share = torch.remainder(index * math.sqrt(2), 1)
+    radius, sine = (1 - (1 - share) ** 2) ** (1 / 3), torch.sqrt(1 - z * z)
+    return radius[:, None] * torch.stack((sine * torch.cos(azimuth), sine * torch.sin(azimuth), z), -1)
+
+
+@functools.cache
+def quadrature_nodes(count: int) -> tuple[Tensor, Tensor]:
+    """Deterministic domains: rotation vectors for a spread of one [M, 3] and weights [M]; opposites come in pairs.
+
+    Nodes and weights minimise the maximum mean discrepancy to the distribution of the C program's domains under a
+    Gaussian kernel of half the spread, a quadrature rule whose worst error over all smooth images is least (A. O'Hagan,
+    J. Stat. Plan. Inference 29, 1991, 245; A. Gretton et al., J. Mach. Learn. Res. 13, 2012, 723). They begin on
+    a spiral, and stay there for more than QUADRATURE_LIMIT domains, where it is as good.
+    """
+    half, odd = count // 2, count % 2
+    nodes, logs = ball_spiral(half), torch.zeros(half + odd, dtype=torch.float64)
+    if half and count <= QUADRATURE_LIMIT:
+        nodes, logs = _least_discrepancy(nodes, logs)
+    weights = _multiplicity(half, odd) * torch.exp(logs)
+    weights = weights / weights.sum()
+    vectors = torch.cat((nodes, -nodes, torch.zeros((odd, 3), dtype=torch.float64)))
+    return vectors, torch.cat((weights[:half] / 2, weights[:half] / 2, weights[half:]))
+
+
+def _multiplicity(half: int, odd: int) -> Tensor:
+    return torch.cat((torch.full((half,), 2.0, dtype=torch.float64), torch.ones(odd, dtype=torch.float64)))
+
+
+def _least_discrepancy(nodes: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes [n, 3] and logarithms of weights after a fixed number of quasi-Newton steps from those given."""
+    half, odd = nodes.shape[0], logs.shape[0] - nodes.shape[0]
+    target, centre = ball_spiral(QUADRATURE_TARGET), torch.zeros((odd, 3), dtype=torch.float64)
+    nodes, logs = nodes.clone().requires_grad_(), logs.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([nodes, logs], max_iter=60, history_size=20, line_search_fn="strong_wolfe")
+
+    def discrepancy() -> float:
+        optimiser.zero_grad()
+        points = torch.cat((nodes, centre))
+        weights = _multiplicity(half, odd) * torch.exp(logs)
+        weights = weights / weights.sum()
+        loss = weights @ _even_kernel(points, points) @ weights - 2 * weights @ _even_kernel(points, target).mean(1)
+        torch.autograd.backward(loss)
+        return float(loss)
+
+    with torch.inference_mode(False), torch.enable_grad():
+        optimiser.step(discrepancy)  # type: ignore[no-untyped-call]
+    return nodes.detach(), logs.detach()
+
+
+def _even_kernel(first: Tensor, second: Tensor) -> Tensor:
+    """Gaussian kernel [n, m] between points and between a point and the other's opposite."""
+
+    def gauss(other: Tensor) -> Tensor:
+        squared = ((first[:, None] - other) ** 2).sum(-1)
+        return torch.exp(-squared / (2 * QUADRATURE_WIDTH**2))
+
+    return gauss(second) + gauss(-second)
