@@ -19,6 +19,7 @@ from nanobrag_torch.errors import InputError
 VERBS: dict[str, str] = {
     "trace": "nanobrag_torch.cli.nb_trace:trace",
     "compare-traces": "nanobrag_torch.cli.nb_compare_traces:compare_traces",
+    "compare": "nanobrag_torch.cli.nb_compare:compare",
     "diff-json": "nanobrag_torch.cli.nb_diff_json:diff_json",
     "fcalc": "nanobrag_torch.cli.nb_fcalc:fcalc",
     "wilson": "nanobrag_torch.cli.nb_wilson:wilson",

@@ -17,14 +17,6 @@ if TYPE_CHECKING:
 FLAGS_HELP = "After `--`: flags of the command nanoBragg, such as -mat A.mat -hkl P1.hkl -N 20 -lambda 1."
 CONFIG_HELP = "A named scene in place of flags: supervisor. Flags after `--` are added to it."
 
-NO_OUTPUTS = (
-    *(word for name in ("-floatfile", "-intfile") for word in (name, os.devnull)),
-    "-nopgm",
-    "-nonoise",
-)
-"""Words for a run that writes nothing."""
-
-
 @contextmanager
 def run_words(flags: Sequence[str] | None, config: str | None, *, text: bool = False) -> Iterator[list[str]]:
     """The words of a run: those of a named scene, whose files exist while the block lasts, then the flags.
@@ -65,10 +57,23 @@ def without(words: Sequence[str], flags: Sequence[Flag]) -> list[str]:
     return kept
 
 
-def without_outputs(words: Sequence[str]) -> list[str]:
-    """The words of the same run, writing no file."""
-    files = [flag for flag in FLAGS if flag.subject == "outputs" and flag.values == ("file",)]
-    return [*NO_OUTPUTS, *without(words, files)]
+def with_outputs(words: Sequence[str], folder: Path | None) -> list[str]:
+    """The words of the same run with its files in a folder, or nowhere.
+
+    Names on the line are replaced where they stand, again because of -misset_seed.
+    """
+    places = {
+        flag: os.devnull if folder is None else str(folder.resolve() / flag.sets[0])
+        for flag in FLAGS
+        if flag.subject == "outputs" and flag.values == ("file",)
+    }
+    found = list(words)
+    for at, word in enumerate(words[:-1]):
+        for flag, place in places.items():
+            if word.startswith("-") and flag.matches(word):
+                found[at + 1] = place
+    front = [word for flag, place in places.items() if flag.sets[0] != "pngfile" for word in (flag.names[0], place)]
+    return [*front, "-nopgm", "-nonoise", *found]
 
 
 def with_absolute_inputs(words: Sequence[str]) -> list[str]:
@@ -96,7 +101,7 @@ def simulator_of(
         dtype = "float64"
     for flag, value in (("-phi_mode", phi_mode), ("-dtype", dtype), ("-device", device)):
         words = with_setting(words, flag, value)
-    return build(prepare(without_outputs(words)))
+    return build(prepare(with_outputs(words, None)))
 
 
 def write_text(path: Path, text: str, flag: str) -> None:
