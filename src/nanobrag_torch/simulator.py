@@ -121,10 +121,14 @@ class Simulator:
 
     def water_values(self, pixels: Tensor, scene: Scene, options: Options) -> Tensor | None:
         """What water around the crystal adds to the pixels [n]; None without water, or when the offset has it (D7)."""
+        water = self.water_scene(scene, options)
+        return None if water is None else operation.intensity(pixels, *water, kernel=self.kernel)
+
+    def water_scene(self, scene: Scene, options: Options) -> tuple[Scene, Options] | None:
+        """The scene whose image is that of the water alone; None without water, or when the offset has it (D7)."""
         if not self._has_water or self.compat.water_once:
             return None
-        water, plain = background.water_scene(scene, options, self.beam)
-        return operation.intensity(pixels, water, plain, kernel=self.kernel)
+        return background.water_scene(scene, options, self.beam)
 
     def wanted_pixels(self) -> Tensor:
         """Flat indices [n] over [panel, slow, fast] of the pixels that are rendered, in the order of rendering."""

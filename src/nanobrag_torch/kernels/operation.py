@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from nanobrag_torch.errors import InputError
@@ -21,3 +23,12 @@ def intensity(
     if kernel not in KERNELS:
         raise InputError("kernel", kernel, ", ".join(KERNELS))
     return reference.intensity(pixels, scene, options, progress=progress)
+
+
+def tangents(
+    pixels: Tensor, scene: Scene, directions: Sequence[Tensor], options: Options, *, kernel: str = "auto"
+) -> Tensor:
+    """Jacobian-vector products [T, n] along T directions of the scene's tensors; see reference.tangents."""
+    if kernel not in KERNELS:
+        raise InputError("kernel", kernel, ", ".join(KERNELS))
+    return reference.tangents(pixels, scene, directions, options)

@@ -7,11 +7,12 @@ memory does not grow with the number of pixels or steps. Autograd does the deriv
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from nanobrag_torch.kernels.problem import Options, Scene
@@ -63,6 +64,35 @@ def intensity(pixels: Tensor, scene: Scene, options: Options, *, progress: Progr
         if progress is not None:
             progress(min(1.0, (start + step) / pixels.numel()))
     return torch.cat(parts) if parts else torch.zeros(0, dtype=options.dtype, device=pixels.device)
+
+
+def tangents(pixels: Tensor, scene: Scene, directions: Sequence[Tensor], options: Options) -> Tensor:
+    """Jacobian-vector products [T, n]: the slope of the pixels [n] along T directions at once.
+
+    directions: for each tensor of the scene, in order, a stack [T, *shape], or an empty tensor where it stands still.
+    """
+    count = max(direction.shape[0] for direction in directions)
+    fixed = [tensor.detach() for tensor in scene.tensors()]
+    slopes = []
+    for t in range(count):
+        with forward_ad.dual_level(), torch.no_grad():
+            pairs = zip(fixed, directions, strict=True)
+            moving = [_dual(x, v[t].to(x.dtype)) if v.numel() else x for x, v in pairs]
+            slope = _tangent(intensity(pixels, Scene(*moving), options))
+        slopes.append(
+            torch.zeros(pixels.numel(), dtype=options.dtype, device=pixels.device) if slope is None else slope
+        )
+    return torch.stack(slopes)
+
+
+def _dual(value: Tensor, slope: Tensor) -> Tensor:
+    dual: Tensor = forward_ad.make_dual(value, slope)  # type: ignore[no-untyped-call]
+    return dual
+
+
+def _tangent(dual: Tensor) -> Tensor | None:
+    tangent: Tensor | None = forward_ad.unpack_dual(dual).tangent  # type: ignore[no-untyped-call]
+    return tangent
 
 
 def pixels_per_chunk(scene: Scene, options: Options) -> int:
