@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except InputError as error:
-        return _refuse(str(error))
+        return _refuse(_in_flags(error))
     except MemoryError:
         return _refuse(NO_MEMORY)
     except RuntimeError as error:
@@ -42,6 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return INTERRUPTED
+
+
+def _in_flags(error: InputError) -> str:
+    from nanobrag_torch.cli.settings import in_flags
+
+    return str(in_flags(error))
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -108,14 +114,10 @@ def _rendered(prepared: Prepared, simulator: Simulator) -> tuple[NDArray[np.floa
     import torch
 
     from nanobrag_torch.cli.progress import progress_meter
-    from nanobrag_torch.cli.settings import in_flags
 
     begun = time.perf_counter()
     with progress_meter(prepared.request.progress) as progress, torch.no_grad():
-        try:
-            image = simulator.run(progress=progress)
-        except InputError as error:
-            raise in_flags(error) from error
+        image = simulator.run(progress=progress)
     array: NDArray[np.float32] = image.to("cpu", torch.float32).numpy()
     return array, time.perf_counter() - begun
 

@@ -67,10 +67,7 @@ def prepare(words: Sequence[str]) -> Prepared:
     apply_words(request, words, compat, as_c_reads=as_c_reads)
     settings.check_request(request)
     check_outputs(request)
-    try:
-        return _choose(words, compat, ingested, _nearer(request, compat))
-    except InputError as error:
-        raise settings.in_flags(error) from error
+    return _choose(words, compat, ingested, _nearer(request, compat))
 
 
 def _nearer(request: Request, compat: Compat) -> Request:
@@ -187,19 +184,16 @@ def build(prepared: Prepared) -> Simulator:
     if any(size > 0 for size in sizes):
         crystal = Crystal(replace(config, N_cells=_cells(crystal, sizes, prepared)), dtype=dtype, device=device)
     _attach(crystal, prepared)
-    try:
-        return Simulator(
-            crystal,
-            Detector(prepared.detector, dtype=dtype, device=device),
-            beam_config=prepared.beam,
-            compat=prepared.compat,
-            kernel=request.kernel,
-            dtype=dtype,
-            device=device,
-            threads=request.threads,
-        )
-    except InputError as error:
-        raise settings.in_flags(error) from error
+    return Simulator(
+        crystal,
+        Detector(prepared.detector, dtype=dtype, device=device),
+        beam_config=prepared.beam,
+        compat=prepared.compat,
+        kernel=request.kernel,
+        dtype=dtype,
+        device=device,
+        threads=request.threads,
+    )
 
 
 def _device(name: str) -> Any:
