@@ -21,6 +21,7 @@ VERBS: dict[str, str] = {
     "compare-traces": "nanobrag_torch.cli.nb_compare_traces:compare_traces",
     "compare": "nanobrag_torch.cli.nb_compare:compare",
     "diff-json": "nanobrag_torch.cli.nb_diff_json:diff_json",
+    "evidence": "nanobrag_torch.cli.nb_evidence:evidence",
     "fcalc": "nanobrag_torch.cli.nb_fcalc:fcalc",
     "wilson": "nanobrag_torch.cli.nb_wilson:wilson",
 }

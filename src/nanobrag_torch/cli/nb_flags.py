@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,14 +77,28 @@ def with_outputs(words: Sequence[str], folder: Path | None) -> list[str]:
     return [*front, "-nopgm", "-nonoise", *found]
 
 
+def input_places(words: Sequence[str]) -> list[int]:
+    """Where the names of input files stand among the words."""
+    inputs = [flag for flag in FLAGS if flag.subject != "outputs" and flag.values == ("file",)]
+    return [
+        at + 1
+        for at, word in enumerate(words[:-1])
+        if word.startswith("-") and any(flag.matches(word) for flag in inputs)
+    ]
+
+
 def with_absolute_inputs(words: Sequence[str]) -> list[str]:
     """The words with the names of input files made absolute, for a run in another folder."""
-    inputs = [flag for flag in FLAGS if flag.subject != "outputs" and flag.values == ("file",)]
-    found = list(words)
-    for at, word in enumerate(words[:-1]):
-        if word.startswith("-") and any(flag.matches(word) for flag in inputs):
-            found[at + 1] = str(Path(words[at + 1]).resolve())
-    return found
+    places = set(input_places(words))
+    return [str(Path(word).resolve()) if at in places else word for at, word in enumerate(words)]
+
+
+def input_files(words: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of every input file of a run that can be read, by its name on the line."""
+    from nanobrag_torch.validation.checksums import digest
+
+    names = [words[at] for at in input_places(words)]
+    return {name: digest(Path(name)) for name in names if Path(name).is_file()}
 
 
 def known_to_c(words: Sequence[str]) -> list[str]:
@@ -101,7 +116,10 @@ def simulator_of(
         dtype = "float64"
     for flag, value in (("-phi_mode", phi_mode), ("-dtype", dtype), ("-device", device)):
         words = with_setting(words, flag, value)
-    return build(prepare(with_outputs(words, None)))
+    prepared = prepare(with_outputs(words, None))
+    for warning in prepared.request.warnings:
+        print(f"nb: warning: {warning}", file=sys.stderr)
+    return build(prepared)
 
 
 def write_text(path: Path, text: str, flag: str) -> None:

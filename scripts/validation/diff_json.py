@@ -1,0 +1,10 @@
+"""Two JSON files held against each other, under the name that existing workflows call: the same as `nb diff-json`."""
+
+from __future__ import annotations
+
+import sys
+
+from nanobrag_torch.cli.app import main
+
+if __name__ == "__main__":
+    sys.exit(main(["diff-json", *sys.argv[1:]]))
