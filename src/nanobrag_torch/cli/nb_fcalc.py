@@ -11,7 +11,7 @@ import typer
 
 def fcalc(
     model: Annotated[Path, typer.Argument(help="PDB, mmCIF or small-molecule CIF file of atoms.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .mtz, .hkl (P1 text) or .bin (Fdump).")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File: .mtz, .hkl (P1 text) or .bin (Fdump).")],
     dmin: Annotated[float | None, typer.Option(help="Resolution limit (Angstrom) [the model's own].")] = None,
     dmax: Annotated[float | None, typer.Option(help="Low-resolution limit (Angstrom) [none].")] = None,
     wavelength: Annotated[float | None, typer.Option(help="Wavelength (Angstrom) for f' and f'' [none].")] = None,

@@ -17,7 +17,7 @@ Limits = tuple[int, int, int]
 
 def wilson(
     cell: Annotated[CellWords, typer.Option(help="a b c (Angstrom) alpha beta gamma (degrees).")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .mtz, .hkl (P1 text) or .bin (Fdump).")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File: .mtz, .hkl (P1 text) or .bin (Fdump).")],
     spacegroup: Annotated[str, typer.Option(help="Space group, by name or number.")] = "P1",
     dmin: Annotated[float | None, typer.Option(help="Resolution limit (Angstrom).")] = None,
     limits: Annotated[

@@ -33,7 +33,7 @@ _ABSENT = -np.finfo(np.float64).max
 
 
 def kind_of(path: str | os.PathLike[str], *, flag: str = FLAG) -> str:
-    """"mtz", "sfcif", "model", "dump" or "hkl": what a file of structure factors is, by its content.
+    """What a file of structure factors is, by its content: mtz, sfcif, model, dump or hkl.
 
     Raises InputError naming file and reason if it is none of these or cannot be read.
     """
@@ -44,10 +44,10 @@ def kind_of(path: str | os.PathLike[str], *, flag: str = FLAG) -> str:
         return "dump"
     if _CIF.match(content):
         return _kind_of_cif(content, path, flag)
-    if _PDB.match(content):
-        return "model"
     if _NUMBERS.match(content):
         return "hkl"
+    if _PDB.search(content):
+        return "model"
     raise InputError(flag, str(path), FORMATS)
 
 

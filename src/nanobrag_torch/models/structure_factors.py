@@ -23,7 +23,6 @@ from nanobrag_torch.physics.symmetry import (
 )
 
 if TYPE_CHECKING:
-    import torch
 
     from nanobrag_torch.models.crystal import Crystal
     from nanobrag_torch.physics.fcalc import BulkSolvent

@@ -27,7 +27,7 @@ Whole = NDArray[np.int32]
 Complex = NDArray[np.complex128]
 Report = Callable[[float], None]
 
-LARGEST_SUM = 3e8
+LARGEST_SUM = 4e7
 """Atoms times operations times reflections above which the density is transformed instead."""
 CHUNK = 2**20
 SAMPLING = 2.0
@@ -67,7 +67,7 @@ def calculate(
 ) -> Calculated:
     """F (electrons) of reflections [n, 3] and of their Friedel mates; with f' and f'' where a wavelength is given.
 
-    method "direct" is exact, "fft" good to about 1e-4 of the mean F, "auto" takes the quicker. Raises InputError for an
+    method "direct" is exact, "fft" good to about 1e-5 of the mean F, "auto" takes the quicker. Raises InputError for an
     unknown method, or "fft" or a solvent without the structure of a macromolecule.
     """
     if method not in METHODS:
