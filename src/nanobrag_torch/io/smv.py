@@ -1,4 +1,4 @@
-"""SMV images: a text header in blocks of 512 bytes, then 16-bit pixels (sections 2 and 10.3)."""
+"""SMV images: a text header in blocks of 512 bytes, then 16-bit or 32-bit pixels (sections 2 and 10.3)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,17 @@ BLOCK = 512
 
 _ENTRY = re.compile(r"^[ \t]*([^=;\n]+?)[ \t]*=[ \t]*([^;\n]*)", re.MULTILINE)
 _BYTE_ORDERS = {"little_endian": "<", "big_endian": ">"}
+PIXEL_TYPES = {
+    "unsigned_short": "u2",
+    "unsigned_short_int": "u2",
+    "unsigned_long": "u4",
+    "unsigned_long_int": "u4",
+    "unsigned_int": "u4",
+    "signed_long": "i4",
+    "long_int": "i4",
+    "long_integer": "i4",
+}
+"""What headers call the type of a pixel (TYPE, or Data_type with blanks for _) -> numpy's name of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +69,8 @@ def format_header(header: SmvHeader) -> str:
     return text
 
 
-def write_smv(target: Target, counts: NDArray[np.uint16], header: SmvHeader | str, *, flag: str = "-intfile") -> None:
-    """Write counts (slow, fast) under a header, in the byte order of this machine.
+def write_smv(target: Target, counts: NDArray[Any], header: SmvHeader | str, *, flag: str = "-intfile") -> None:
+    """Write counts (slow, fast) under a header, in the byte order of this machine and the TYPE that the header states.
 
     Raises InputError if the file cannot be written or the header's size is not that of the counts.
     """
@@ -68,7 +80,7 @@ def write_smv(target: Target, counts: NDArray[np.uint16], header: SmvHeader | st
         raise InputError("counts", counts.shape, "the size that the header states")
     with open_output(target, flag) as file:
         file.write(text.encode("latin-1").ljust(int(stated.real("HEADER_BYTES"))))
-        file.write(np.ascontiguousarray(counts, np.uint16).data.cast("B"))
+        file.write(np.ascontiguousarray(counts, PIXEL_TYPES[stated.pixel_type()]).data.cast("B"))
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,10 @@ class HeaderText:
         value = self.entry(key)
         return math.nan if value is None else c_atof(value)
 
+    def pixel_type(self) -> str:
+        """TYPE, or Data_type of d*TREK, with _ for blanks; unsigned_short if neither is stated."""
+        return (self.entry("TYPE") or self.entry("Data_type") or "unsigned_short").replace(" ", "_")
+
     def dimensions(self) -> tuple[int, int]:
         """Slow and fast number of pixels: SIZE2 and SIZE1, or DETECTOR_DIMENSIONS for both if SIZE1 is absent or 0."""
         fast, slow = self.real("SIZE1"), self.real("SIZE2")
@@ -111,8 +127,8 @@ def read_smv_header(path: str | os.PathLike[str], *, flag: str = FLAG) -> Header
     return _split(read_input(path, flag, ACCEPTED), path, flag)[0]
 
 
-def read_smv(path: str | os.PathLike[str], *, flag: str = FLAG) -> tuple[HeaderText, NDArray[np.uint16]]:
-    """Header and pixels (slow, fast) of an SMV image of unsigned 16-bit words, whichever BYTE_ORDER it states.
+def read_smv(path: str | os.PathLike[str], *, flag: str = FLAG) -> tuple[HeaderText, NDArray[Any]]:
+    """Header and pixels (slow, fast) of an SMV image, whichever TYPE of PIXEL_TYPES and BYTE_ORDER it states.
 
     Raises InputError for a file that cannot be read, is not SMV, holds another type of pixel or is cut short.
     """
@@ -120,13 +136,14 @@ def read_smv(path: str | os.PathLike[str], *, flag: str = FLAG) -> tuple[HeaderT
     slow, fast = header.dimensions()
     if slow < 1 or fast < 1:
         raise InputError(flag, f"{path}: SIZE1={fast}, SIZE2={slow}", "sizes from 1 up")
-    kind = (header.entry("TYPE") or header.entry("Data_type") or "unsigned_short").replace(" ", "_")
-    if kind not in ("unsigned_short", "unsigned_short_int"):
-        raise InputError(flag, f"{path}: TYPE={kind}", "unsigned_short")
-    if len(body) < 2 * slow * fast:
-        raise InputError(flag, f"{path} ({len(body)} bytes of pixels)", f"{2 * slow * fast} for {slow} x {fast} pixels")
-    words = np.frombuffer(body, _byte_order(header, path, flag) + "u2", slow * fast)
-    return header, words.astype(np.uint16).reshape(slow, fast)
+    kind = PIXEL_TYPES.get(header.pixel_type())
+    if kind is None:
+        raise InputError(flag, f"{path}: TYPE={header.pixel_type()}", ", ".join(PIXEL_TYPES))
+    size = np.dtype(kind).itemsize * slow * fast
+    if len(body) < size:
+        raise InputError(flag, f"{path} ({len(body)} bytes of pixels)", f"{size} for {slow} x {fast} pixels")
+    words = np.frombuffer(body, _byte_order(header, path, flag) + kind, slow * fast)
+    return header, words.astype(kind).reshape(slow, fast)
 
 
 def _split(content: bytes, path: str | os.PathLike[str], flag: str) -> tuple[HeaderText, bytes]:

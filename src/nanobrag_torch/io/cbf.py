@@ -1,0 +1,310 @@
+"""Mini-CBF images: a text header in the manner of PILATUS, then pixels packed as byte offsets.
+
+Written under the header convention GENERIC_MINI, by which DIALS takes the entries without looking for a beamline. The
+distance, centre and angles are those that other programs read; our own entries (header_entries.py) hold the rest.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.atomic import Target, open_output, read_input
+from nanobrag_torch.io.conventions import beam_on_panel
+from nanobrag_torch.io.experiment import (
+    BeamData,
+    DetectorData,
+    ExperimentData,
+    GoniometerData,
+    PanelData,
+    ScanData,
+)
+from nanobrag_torch.io.fields import Node
+from nanobrag_torch.io.header_entries import MARK, experiment_of_entries, own_entries
+
+ACCEPTED = "a CBF image with a binary section of x-CBF_BYTE_OFFSET"
+SECTION = b"--CIF-BINARY-FORMAT-SECTION--"
+START = b"\x0c\x1a\x04\xd5"
+PADDING = 4095  # bytes after the pixels, as CBFlib leaves them
+ELEMENTS = {
+    "signed 8-bit integer": "i1",
+    "signed 16-bit integer": "i2",
+    "signed 32-bit integer": "i4",
+    "unsigned 8-bit integer": "u1",
+    "unsigned 16-bit integer": "u2",
+    "unsigned 32-bit integer": "u4",
+}
+MATERIALS = {"Silicon": "Si", "CdTe": "CdTe", "GaAs": "GaAs"}
+"""What headers call a sensor -> its formula."""
+
+_RECORD = re.compile(r"^#\s*([A-Za-z_0-9]+)[:=]?\s+(.*?)\s*$", re.MULTILINE)
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+_MIME = re.compile(rb"^([A-Za-z0-9-]+):\s*\"?(.*?)\"?\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class CbfFile:
+    """A file taken apart: the records of the text header, the fields before the binary section, the packed pixels."""
+
+    path: str
+    text: str
+    fields: dict[str, str]
+    packed: bytes
+
+    def records(self) -> dict[str, str]:
+        """Key and text of every "# Key value" line."""
+        return dict(_RECORD.findall(self.text.replace("\r", "")))
+
+    def whole(self, field: str) -> int:
+        """A whole number of a field of the binary section."""
+        value = self.fields.get(field, "")
+        if not value.isdigit():
+            raise InputError(f"{self.path}: {field}", value or None, "a whole number")
+        return int(value)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Fast and slow number of pixels."""
+        return self.whole("X-Binary-Size-Fastest-Dimension"), self.whole("X-Binary-Size-Second-Dimension")
+
+
+def open_cbf(path: str | os.PathLike[str]) -> CbfFile:
+    """Take a CBF file apart. Raises InputError if it cannot be read, is no CBF file, or is cut short."""
+    content = read_input(path, "CBF image", ACCEPTED)
+    if not content.lstrip(b"# \r\n").startswith(b"CBF:"):
+        raise InputError(str(path), content[:20].decode("latin-1"), ACCEPTED)
+    section = content.find(SECTION)
+    start = content.find(START, section) if section >= 0 else -1
+    if start < 0:
+        raise InputError(str(path), f"{len(content)} bytes without a binary section", ACCEPTED)
+    mime = content[section:start]
+    if b"x-CBF_BYTE_OFFSET" not in mime:
+        raise InputError(f"{path}: conversions", mime[:120].decode("latin-1"), "x-CBF_BYTE_OFFSET")
+    fields = {key.decode("latin-1"): value.decode("latin-1") for key, value in _MIME.findall(mime.replace(b"\r", b""))}
+    found = CbfFile(str(path), content[:section].decode("latin-1"), fields, content[start + len(START) :])
+    size = found.whole("X-Binary-Size")
+    if len(found.packed) < size:
+        raise InputError(str(path), f"{len(found.packed)} bytes of pixels", f"{size} (the file is cut short)")
+    return CbfFile(found.path, found.text, fields, found.packed[:size])
+
+
+def read_cbf(path: str | os.PathLike[str]) -> tuple[CbfFile, NDArray[Any]]:
+    """A CBF file and its pixels (slow, fast). Raises InputError also where the pixels do not fit their check sum."""
+    import fabio.ext.byte_offset as byte_offset
+
+    file = open_cbf(path)
+    fast, slow = file.image_size
+    element = file.fields.get("X-Binary-Element-Type", "signed 32-bit integer")
+    if element not in ELEMENTS:
+        raise InputError(f"{path}: X-Binary-Element-Type", element, ", ".join(ELEMENTS))
+    stated = file.fields.get("Content-MD5")
+    if stated and stated != _check_sum(file.packed):
+        raise InputError(f"{path}: Content-MD5", _check_sum(file.packed), f"{stated} (the pixels are damaged)")
+    if len(file.packed) < fast * slow:
+        raise InputError(str(path), f"{len(file.packed)} bytes of pixels", f"a byte for each of {slow} x {fast} pixels")
+    values = np.asarray(byte_offset.dec_cbf(file.packed, fast * slow))
+    return file, values.astype(ELEMENTS[element]).reshape(slow, fast)
+
+
+def read_cbf_geometry(path: str | os.PathLike[str]) -> ExperimentData:
+    """Beam, detector, goniometer and scan of a mini-CBF header; see `experiment_of_cbf`."""
+    return experiment_of_cbf(open_cbf(path))
+
+
+def experiment_of_cbf(file: CbfFile) -> ExperimentData:
+    """The experiment that a header describes: our own entries, or a panel square to the beam at Detector_distance.
+
+    Raises InputError if it is no mini-CBF header, lacks distance, centre or pixel size, or states a tilt.
+    """
+    records = file.records()
+    if "_array_data.header_convention" not in file.text:
+        raise InputError(file.path, "a CBF header that is not mini-CBF", "_array_data.header_convention (mini-CBF)")
+    if MARK in records:
+        return experiment_of_entries(records, file.image_size, file.path)
+    tilt = _numbers(records, "Detector_2theta", file.path, 1)
+    if tilt is not None and tilt[0] != 0:
+        raise InputError(f"{file.path}: Detector_2theta", tilt[0], "0, for the axis of a tilt is not stated")
+    wavelength = _numbers(records, "Wavelength", file.path, 1)
+    return ExperimentData(
+        beam=None if wavelength is None else _beam(records, wavelength[0], file.path),
+        detector=DetectorData(panels=(_panel(records, file),)),
+        goniometer=GoniometerData(rotation_axis=np.array([1.0, 0.0, 0.0])),
+        scan=_scan(records, file.path),
+    )
+
+
+def write_cbf(
+    target: Target,
+    counts: NDArray[np.integer],
+    data: ExperimentData,
+    *,
+    index: int = 0,
+    created: datetime.datetime | None = None,
+    flag: str = "output file",
+) -> None:
+    """Write counts (slow, fast) as image `index` of an experiment with one panel, as 32-bit numbers.
+
+    `created` is the time in the header, by default the present. Raises InputError for counts beyond 32 bits or of
+    another size than the panel, several panels, a beam that misses the panel's plane, or a file that cannot be written.
+    """
+    from fabio.compression import compByteOffset
+
+    header = cbf_header_text(data, index, created)
+    panel = data.detector.panels[0] if data.detector else None
+    if panel is None or counts.shape != panel.shape:
+        raise InputError("counts", counts.shape, f"the size of the panel, {panel.shape if panel else None}")
+    limits = np.iinfo(np.int32)
+    if counts.dtype.kind not in "iu" or (counts.size and (counts.min() < limits.min or counts.max() > limits.max)):
+        raise InputError("counts", f"{counts.dtype} up to {counts.max()}", "whole numbers of 32 bits, for CBF")
+    packed = compByteOffset(np.ascontiguousarray(counts, np.int32))
+    with open_output(target, flag) as file:
+        file.write(header.encode("latin-1"))
+        file.write(_binary_header(packed, counts.shape))
+        file.write(START + packed + bytes(PADDING) + b"\r\n" + SECTION + b"--\r\n;\r\n")
+
+
+def cbf_header_text(data: ExperimentData, index: int = 0, created: datetime.datetime | None = None) -> str:
+    """The text of a mini-CBF file up to its binary section."""
+    own = own_entries(data, index)
+    moment = (created or datetime.datetime.now(datetime.UTC)).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
+    lines = [
+        "###CBF: VERSION 1.5",
+        "",
+        "data_image",
+        "",
+        '_array_data.header_convention "GENERIC_MINI"',
+        "_array_data.header_contents",
+        ";",
+        f"# {moment}",
+        *(f"# {key} {value}" for key, value in _records(data, index).items()),
+        *(f"# {key} {value}" for key, value in own.items()),
+        ";",
+        "",
+        "_array_data.data",
+        ";",
+        "",
+    ]
+    return "\r\n".join(lines)
+
+
+def _records(data: ExperimentData, index: int) -> dict[str, str]:
+    """What other programs read; what is not known is left out."""
+    beam, panel, scan = data.beam, data.detector.panels[0] if data.detector else None, data.scan
+    if beam is None or panel is None:
+        raise InputError("experiment", "no beam or no detector", "both, for a CBF header")
+    spot = beam_on_panel(panel, beam)
+    if spot is None:
+        raise InputError("direction", beam.direction.tolist(), "a beam that meets the plane of the panel, for CBF")
+    fast, slow = (size / 1000 for size in panel.pixel_size_mm)
+    cutoff = np.iinfo(np.int32).max if panel.trusted_range is None else panel.trusted_range[1]
+    records = {
+        "Pixel_size": f"{fast!r} m x {slow!r} m",
+        "Count_cutoff": f"{int(min(cutoff, np.iinfo(np.int32).max))} counts",
+        "Wavelength": f"{beam.wavelength_A!r} A",
+        "Detector_distance": f"{spot.distance_mm / 1000!r} m",
+        "Beam_xy": f"({spot.fast_mm / panel.pixel_size_mm[0]!r}, {spot.slow_mm / panel.pixel_size_mm[1]!r}) pixels",
+        "Start_angle": f"{0.0 if scan is None else scan.start_deg(index)!r} deg.",
+        "Angle_increment": f"{0.0 if scan is None else scan.oscillation_width_deg!r} deg.",
+    }
+    sensor = {formula: word for word, formula in MATERIALS.items()}.get(panel.material or "")
+    if sensor is not None and panel.thickness_mm is not None:
+        records[sensor] = f"sensor, thickness {panel.thickness_mm / 1000!r} m"
+    if scan is not None and scan.exposure_times_s is not None:
+        records["Exposure_time"] = f"{float(scan.exposure_times_s[index])!r} s"
+    if beam.polarization_fraction is not None:
+        records["Polarization"] = repr(beam.polarization_fraction)
+    if beam.flux is not None:
+        records["Flux"] = repr(beam.flux)
+    return records
+
+
+def _binary_header(packed: bytes, shape: tuple[int, ...]) -> bytes:
+    lines = [
+        SECTION.decode(),
+        "Content-Type: application/octet-stream;",
+        '     conversions="x-CBF_BYTE_OFFSET"',
+        "Content-Transfer-Encoding: BINARY",
+        f"X-Binary-Size: {len(packed)}",
+        "X-Binary-ID: 1",
+        'X-Binary-Element-Type: "signed 32-bit integer"',
+        "X-Binary-Element-Byte-Order: LITTLE_ENDIAN",
+        f"Content-MD5: {_check_sum(packed)}",
+        f"X-Binary-Number-of-Elements: {shape[0] * shape[1]}",
+        f"X-Binary-Size-Fastest-Dimension: {shape[1]}",
+        f"X-Binary-Size-Second-Dimension: {shape[0]}",
+        f"X-Binary-Size-Padding: {PADDING}",
+        "",
+        "",
+    ]
+    return "\r\n".join(lines).encode()
+
+
+def _check_sum(packed: bytes) -> str:
+    return base64.b64encode(hashlib.md5(packed, usedforsecurity=False).digest()).decode()
+
+
+def _numbers(records: dict[str, str], key: str, path: str, count: int) -> list[float] | None:
+    """The first numbers of a record; None if there is no such record."""
+    if key not in records:
+        return None
+    found = [float(word) for word in _NUMBER.findall(records[key].replace("pixels", ""))]
+    if len(found) < count:
+        raise Node(path, key, records[key]).fail(f"{count} numbers" if count > 1 else "a number")
+    return found[:count]
+
+
+def _needed(records: dict[str, str], key: str, path: str, count: int) -> list[float]:
+    found = _numbers(records, key, path, count)
+    if found is None:
+        raise InputError(f"{path}: {key}", None, "a value (the record is missing)")
+    return found
+
+
+def _panel(records: dict[str, str], file: CbfFile) -> PanelData:
+    pixel_fast, pixel_slow = (1000 * size for size in _needed(records, "Pixel_size", file.path, 2))
+    beam_fast, beam_slow = _needed(records, "Beam_xy", file.path, 2)
+    distance = 1000 * _needed(records, "Detector_distance", file.path, 1)[0]
+    word = next((name for name in MATERIALS if name in records), None)
+    thickness = None if word is None else 1000 * _needed(records, word, file.path, 1)[0]
+    cutoff = _numbers(records, "Count_cutoff", file.path, 1)
+    return PanelData(
+        origin_mm=np.array([-beam_fast * pixel_fast, beam_slow * pixel_slow, -distance]),
+        fast=np.array([1.0, 0.0, 0.0]),
+        slow=np.array([0.0, -1.0, 0.0]),
+        pixel_size_mm=(pixel_fast, pixel_slow),
+        image_size=file.image_size,
+        thickness_mm=thickness,
+        material=None if word is None else MATERIALS[word],
+        trusted_range=None if cutoff is None else (0.0, cutoff[0]),
+    )
+
+
+def _beam(records: dict[str, str], wavelength: float, path: str) -> BeamData:
+    polarization = _numbers(records, "Polarization", path, 1)
+    return BeamData(
+        wavelength_A=wavelength,
+        polarization_fraction=None if polarization is None else polarization[0],
+        polarization_normal=None if polarization is None else np.array([0.0, 1.0, 0.0]),
+    )
+
+
+def _scan(records: dict[str, str], path: str) -> ScanData | None:
+    start, width = (_numbers(records, key, path, 1) for key in ("Start_angle", "Angle_increment"))
+    if start is None or width is None:
+        return None
+    exposure = _numbers(records, "Exposure_time", path, 1)
+    return ScanData(
+        image_range=(1, 1),
+        oscillation_start_deg=start[0],
+        oscillation_width_deg=width[0],
+        exposure_times_s=None if exposure is None else np.array(exposure),
+    )

@@ -1,0 +1,98 @@
+"""DIALS reflection tables (`.refl`): MessagePack, columns as raw little-endian numbers. Shoeboxes are skipped."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.atomic import read_input
+
+ACCEPTED = "a DIALS reflection table (MessagePack)"
+KIND = "dials::af::reflection_table"
+
+COLUMN_TYPES: dict[str, tuple[str, tuple[int, ...]]] = {
+    "bool": ("?", ()),
+    "int": ("<i4", ()),
+    "std::size_t": ("<u8", ()),
+    "double": ("<f8", ()),
+    "int6": ("<i4", (6,)),
+    "vec2<double>": ("<f8", (2,)),
+    "vec3<double>": ("<f8", (3,)),
+    "mat3<double>": ("<f8", (3, 3)),
+    "cctbx::miller::index<>": ("<i4", (3,)),
+}
+"""Type of a column -> numbers of a row: numpy type and shape."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReflectionData:
+    """A reflection table. Every column has one row a reflection; `skipped` names those that are not numbers."""
+
+    rows: int
+    identifiers: dict[int, str]
+    columns: dict[str, NDArray[Any]]
+    skipped: tuple[str, ...] = ()
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A column. Raises InputError naming those there are."""
+        if name not in self.columns:
+            raise InputError("column", name, ", ".join(sorted(self.columns)))
+        return self.columns[name]
+
+
+def read_refl(path: str | os.PathLike[str]) -> ReflectionData:
+    """The columns of a `.refl` file.
+
+    miller_index (n, 3), panel (n,), bbox (n, 6) as fast0 fast1 slow0 slow1 frame0 frame1, s1 (n, 3) in 1/Angstrom,
+    xyzobs.px.value (n, 3) as fast, slow, frame, flags (n,), and whatever else the file holds.
+    Raises InputError if the file cannot be read, is cut short or is no reflection table.
+    """
+    tree = _unpacked(read_input(path, "reflection table", ACCEPTED), str(path))
+    if not (isinstance(tree, list) and len(tree) == 3 and tree[0] == KIND and isinstance(tree[2], dict)):
+        raise InputError(str(path), "MessagePack of another kind", ACCEPTED)
+    if tree[1] != 1:
+        raise InputError(f"{path}: version", tree[1], "version 1 of the reflection table")
+    content = tree[2]
+    rows, data = content.get("nrows"), content.get("data")
+    if not isinstance(rows, int) or not isinstance(data, dict):
+        raise InputError(f"{path}: nrows, data", (type(rows).__name__, type(data).__name__), ACCEPTED)
+    known = {name: entry for name, entry in data.items() if _kind(entry, name, str(path)) in COLUMN_TYPES}
+    return ReflectionData(
+        rows=rows,
+        identifiers={int(key): str(value) for key, value in (content.get("identifiers") or {}).items()},
+        columns={name: _column(entry, name, rows, str(path)) for name, entry in known.items()},
+        skipped=tuple(name for name in data if name not in known),
+    )
+
+
+def _unpacked(content: bytes, path: str) -> Any:
+    import msgpack
+
+    try:
+        return msgpack.unpackb(content, raw=False, strict_map_key=False)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        raise InputError(path, f"{len(content)} bytes ({reason})", ACCEPTED) from error
+
+
+def _kind(entry: Any, name: str, path: str) -> str:
+    if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
+        raise InputError(f"{path}: column {name}", type(entry).__name__, "a type and the numbers")
+    return entry[0]
+
+
+def _column(entry: Any, name: str, rows: int, path: str) -> NDArray[Any]:
+    number, shape = COLUMN_TYPES[entry[0]]
+    body = entry[1]
+    if not (isinstance(body, list) and len(body) == 2 and isinstance(body[1], bytes)):
+        raise InputError(f"{path}: column {name}", type(body).__name__, "a number of rows and bytes")
+    size = rows * int(np.prod(shape, dtype=int)) * np.dtype(number).itemsize
+    if body[0] != rows or len(body[1]) != size:
+        found = f"{body[0]} rows in {len(body[1])} bytes"
+        raise InputError(f"{path}: column {name}", found, f"{rows} rows in {size} bytes")
+    return np.frombuffer(body[1], number).reshape(rows, *shape).copy()
