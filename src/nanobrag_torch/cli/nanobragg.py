@@ -113,8 +113,10 @@ def _rendered(prepared: Prepared, simulator: Simulator) -> tuple[NDArray[np.floa
     """The image (slow, fast) and the seconds that it took."""
     import torch
 
+    from nanobrag_torch.cli.prepare import share_random_state
     from nanobrag_torch.cli.progress import progress_meter
 
+    share_random_state(simulator.crystal, prepared)  # what was printed before may have drawn from it
     begun = time.perf_counter()
     with progress_meter(prepared.request.progress) as progress, torch.no_grad():
         image = simulator.run(progress=progress)

@@ -219,14 +219,18 @@ def _cells(crystal: Crystal, sizes: Sequence[float], prepared: Prepared) -> tupl
 
 
 def _attach(crystal: Crystal, prepared: Prepared) -> None:
-    """Hand over the structure factors, and the random state where the mosaic stream goes on with another's."""
     import torch
-
-    from nanobrag_torch.physics.random_streams import Streams, misset_angles
 
     if prepared.structure.grid is not None:
         crystal.hkl_data = torch.from_numpy(prepared.structure.grid)
         crystal.hkl_metadata = prepared.structure.metadata
+    share_random_state(crystal, prepared)
+
+
+def share_random_state(crystal: Crystal, prepared: Prepared) -> None:
+    """A mosaic stream with a seed that is not positive goes on with the table that a random misset left (D50)."""
+    from nanobrag_torch.physics.random_streams import Streams, misset_angles
+
     if prepared.crystal.mosaic_seed > 0 and prepared.request.misset_choice == "random":
         crystal.streams = Streams()
         misset_angles(crystal.streams, -prepared.misset_seed)
