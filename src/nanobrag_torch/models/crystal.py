@@ -39,6 +39,7 @@ class Crystal:
         self.hkl_data: Tensor | None = None  # [H, K, L] amplitudes
         self.hkl_metadata: dict[str, int] | None = None  # h_min h_max k_min k_max l_min l_max
         self.streams: Streams | None = None
+        self._drawn: tuple[Streams | None, mosaicity.MosaicDomains] | None = None
         if self.config.cell_a is None and self.config.mosflm_a_star is None:
             raise InputError("cell_a", None, "a cell, or mosflm_a_star, mosflm_b_star and mosflm_c_star")
 
@@ -126,8 +127,7 @@ class Crystal:
         if config.mosaic_sampling is MosaicSampling.QUADRATURE:
             vectors, weights = mosaicity.quadrature_nodes(config.mosaic_domains)
             return self._domain_rotations(vectors, rows), weights.to(self.device)
-        streams = Streams() if self.streams is None else self.streams
-        domains = mosaicity.random_domains(streams, config.mosaic_seed, config.mosaic_domains)
+        domains = self._drawn_domains()
         weights = torch.full(
             (config.mosaic_domains,), 1 / config.mosaic_domains, dtype=torch.float64, device=self.device
         )
@@ -137,6 +137,14 @@ class Crystal:
         spread = (spread if isinstance(spread, float | int) else self._tensor(spread)) / DEGREES_PER_RADIAN
         angles = mosaicity.domain_angles(spread, domains.angles).to(self.device)
         return mosaicity.domain_rotations(domains.axes.to(self.device), angles), weights
+
+    def _drawn_domains(self) -> mosaicity.MosaicDomains:
+        """The random domains, drawn once: a shared stream must not go on when an image is rendered again."""
+        seed, count = self.config.mosaic_seed, self.config.mosaic_domains
+        if self._drawn is None or self._drawn[0] is not self.streams:
+            streams = Streams() if self.streams is None else self.streams
+            self._drawn = self.streams, mosaicity.random_domains(streams, seed, count)
+        return self._drawn[1]
 
     @property
     def _is_anisotropic(self) -> bool:

@@ -107,14 +107,14 @@ def _least_discrepancy(nodes: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
     nodes, logs = nodes.clone().requires_grad_(), logs.clone().requires_grad_()
     optimiser = torch.optim.LBFGS([nodes, logs], max_iter=60, history_size=20, line_search_fn="strong_wolfe")
 
-    def discrepancy() -> float:
+    def discrepancy() -> Tensor:
         optimiser.zero_grad()
         points = torch.cat((nodes, centre))
         weights = _multiplicity(half, odd) * torch.exp(logs)
         weights = weights / weights.sum()
         loss = weights @ _even_kernel(points, points) @ weights - 2 * weights @ _even_kernel(points, target).mean(1)
         torch.autograd.backward(loss)
-        return float(loss)
+        return loss.detach()
 
     with torch.inference_mode(False), torch.enable_grad():
         optimiser.step(discrepancy)  # type: ignore[no-untyped-call]
