@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.atomic import Target, open_output, read_input
+from nanobrag_torch.io.atomic import Target, open_output
+from nanobrag_torch.io.atoms import read_text
 from nanobrag_torch.io.columns import Quantity, choose
 from nanobrag_torch.io.reflections import (
     Cell,
@@ -109,7 +110,8 @@ def _amplitudes(
 def _open(path: str | os.PathLike[str], flag: str) -> gemmi.Mtz:
     import gemmi
 
-    read_input(path, flag, ACCEPTED)
+    if b"MTZENDOFHEADERS" not in read_text(path, flag, ACCEPTED):  # gemmi reads on without it
+        raise InputError(flag, str(path), f"{ACCEPTED} (its end is missing)")
     try:
         mtz = gemmi.read_mtz_file(str(path))
     except (RuntimeError, ValueError, OSError) as error:
