@@ -128,6 +128,21 @@ def open_output(target: Target, flag: str = "output file") -> Iterator[BinaryIO]
         yield outputs.open(target, flag)
 
 
+@contextmanager
+def output_path(path: str | os.PathLike[str], flag: str = "output file") -> Iterator[Path]:
+    """A temporary name for a writer that opens the file itself; renamed to path when the block ends well, else removed.
+
+    Raises InputError if path cannot be written.
+    """
+    output = OutputFile(path, flag)
+    output.finish()
+    try:
+        yield output._temporary or output._final
+        output.commit()
+    finally:
+        output.discard()
+
+
 def _places(path: str) -> tuple[Path, Path | None]:
     """Final and temporary name, links followed; no temporary for what is not a regular file, such as /dev/null."""
     given = Path(path)

@@ -184,6 +184,7 @@ class BeamData:
     direction: Vector = field(default_factory=lambda: np.array([0.0, 0.0, 1.0]))
     wavelength_A: float
     wavelength_range_A: tuple[float, float] | None = None  # of a Laue beam
+    frame_wavelengths_A: Vector | None = None  # [frames] where each image has its own
     polarization_fraction: float | None = None
     polarization_normal: Vector | None = None
     spectrum_energies_eV: Vector | None = None
@@ -200,7 +201,7 @@ class BeamData:
             raise InputError("wavelength_A", self.wavelength_A, "a number above 0")
         if self.polarization_normal is not None:
             _set(self, "polarization_normal", unit(self.polarization_normal, "polarization_normal"))
-        for name in ("spectrum_energies_eV", "spectrum_weights"):
+        for name in ("spectrum_energies_eV", "spectrum_weights", "frame_wavelengths_A"):
             if getattr(self, name) is not None:
                 _set(self, name, np.atleast_1d(np.asarray(getattr(self, name), np.float64)))
         sizes = [None if x is None else x.shape for x in (self.spectrum_energies_eV, self.spectrum_weights)]
@@ -340,6 +341,7 @@ class ExperimentData:
     crystal: CrystalData | None = None
     identifier: str = ""
     image_template: str | None = None
+    source: str | None = None  # the facility, or that it is a simulation
 
     def need(self, *parts: str, where: str) -> None:
         """Raise InputError naming the first of the parts that is missing for `where`."""

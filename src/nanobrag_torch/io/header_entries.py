@@ -1,8 +1,8 @@
 """The whole geometry of a one-panel image as header entries of our own, beside those that other programs read.
 
 SMV and mini-CBF headers have no words for a tilted panel, an oblique beam, the sensor or the crystal. These entries
-have; other programs pass over them. All values are in the frame and units of `experiment.py`, written in full. None of the
-names contains a word that the C program looks for (section 2): it takes any substring.
+have; other programs pass over them. All values are in the frame and units of `experiment.py`, written in full. No name
+contains a word that the C program looks for (section 2): it takes any substring.
 """
 
 from __future__ import annotations
