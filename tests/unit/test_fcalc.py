@@ -331,7 +331,7 @@ def test_models_that_cannot_be_used(tmp_path):
         ("cut.pdb", whole[: len(whole) // 2 + 20], "cut.pdb"),
         ("nocell.pdb", "".join(x for x in whole.splitlines(True) if not x.startswith("CRYST1")), "no unit cell"),
         ("group.pdb", whole.replace("P 21 21 21", "Q 21 21 21"), "unknown space group"),
-        ("noatoms.pdb", whole.splitlines(True)[0] + "CRYST1   24.000   27.000   31.000  90.00  90.00  90.00 P 1\n", "no atoms"),
+        ("noatoms.pdb", "CRYST1   24.000   27.000   31.000  90.00  90.00  90.00 P 1\n", "no atoms"),
         ("element.cif", HALITE.replace("Na1+", "Qq").replace("Na1 ", "Qq1 "), "no known element"),
         ("cut.cif", HALITE[:-20], "cut.cif"),
     ]:

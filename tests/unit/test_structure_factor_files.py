@@ -268,6 +268,34 @@ def test_lines_that_we_write_are_read_by_us(tmp_path):
     assert value == {(1, -2, 3): np.float32(1 / 3), (0, 4, -5): np.float32(1e4)}
 
 
+def test_an_mtz_file_renders_as_its_expansion_in_text_does(tmp_path):
+    import torch
+
+    from nanobrag_torch import BeamConfig, CrystalConfig, DetectorConfig, Simulator
+    from nanobrag_torch.models.crystal import Crystal
+    from nanobrag_torch.models.detector import Detector
+    from nanobrag_torch.models.structure_factors import attach_structure_factors
+    from nanobrag_torch.physics.symmetry import table_maker
+
+    path, text = tmp_path / "a.mtz", tmp_path / "a.hkl"
+    make_mtz(path, [F], dmin=3.0)
+    unique = read_structure_factors(path)
+    crystal = Crystal(CrystalConfig(cell_a=40.0, cell_b=50.0, cell_c=60.0, N_cells=(5, 5, 5)), dtype=torch.float64)
+    detector = Detector(DetectorConfig(spixels=24, fpixels=24, pixel_size_mm=1.0, distance_mm=40.0, oversample=1))
+    simulator = Simulator(crystal, detector, beam_config=BeamConfig(wavelength_A=1.0), dtype=torch.float64)
+    expansion = attach_structure_factors(crystal, unique)
+    image = simulator.run()
+    assert image.max() > 0
+    write_hkl_lines(text, expansion.hkl, unique.amplitude[expansion.unique])
+    crystal.hkl_data, crystal.hkl_metadata = read_hkl_file(text)
+    torch.testing.assert_close(simulator.run(), image, rtol=1e-7, atol=1e-7 * float(image.max()))
+    amplitudes = torch.from_numpy(unique.amplitude).requires_grad_()
+    crystal.hkl_data, crystal.hkl_metadata = table_maker(expansion)(amplitudes), expansion.metadata
+    simulator.run().sum().backward()
+    # every term goes with F squared, so that the sum of F dI/dF is twice the image (Euler)
+    assert float((amplitudes.grad * amplitudes.detach()).sum()) == pytest.approx(2 * float(image.sum()), rel=1e-6)
+
+
 def test_half_a_million_reflections_are_read_in_a_second(tmp_path):
     path = tmp_path / "large.mtz"
     hkl = make_mtz(path, [F, SIGF, ("FREE", "I", tenth)], dmin=1.5, group="P 31 2 1", cell=(200, 200, 150, 90, 90, 120))

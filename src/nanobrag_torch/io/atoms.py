@@ -58,7 +58,7 @@ def read_atoms(path: str | os.PathLike[str], *, flag: str = FLAG) -> AtomicModel
     try:
         if b"_atom_site_fract_x" in content:
             return _small(gemmi.read_small_structure(str(path)), path, flag)
-        return _macromolecule(gemmi.read_structure(str(path)), path, flag)
+        return _macromolecule(gemmi.read_structure(str(path), format=gemmi.CoorFormat.Detect), path, flag)
     except InputError:
         raise
     except (RuntimeError, ValueError, OSError) as error:

@@ -20,6 +20,8 @@ Cell = tuple[float, float, float, float, float, float]
 EDGE = 1e-6
 """Relative widening of resolution limits, so that a reflection on the limit is inside."""
 
+LARGEST_COUNT = 5e8
+
 
 @dataclass(frozen=True)
 class Shell:
@@ -71,8 +73,8 @@ def possible_reflections(cell: Cell, group: str, dmin: float, dmax: float | None
         raise InputError("dmin", dmin, "a resolution above 0 Angstrom")
     lattice = gemmi.UnitCell(*cell)
     expected = 4 / 3 * np.pi * lattice.volume / dmin**3
-    if not expected < 2e9:
-        raise InputError("dmin", dmin, f"a resolution of fewer than 2e9 reflections, not {expected:.3g}")
+    if not expected < LARGEST_COUNT:
+        raise InputError("dmin", dmin, f"fewer than {LARGEST_COUNT:g} reflections in P1, not {expected:.3g}")
     limits = dmin * (1 - EDGE), 0.0 if dmax is None else dmax * (1 + EDGE)
     return np.array(gemmi.make_miller_array(lattice, space_group(group, cell), *limits), np.int32).reshape(-1, 3)
 

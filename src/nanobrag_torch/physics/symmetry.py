@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Integers = NDArray[np.int64]
 Whole = NDArray[np.int32]
 
-LARGEST_TABLE = 2**30
+LARGEST_TABLE = 2**29
 
 
 @dataclass(frozen=True)
