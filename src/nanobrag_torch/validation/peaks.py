@@ -43,7 +43,7 @@ class Match:
 
 
 def find_peaks(image: NDArray[np.float64], *, most: int = MOST, faintest: float = FAINTEST) -> Positions:
-    """Centroids [n, 2] (slow, fast) of the brightest local maxima above `faintest` of the highest pixel.
+    """Positions [n, 2] (slow, fast) of the brightest local maxima above `faintest` of the highest pixel.
 
     A plateau counts once, at the first of its pixels.
     """
@@ -57,19 +57,17 @@ def find_peaks(image: NDArray[np.float64], *, most: int = MOST, faintest: float 
     _, first = np.unique(labels, return_index=True)
     places = np.column_stack(np.unravel_index(first[-count:], image.shape)) if count else np.zeros((0, 2), np.int64)
     order = np.argsort(-image[places[:, 0], places[:, 1]], kind="stable")[:most]
-    return _centroids(image, places[order])
+    return _tops(image, places[order])
 
 
-def _centroids(image: NDArray[np.float64], places: NDArray[np.int64]) -> Positions:
-    """Centre of mass of the 3 x 3 pixels about each place, above the lowest of them."""
+def _tops(image: NDArray[np.float64], places: NDArray[np.int64]) -> Positions:
+    """The top of the parabola through each highest pixel and its two neighbours, along each axis."""
     padded = np.pad(image, 1, mode="edge")
-    offsets = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), -1).reshape(-1, 2)  # [9, 2]
-    around = places[:, None] + offsets + 1
-    mass = padded[around[..., 0], around[..., 1]]
-    mass = mass - mass.min(1, keepdims=True)
-    total = mass.sum(1, keepdims=True)
-    shift = (mass @ offsets) / np.where(total > 0, total, 1.0)
-    return np.asarray(places + shift)
+    slow, fast = places.T + 1
+    before = np.stack((padded[slow - 1, fast], padded[slow, fast - 1]), -1)
+    after = np.stack((padded[slow + 1, fast], padded[slow, fast + 1]), -1)
+    bend = 2 * padded[slow, fast][:, None] - before - after
+    return np.asarray(places + (after - before) / 2 / np.where(bend > 0, bend, np.inf))
 
 
 def match_peaks(in_a: Positions, in_b: Positions, gate_px: float) -> Match:
