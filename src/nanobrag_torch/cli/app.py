@@ -24,6 +24,9 @@ VERBS: dict[str, str] = {
     "evidence": "nanobrag_torch.cli.nb_evidence:evidence",
     "fcalc": "nanobrag_torch.cli.nb_fcalc:fcalc",
     "wilson": "nanobrag_torch.cli.nb_wilson:wilson",
+    "show": "nanobrag_torch.cli.nb_show:show",
+    "convert": "nanobrag_torch.cli.nb_convert:convert",
+    "view": "nanobrag_torch.cli.nb_view:view",
 }
 """Name of each verb -> "module:function"; in the order that help shows them."""
 
