@@ -14,7 +14,10 @@ from nanobrag_torch.errors import InputError
 
 @dataclass(frozen=True)
 class Row:
-    """One defect: its number, the field of Compat that switches it (None: fixed in both modes), and both behaviours."""
+    """One defect: its number, the field of Compat that switches it (None: fixed in both modes), and both behaviours.
+
+    example: flags of nanoBragg that show it, or a whole command that begins with nb; files are those of the tests.
+    """
 
     id: str
     switch: str | None
@@ -79,6 +82,8 @@ ROWS: tuple[Row, ...] = (
         None,
         "an SMV header longer than 512 bytes corrupts the file",
         "HEADER_BYTES=1024 when it is needed",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -detector_rotx -1.23456 -detector_rotz -13.4567 -twotheta 11.2345"
+        " -Xbeam 12.3456 -Ybeam 11.3456 -distance 123.456 -lambda 0.976543 -phi 1.23456 -osc 0.123456",
     ),
     Row(
         "D9",
@@ -99,18 +104,21 @@ ROWS: tuple[Row, ...] = (
         None,
         "-curved_det is ignored as the last word",
         "it is honoured anywhere",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -curved_det",
     ),
     Row(
         "D15",
         None,
         "a detector_abs or thickness flag without its value crashes",
         "a usage error",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -detector_abs",
     ),
     Row(
         "D16",
         None,
         "-misset random takes its seed from the clock, whatever -seed says",
         "without -misset_seed the seed of -seed is used",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -misset random -seed 7",
     ),
     Row(
         "D19",
@@ -131,19 +139,21 @@ ROWS: tuple[Row, ...] = (
         "close_distance_of_header_wins",
         "-distance has no effect after a header with CLOSE_DISTANCE, and DISTANCE finds CLOSE_DISTANCE",
         "an explicit -distance wins",
-        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -img x.img -distance 200",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -img nb_xds_64.img -distance 200",
     ),
     Row(
         "D25",
         None,
         "BYTE_ORDER of an input image is not honoured",
         "words are swapped as it says",
+        "nb compare mask64.img mask64_big_endian.img",
     ),
     Row(
         "D26",
         None,
         "reading a dump file skips data bytes that look like white space",
         "exactly one newline and form feed",
+        "-cell 60 75 90 90 90 90 -dump blank_byte_dump.bin -N 5",
     ),
     Row(
         "D27",
@@ -164,43 +174,49 @@ ROWS: tuple[Row, ...] = (
         None,
         "zero sources or phi steps give an image of NaN and exit code 0",
         "an error",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -osc 0 -phistep 0.1",
     ),
     Row(
         "D32",
         None,
         "-round_xtal loses all digits close to a peak",
         "a series there",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -round_xtal",
     ),
     Row(
         "D34",
         None,
         "negative noise values wrap around",
         "they are clamped to 0",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -adc -100 -noisefile noise.img",
     ),
     Row(
         "D36",
         "solid_angle_over_steps",
         "the printed solid angle is divided by all steps",
         "it is the detector's",
-        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -phisteps 4 -osc 1",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -phi 5 -osc 1 -phisteps 4",
     ),
     Row(
         "D41",
         None,
         "the number of steps overflows a 32-bit integer",
         "it does not",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -detpixels 1 -oversample 46341",
     ),
     Row(
         "D42",
         None,
         "an unreadable -mat file gives an empty image and exit code 0",
         "an error",
+        "-mat missing.mat -default_F 50 -N 5",
     ),
     Row(
         "D44",
         None,
         "Windows line ends, a missing last newline or # in a source file give zeros",
         "they are read properly",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -sourcefile sources_crlf.txt",
     ),
     Row(
         "D52",
