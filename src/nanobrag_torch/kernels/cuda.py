@@ -1,0 +1,181 @@
+"""The fused kernel on a GPU: launches the Triton kernels. Importing this module imports neither Triton nor CUDA.
+
+Everything stays on the device and nothing looks at a tensor's values on the host, so calls can be captured in a CUDA
+graph. Memory is the result plus tables: per-program rows of gradients are bounded by the number of programs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from nanobrag_torch.kernels.cuda_tables import Rows, Tables, by_name, empty_rows, tables
+from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.physics.lattice_factor import Profile
+
+PROGRAMS_PER_PROCESSOR = 16
+ROW_BYTES = 2**28
+"""Bound on the rows of gradients by panels and sources, of all programs together."""
+CHUNK = 128
+"""Lattices of a program, at least, where lattices are shared among programs."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How work is shared among programs."""
+
+    count: int  # pixels
+    tiles: int
+    rows: int  # programs that share the tiles
+    chunk: int  # lattices of a program
+    chunks: int
+
+
+def forward(pixels: Tensor | None, scene: Scene, options: Options) -> Tensor:
+    """Values [n] of the flat pixel indices [n], or of all pixels in order, in options.dtype."""
+    from nanobrag_torch.kernels.cuda_jit import TILE, WARPS
+    from nanobrag_torch.kernels.cuda_value import value_kernel
+
+    given = tables(scene, options)
+    count = pixel_count(pixels, scene, options)
+    device = scene.lattice.device
+    if count == 0:
+        return torch.zeros(0, dtype=options.dtype, device=device)
+    plan = plan_of(count, TILE, scene.lattice.shape[0], processors(device))
+    way = way_of(pixels, scene, options)
+    listed = given.panels if pixels is None else pixels.detach().to(torch.int64).contiguous()
+    parts = torch.empty((plan.chunks, count), dtype=options.dtype, device=device)
+    value_kernel[(plan.tiles, plan.chunks)](
+        listed,
+        *given.arguments(),
+        parts,
+        *numbers(plan, given, options),
+        way,
+        way._replace(wide=True),
+        num_warps=WARPS,
+    )
+    return parts[0] if plan.chunks == 1 else parts.sum(0)
+
+
+def adjoint(
+    upstream: Tensor, pixels: Tensor | None, scene: Scene, options: Options, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients by the tensors of the scene, in the order of its fields, where `wanted`; else None.
+
+    upstream [n]: gradient by the values of the pixels.
+    """
+    asked = dict(zip((field.name for field in fields(Scene)), wanted, strict=True))
+    given = tables(scene, options)
+    gradients: dict[str, Tensor] = {}
+    if any(want for name, want in asked.items() if name != "structure_factors"):
+        rows = _rows(upstream, pixels, scene, options, asked, given)
+        gradients = by_name(rows, scene)
+    return [_like(gradients[name], getattr(scene, name)) if want else None for name, want in asked.items()]
+
+
+def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
+    return gradient.reshape(tensor.shape).to(tensor.dtype)
+
+
+def _rows(
+    upstream: Tensor, pixels: Tensor | None, scene: Scene, options: Options, asked: dict[str, bool], given: Tables
+) -> Rows:
+    """Run the adjoint kernel and add up the rows of its programs."""
+    from nanobrag_torch.kernels.cuda_adjoint import adjoint_kernel
+    from nanobrag_torch.kernels.cuda_jit import TILE, WARPS
+
+    count, device = upstream.numel(), scene.lattice.device
+    lattices, sources, panels = scene.lattice.shape[0], scene.incident.shape[0], scene.panels.shape[0]
+    plan = adjoint_plan(count, TILE, lattices, sources + panels, processors(device))
+    by_lattice = asked["lattice"] or asked["lattice_weights"]
+    rows = empty_rows(plan.rows * plan.chunks, plan.rows, panels, sources, lattices if by_lattice else 0, device)
+    way = way_of(pixels, scene, options)._replace(
+        by_lattice=by_lattice, by_shape=asked["shape"] or asked["default_F"]
+    )
+    if count:
+        adjoint_kernel[(plan.rows, plan.chunks)](
+            given.panels if pixels is None else pixels.detach().to(torch.int64).contiguous(),
+            *given.arguments(),
+            upstream.detach().contiguous(),
+            *rows.arguments(),
+            plan.tiles,
+            panels,
+            *numbers(plan, given, options),
+            way,
+            way._replace(wide=True),
+            num_warps=WARPS,
+        )
+    return rows.summed()
+
+
+def adjoint_plan(count: int, tile: int, lattices: int, tables: int, processors: int) -> Plan:
+    """Programs that each take a share of the tiles and a chunk of lattices; their number bounds the rows they need."""
+    tiles = -(-count // tile)
+    wanted = min(processors * PROGRAMS_PER_PROCESSOR, max(1, ROW_BYTES // (128 * tables)))
+    chunks = max(1, -(-lattices // CHUNK))
+    rows = max(1, min(tiles, -(-wanted // chunks)))
+    chunk = max(1, -(-lattices // chunks))
+    return Plan(count, tiles, rows, chunk, -(-lattices // chunk))
+
+
+def numbers(plan: Plan, given: Tables, options: Options) -> tuple[int, ...]:
+    """Whole-number arguments that all kernels share."""
+    lattices, sources = given.lattice.shape[0], given.sources.shape[0]
+    work = (plan.count, *options.image_shape, lattices, plan.chunk, sources, options.oversample, options.layers, 1)
+    return (*work, *(given.factors.shape if given.factors.numel() else (0, 0, 0)), *options.hkl_first)
+
+
+def pixel_count(pixels: Tensor | None, scene: Scene, options: Options) -> int:
+    """Length of the list of pixels, None standing for all."""
+    slow, fast = options.image_shape
+    return scene.panels.shape[0] * slow * fast if pixels is None else pixels.numel()
+
+
+def plan_of(count: int, tile: int, lattices: int, processors: int) -> Plan:
+    """Programs enough to fill the machine: one a tile, and lattices in chunks where tiles are few."""
+    tiles = -(-count // tile)
+    wanted = processors * PROGRAMS_PER_PROCESSOR
+    chunks = max(1, min(-(-lattices // CHUNK), -(-wanted // tiles)))
+    chunk = -(-lattices // chunks)
+    chunks = max(1, -(-lattices // chunk))
+    return Plan(count, tiles, tiles, chunk, chunks)
+
+
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU; one for the interpreter on a CPU."""
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def way_of(pixels: Tensor | None, scene: Scene, options: Options) -> "Way":  # noqa: UP037
+    """The code that a call needs. A factor taken from the first sample is "each" where there is but one sample."""
+    import triton.language as tl
+
+    from nanobrag_torch.kernels.cuda_jit import Way
+
+    table = scene.structure_factors.numel() > 0
+    cubic = options.interpolate and table
+    real = tl.float32 if options.dtype == torch.float32 else tl.float64
+    alone = options.oversample == 1 and options.layers == 1
+    last = options.last_layer_capture and not options.oversample_thick and options.layers > 1
+    single = alone and scene.incident.shape[0] == 1 and options.dmin <= 0
+    return Way(
+        real=real,
+        wide=options.dtype == torch.float64 or cubic or options.profile is Profile.TOPHAT,
+        profile=int(options.profile),
+        table=table,
+        cubic=cubic,
+        point=options.point_pixel,
+        curved=options.curved,
+        each_omega=options.oversample_omega or alone,
+        each_polar=options.oversample_polar or single,
+        each_capture=(options.oversample_thick or options.oversample == 1) and not last,
+        last_capture=last,
+        limit=options.dmin > 0,
+        listed=pixels is not None,
+        offset=True,
+    )
