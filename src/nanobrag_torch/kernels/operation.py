@@ -1,34 +1,204 @@
-"""The one operation of the package and the choice of its implementation."""
+"""The one operation of the package: as a torch operator with its gradients, and the choice of its implementation.
+
+`nanobrag_torch::intensity` takes a list of pixels, the tensors of a Scene and the numbers of an Options. It has an
+implementation per device: "cpu" is compiled by numba (kernels.cpu), and another device registers its own with
+`torch.library.register_kernel`, for `intensity` and `intensity_adjoint`. Its derivative is the operator
+`intensity_adjoint`, so that torch.compile and functional transforms see one node each.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from nanobrag_torch.compilation import available
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.kernels import reference
+from nanobrag_torch.kernels import cpu, reference
 from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.physics.lattice_factor import Profile
 
 KERNELS = ("auto", "reference", "fused")
+FUSED_DEVICES = {"cpu"}
+"""Devices with an implementation of the operators."""
+LARGEST_TABLE = 2**31 - 1
+TENSORS = 14
+_PIXELS = "Tensor? pixels"
+_SCENE = (
+    "Tensor panels, Tensor pixel_size, Tensor sensor, Tensor curvature, Tensor incident, Tensor wavelengths, "
+    "Tensor source_weights, Tensor polarization, Tensor lattice, Tensor lattice_weights, Tensor shape, "
+    "Tensor structure_factors, Tensor default_F, Tensor offset"
+)
+_OPTIONS = "SymInt[] integers, float dmin, ScalarType dtype"
 
 
 def intensity(
-    pixels: Tensor, scene: Scene, options: Options, *, kernel: str = "auto", progress: reference.Progress | None = None
+    pixels: Tensor | None,
+    scene: Scene,
+    options: Options,
+    *,
+    kernel: str = "auto",
+    progress: reference.Progress | None = None,
 ) -> Tensor:
     """Image values [n] of the flat pixel indices [n] over [panel, slow, fast], differentiable by every scene tensor.
 
-    Raises InputError for an unknown kernel.
+    pixels None: all of them, in order, without a list of indices. kernel "fused" and "reference" demand one, "auto"
+    takes the fused one where it can. F of the nearest reflection has no slope in hkl: away from interpolation the
+    structure factors do not contribute to the gradients of anything but themselves. Raises InputError for an unknown
+    kernel, or for "fused" where it cannot be had.
     """
     if kernel not in KERNELS:
         raise InputError("kernel", kernel, ", ".join(KERNELS))
-    return reference.intensity(pixels, scene, options, progress=progress)
+    obstacle = "" if kernel == "reference" else _obstacle(scene, options)
+    if kernel == "reference" or obstacle:
+        if kernel == "fused" and not _left_to_reference(options):
+            raise InputError("kernel", "fused", f"reference: {obstacle}")
+        if obstacle:
+            _warn_once(obstacle)
+        listed = _all_pixels(scene, options) if pixels is None else pixels
+        return reference.intensity(listed, scene, options, progress=progress)
+    return _fused(pixels, scene, options, progress)
 
 
-def tangents(
-    pixels: Tensor, scene: Scene, directions: Sequence[Tensor], options: Options, *, kernel: str = "auto"
-) -> Tensor:
-    """Jacobian-vector products [T, n] along T directions of the scene's tensors; see reference.tangents."""
-    if kernel not in KERNELS:
-        raise InputError("kernel", kernel, ", ".join(KERNELS))
-    return reference.tangents(pixels, scene, directions, options)
+def _fused(pixels: Tensor | None, scene: Scene, options: Options, progress: reference.Progress | None) -> Tensor:
+    if progress is not None and scene.panels.device.type == "cpu" and not _differentiates(scene):
+        return cpu.value(pixels, scene, options, progress)
+    result: Tensor = torch.ops.nanobrag_torch.intensity(pixels, *scene.tensors(), *pack_options(options))
+    if progress is not None:
+        progress(1.0)
+    return result
+
+
+def _differentiates(scene: Scene) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in scene.tensors())
+
+
+def _obstacle(scene: Scene, options: Options) -> str:
+    """Why the fused kernel cannot be used; empty if it can."""
+    device = scene.panels.device.type
+    if _left_to_reference(options):
+        return "D3 or D5 of compat c depends on the order of steps: the reference kernel renders it, many times slower"
+    if device not in FUSED_DEVICES:
+        return f"no fused kernel for device {device}: the reference kernel renders, many times slower"
+    if device == "cpu" and not available().usable:
+        return f"{available().reason}: the reference kernel renders, about a hundred times slower"
+    if scene.structure_factors.numel() > LARGEST_TABLE:
+        return f"more than {LARGEST_TABLE} structure factors: the reference kernel renders, many times slower"
+    return ""
+
+
+def _left_to_reference(options: Options) -> bool:
+    return options.running_factors or options.interpolation_latch
+
+
+@cache
+def _warn_once(message: str) -> None:
+    print(f"nanobrag_torch: {message}", file=sys.stderr, flush=True)
+
+
+def _all_pixels(scene: Scene, options: Options) -> Tensor:
+    slow, fast = options.image_shape
+    return torch.arange(scene.panels.shape[0] * slow * fast, device=scene.panels.device)
+
+
+def pack_options(options: Options) -> tuple[list[int], float, torch.dtype]:
+    """Options as arguments of the operators."""
+    switches = (
+        options.interpolate,
+        options.point_pixel,
+        options.curved,
+        options.oversample_omega,
+        options.oversample_polar,
+        options.oversample_thick,
+        options.last_layer_capture,
+    )
+    counts = (*options.image_shape, int(options.profile), *options.hkl_first, options.oversample, options.layers)
+    return [*counts, *map(int, switches), options.threads], options.dmin, options.dtype
+
+
+def unpack_options(integers: Sequence[int], dmin: float, dtype: torch.dtype) -> Options:
+    """The inverse of pack_options."""
+    slow, fast, profile, h, k, l, oversample, layers, *switches, threads = integers
+    interpolate, point_pixel, curved, omega, polar, thick, last = (bool(switch) for switch in switches)
+    return Options(
+        image_shape=(slow, fast),
+        profile=Profile(profile),
+        hkl_first=(h, k, l),
+        oversample=oversample,
+        layers=layers,
+        dmin=dmin,
+        interpolate=interpolate,
+        point_pixel=point_pixel,
+        curved=curved,
+        oversample_omega=omega,
+        oversample_polar=polar,
+        oversample_thick=thick,
+        last_layer_capture=last,
+        dtype=dtype,
+        threads=threads,
+    )
+
+
+def _count(pixels: Tensor | None, panels: Tensor, integers: Sequence[int]) -> int:
+    return panels.shape[0] * integers[0] * integers[1] if pixels is None else pixels.numel()
+
+
+torch.library.define("nanobrag_torch::intensity", f"({_PIXELS}, {_SCENE}, {_OPTIONS}) -> Tensor")
+torch.library.define(
+    "nanobrag_torch::intensity_adjoint",
+    f"(Tensor upstream, {_PIXELS}, {_SCENE}, {_OPTIONS}, bool[] wanted, bool value) -> Tensor[]",
+)
+
+
+@torch.library.impl("nanobrag_torch::intensity", "cpu")
+def _intensity_cpu(pixels: Tensor | None, *arguments: Any) -> Tensor:
+    return cpu.value(pixels, Scene(*arguments[:TENSORS]), unpack_options(*arguments[TENSORS:]))
+
+
+def _intensity_fake(pixels: Tensor | None, *arguments: Any) -> Tensor:
+    panels, integers, dtype = arguments[0], arguments[TENSORS], arguments[TENSORS + 2]
+    return torch.empty(_count(pixels, panels, integers), dtype=dtype, device=panels.device)
+
+
+@torch.library.impl("nanobrag_torch::intensity_adjoint", "cpu")
+def _adjoint_cpu(upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> list[Tensor]:
+    """Gradients by the scene's tensors, empty where not wanted, and the values, empty unless asked for."""
+    *options, wanted, value = arguments[TENSORS:]
+    scene = Scene(*arguments[:TENSORS])
+    values, gradients = cpu.gradients(upstream, pixels, scene, unpack_options(*options), wanted, value=value)
+    return [*gradients, values]
+
+
+def _adjoint_fake(upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> list[Tensor]:
+    integers, _, dtype, wanted, value = arguments[TENSORS:]
+    tensors = arguments[:TENSORS]
+    count = _count(pixels, tensors[0], integers) if value else 0
+    found = [torch.empty_like(t) if w else t.new_empty(0) for t, w in zip(tensors, wanted, strict=True)]
+    return [*found, torch.empty(count, dtype=dtype, device=tensors[0].device)]
+
+
+torch.library.register_fake("nanobrag_torch::intensity", _intensity_fake)
+torch.library.register_fake("nanobrag_torch::intensity_adjoint", _adjoint_fake)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    pixels, tensors, options = inputs[0], inputs[1 : 1 + TENSORS], inputs[1 + TENSORS :]
+    ctx.save_for_backward(*tensors, *([] if pixels is None else [pixels]))
+    ctx.options = options
+
+
+def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    tensors, pixels = ctx.saved_tensors[:TENSORS], ctx.saved_tensors[TENSORS:]
+    wanted = list(ctx.needs_input_grad[1 : 1 + TENSORS])
+    *gradients, _ = torch.ops.nanobrag_torch.intensity_adjoint(
+        upstream, pixels[0] if pixels else None, *tensors, *ctx.options, wanted, False
+    )
+    found = [gradient if w else None for gradient, w in zip(gradients, wanted, strict=True)]
+    return (None, *found, None, None, None)
+
+
+torch.library.register_autograd("nanobrag_torch::intensity", _backward, setup_context=_keep)

@@ -1,0 +1,213 @@
+"""The fused kernel on the CPU: value and gradients of pixels, dealt out to threads.
+
+The stages are compiled by numba at their first call. Blocks of pixels are worked on serially, without the interpreter
+lock, and what gradients sum up is added in an order that depends on the problem alone, so that results do not depend on
+the number of threads, not in the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanobrag_torch.kernels import cpu_layout as at
+from nanobrag_torch.kernels.cpu_adjoint import adjoint as _adjoint
+from nanobrag_torch.kernels.cpu_packing import Array, pack
+from nanobrag_torch.kernels.cpu_value import value as _value
+from nanobrag_torch.kernels.problem import Options, Scene
+
+Progress = Callable[[float], None]
+Piece = tuple[int, int]
+
+PIECES_PER_THREAD = 4
+MOST_PARTS = 64
+SUMS_BYTES = 2**26
+TABLE_BYTES = 2**28
+MOST_TABLE_PARTS = 16
+"""Gradients are summed up in parts, whose number follows from the problem, within these bounds on memory."""
+
+
+def value(pixels: Tensor | None, scene: Scene, options: Options, progress: Progress | None = None) -> Tensor:
+    """Values [n] of the pixels [n], or of all in order, in options.dtype."""
+    packed = pack(pixels, scene, options)
+    count = pixel_count(pixels, scene, options)
+    out = torch.empty(count, dtype=options.dtype)
+    if not finite(scene):
+        return out.fill_(torch.nan)
+    image = out.numpy()
+    threads = thread_count(options)
+    pieces = _pieces(count, threads * PIECES_PER_THREAD, at.CHUNK)
+    _deal(lambda piece: _value(image, *piece, *packed.arguments()), pieces, threads, progress)
+    return out
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Gradients of one part of the pixels, float64, with the columns of the packed tables."""
+
+    lattice: Array
+    sources: Array
+    panels: Array
+    single: Array
+    table: Array
+
+    @classmethod
+    def zeros(cls, scene: Scene, with_table: bool) -> _Sums:
+        """No gradient yet."""
+        return cls(
+            np.zeros((scene.lattice.shape[0], at.LATTICE_COLUMNS)),
+            np.zeros((scene.incident.shape[0], at.SOURCE_COLUMNS)),
+            np.zeros((scene.panels.shape[0], at.PANEL_COLUMNS)),
+            np.zeros(at.SINGLE_COLUMNS),
+            np.zeros(scene.structure_factors.numel() if with_table else 0),
+        )
+
+    def arrays(self) -> tuple[Array, ...]:
+        """In the order of the compiled function."""
+        return tuple(vars(self).values())
+
+    def add(self, other: _Sums) -> None:
+        """Add another part."""
+        for mine, theirs in zip(self.arrays(), other.arrays(), strict=True):
+            np.add(mine, theirs, out=mine)
+
+
+def gradients(
+    upstream: Tensor, pixels: Tensor | None, scene: Scene, options: Options, wanted: Sequence[bool], *, value: bool = False
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Gradients of sum(upstream * values) by the scene's tensors, in one pass; with the values [n] if asked for.
+
+    upstream [n] in options.dtype; wanted: one for each tensor of the scene. What is not wanted comes back empty.
+    A nearest-hkl table has no slope in hkl: F is constant between the half-integers.
+    """
+    count = pixel_count(pixels, scene, options)
+    out = torch.empty(count if value else 0, dtype=options.dtype)
+    if not finite(scene):
+        nan = tuple(torch.full_like(t, torch.nan) if w else t.new_zeros(0) for t, w in zip(scene.tensors(), wanted, strict=True))
+        return out.fill_(torch.nan), nan
+    wants, with_table = _wants(wanted)
+    scale = _flow_scale(upstream, scene)
+    packed, flow = pack(pixels, scene, options), (upstream.detach() / scale).to(options.dtype).contiguous().numpy()
+    parts = _pieces(count, _part_count(scene, with_table), at.CHUNK)
+    sums = [_Sums.zeros(scene, with_table) for _ in parts]
+    image = out.numpy()
+
+    def work(number: int) -> None:
+        arguments = (*packed.arguments(), wants, *sums[number].arrays())
+        _adjoint(image, flow, *parts[number], *arguments)
+
+    _deal(work, range(len(parts)), thread_count(options), None)
+    total = _Sums.zeros(scene, with_table)
+    for part in sums:
+        total.add(part)
+    return out, _as_tensors(total, scene, scale, wanted)
+
+
+def _wants(wanted: Sequence[bool]) -> tuple[Array, bool]:
+    (panels, pixel_size, sensor, curvature, incident, wavelengths, source_weights, polarization, lattice, weights, shape,
+     table, default, offset) = wanted  # fmt: skip
+    geometry = panels or pixel_size or sensor or curvature
+    wants = np.zeros(at.WANTS, np.int64)
+    wants[at.WANT_LATTICE] = lattice
+    wants[at.WANT_SCATTERING] = geometry or incident or wavelengths
+    wants[at.WANT_WEIGHTS], wants[at.WANT_SHAPE], wants[at.WANT_OFFSET] = weights, shape, offset
+    wants[at.WANT_TABLE] = table or default
+    wants[at.WANT_FACTORS] = geometry or source_weights or polarization or offset
+    return wants, bool(table)
+
+
+def _part_count(scene: Scene, with_table: bool) -> int:
+    size = 8 * (scene.lattice.shape[0] * at.LATTICE_COLUMNS + scene.panels.shape[0] * at.PANEL_COLUMNS)
+    count = max(1, min(MOST_PARTS, SUMS_BYTES // (size + 1)))
+    if with_table:
+        count = max(1, min(count, MOST_TABLE_PARTS, TABLE_BYTES // (8 * scene.structure_factors.numel() + 1)))
+    return int(count)
+
+
+def _flow_scale(upstream: Tensor, scene: Scene) -> float:
+    """A power of two that keeps gradients within the range of float32: about their largest factor."""
+    origin, normal = scene.panels[:, 0], scene.panels[:, 3]
+    omega = (scene.pixel_size.prod(-1) / (origin * normal).sum(-1) ** 2).abs().max() if origin.numel() else 1.0
+    most = float(upstream.abs().max() * scene.source_weights.abs().max() * omega) if upstream.numel() else 0.0
+    return 2.0 ** math.frexp(most)[1] if 0 < most < math.inf else 1.0
+
+
+def _as_tensors(sums: _Sums, scene: Scene, scale: float, wanted: Sequence[bool]) -> tuple[Tensor, ...]:
+    """The chain rule from the packed tables to the tensors of the scene."""
+    panels, size = scene.panels.detach(), scene.pixel_size.detach()
+    of_panels, of_sources = torch.from_numpy(sums.panels), torch.from_numpy(sums.sources)
+    of_lattice, single = torch.from_numpy(sums.lattice), torch.from_numpy(sums.single)
+    vectors = of_panels[:, : at.FAST_SIZE].reshape(-1, 4, 3).clone()
+    close = of_panels[:, at.CLOSE, None]
+    vectors[:, 0] += close * panels[:, 3]
+    vectors[:, 3] += close * panels[:, 0]
+    by_size = of_panels[:, at.FAST_SIZE : at.AREA] + of_panels[:, at.AREA, None] * size.flip(-1)
+    inverse = of_sources[:, at.INVERSE_LAMBDA]
+    found = (
+        vectors,
+        by_size,
+        of_panels[:, at.LAYER_STEP :],
+        single[at.CURVATURE_SUM :],
+        of_sources[:, : at.INVERSE_LAMBDA],
+        -inverse / (scene.wavelengths.detach() ** 2 * at.SCALE),
+        of_sources[:, at.SOURCE_WEIGHT],
+        of_sources[:, at.POLARIZATION :].reshape(-1, 3, 3),
+        of_lattice[:, : at.LATTICE_WEIGHT].reshape(-1, 3, 3) * at.SCALE,
+        of_lattice[:, at.LATTICE_WEIGHT],
+        single[: at.DEFAULT_SUM].reshape(3, 3),
+        torch.from_numpy(sums.table).reshape(scene.structure_factors.shape if sums.table.size else (0,)),
+        single[at.DEFAULT_SUM],
+        single[at.OFFSET_SUM],
+    )
+    return tuple(
+        (gradient * scale).to(tensor.dtype).reshape(tensor.shape) if wants else tensor.new_zeros(0)
+        for gradient, tensor, wants in zip(found, scene.tensors(), wanted, strict=True)
+    )
+
+
+def pixel_count(pixels: Tensor | None, scene: Scene, options: Options) -> int:
+    """Length of the list of pixels, None standing for all."""
+    slow, fast = options.image_shape
+    return scene.panels.shape[0] * slow * fast if pixels is None else pixels.numel()
+
+
+def finite(scene: Scene) -> bool:
+    """Whether everything but the table is finite: vector code may not be relied on to carry NaN through."""
+    return all(bool(torch.isfinite(t).all()) for t in scene.tensors() if t is not scene.structure_factors)
+
+
+def thread_count(options: Options) -> int:
+    """Threads to use: those this process may run on, at most options.threads."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(options.threads, allowed) if options.threads > 0 else allowed
+
+
+def _pieces(count: int, wanted: int, unit: int) -> list[tuple[int, int]]:
+    """Split `count` into about `wanted` ranges whose ends are multiples of `unit`."""
+    units = -(-count // unit)
+    step = max(1, -(-units // wanted)) * unit
+    return [(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def _deal(work: Callable[[Any], None], pieces: Sequence[Any], threads: int, progress: Progress | None) -> None:
+    """Do the work of every piece on so many threads."""
+    if threads == 1 or len(pieces) <= 1:
+        for done, piece in enumerate(pieces, 1):
+            work(piece)
+            if progress is not None:
+                progress(done / len(pieces))
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = [pool.submit(work, piece) for piece in pieces]
+        for done, finished in enumerate(as_completed(waiting), 1):
+            finished.result()
+            if progress is not None:
+                progress(done / len(pieces))

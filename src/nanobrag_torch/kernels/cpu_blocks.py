@@ -1,0 +1,89 @@
+"""Which pixels share a block: lanes of one panel, in groups of neighbours (stages of the compiled CPU kernel)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nanobrag_torch.kernels.cpu_layout import (
+    FAST_COUNT,
+    FAST_INDEX,
+    GROUP,
+    LANES,
+    SLOW_COUNT,
+    SLOW_INDEX,
+)
+from nanobrag_torch.kernels.cpu_math import stage
+
+Array = np.ndarray[Any, Any]
+NEAR_SLOW, NEAR_FAST = 8, 16
+"""Pixels further from the first of a group than this begin a new group."""
+
+
+@stage()
+def next_block(pixels: Array, start: int, stop: int, whole: Array, v: Array, place: Array) -> tuple[int, int, int, int]:
+    """Fill lanes from the list at `start`: pixels used, lanes, panel, and whether groups are of neighbours.
+
+    An empty list stands for all pixels in order. place [LANES] takes the position in the list, or -1 in lanes that only
+    fill up a group.
+    """
+    used, lanes, panel = _fill(pixels, start, stop, whole, v, place, True)
+    if 5 * used >= 4 * lanes:
+        return used, lanes, panel, 1
+    used, lanes, panel = _fill(pixels, start, stop, whole, v, place, False)
+    return used, lanes, panel, 0
+
+
+@stage()
+def _fill(
+    pixels: Array, start: int, stop: int, whole: Array, v: Array, place: Array, grouped: bool
+) -> tuple[int, int, int]:
+    fast_count, slow_count = whole[FAST_COUNT], whole[SLOW_COUNT]
+    lanes, panel, first_slow, first_fast = 0, -1, 0, 0
+    i = start
+    while i < stop and lanes < LANES:
+        pixel = pixels[i] if pixels.size else i
+        row = pixel // fast_count
+        fast = pixel - row * fast_count
+        of_panel = row // slow_count
+        slow = row - of_panel * slow_count
+        if panel >= 0 and of_panel != panel:
+            break
+        panel = of_panel
+        far = abs(slow - first_slow) > NEAR_SLOW or abs(fast - first_fast) > NEAR_FAST
+        if grouped and far and lanes % GROUP:
+            lanes = _pad(lanes, v, place)
+            continue
+        run = _run(pixels, i, min(stop - i, fast_count - fast, LANES - lanes))
+        for t in range(run):
+            v[FAST_INDEX + lanes + t] = fast + t
+            v[SLOW_INDEX + lanes + t] = slow
+            place[lanes + t] = i + t
+        if lanes % GROUP == 0 or lanes // GROUP != (lanes + run - 1) // GROUP:
+            first_slow, first_fast = slow, fast + ((lanes + run - 1) // GROUP) * GROUP - lanes
+        lanes += run
+        i += run
+    return i - start, _pad(lanes, v, place), panel
+
+
+@stage()
+def _run(pixels: Array, i: int, limit: int) -> int:
+    """Length of the run of consecutive pixels at place i of the list."""
+    if pixels.size == 0:
+        return limit
+    run = 1
+    while run < limit and pixels[i + run] == pixels[i] + run:
+        run += 1
+    return run
+
+
+@stage()
+def _pad(lanes: int, v: Array, place: Array) -> int:
+    """Repeat the last pixel up to the end of its group."""
+    end = (lanes + GROUP - 1) // GROUP * GROUP
+    for j in range(lanes, end):
+        v[FAST_INDEX + j] = v[FAST_INDEX + lanes - 1]
+        v[SLOW_INDEX + j] = v[SLOW_INDEX + lanes - 1]
+        place[j] = -1
+    return end

@@ -1,0 +1,200 @@
+"""Sub-pixels, factors and scattering vectors of a block of pixels, in float64: stages of the compiled CPU kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nanobrag_torch.kernels.cpu_curved import bend
+from nanobrag_torch.kernels.cpu_layout import (
+    AIM_X,
+    AIM_Y,
+    AIM_Z,
+    ANCHOR_X,
+    ANCHOR_Y,
+    ANCHOR_Z,
+    AREA,
+    ATTENUATION,
+    CAPTURE,
+    CENTRE,
+    CLOSE,
+    CURVED,
+    DX,
+    DY,
+    DZ,
+    FACTOR,
+    FAST_AXIS,
+    FAST_INDEX,
+    FAST_SIZE,
+    FLAT_X,
+    FLAT_Y,
+    FLAT_Z,
+    GROUP,
+    HALF,
+    INCIDENT,
+    INVERSE,
+    INVERSE_LAMBDA,
+    KNOWN,
+    LAYER_STEP,
+    NORMAL,
+    OMEGA,
+    ORIGIN,
+    OVERSAMPLE,
+    POLAR,
+    POLARIZATION,
+    REACH,
+    SEEN,
+    SLOW_AXIS,
+    SLOW_INDEX,
+    SLOW_SIZE,
+    SOURCE_WEIGHT,
+    X,
+    Y,
+    Z,
+)
+from nanobrag_torch.kernels.cpu_math import FAST, FINITE, POWER_32, POWER_64, horner, power_of_two, stage, wide
+
+Array = np.ndarray[Any, Any]
+LOG2_E = 1.4426950408889634
+
+
+@stage()
+def aim(v: Array, lanes: int, panel: Array, layer: int, sub: int, whole: Array, numbers: Array) -> None:
+    """Unit vectors to one sub-pixel of every pixel in one layer of the sensor, and one over the distances."""
+    oversample = whole[OVERSAMPLE]
+    slow, fast = (sub // oversample + 0.5) / oversample, (sub % oversample + 0.5) / oversample
+    _locate(v, lanes, panel, layer * panel[LAYER_STEP], slow, fast)
+    if whole[CURVED]:
+        for j in range(lanes):
+            v[FLAT_X + j], v[FLAT_Y + j], v[FLAT_Z + j] = v[AIM_X + j], v[AIM_Y + j], v[AIM_Z + j]
+        bend(v, lanes, panel, numbers)
+    _normalise(v, lanes)
+
+
+@stage(fastmath=FAST)
+def _locate(v: Array, lanes: int, panel: Array, depth: float, slow: float, fast: float) -> None:
+    wide()
+    ox = panel[ORIGIN] + depth * panel[NORMAL]
+    oy = panel[ORIGIN + 1] + depth * panel[NORMAL + 1]
+    oz = panel[ORIGIN + 2] + depth * panel[NORMAL + 2]
+    fx, fy, fz = panel[FAST_AXIS], panel[FAST_AXIS + 1], panel[FAST_AXIS + 2]
+    sx, sy, sz = panel[SLOW_AXIS], panel[SLOW_AXIS + 1], panel[SLOW_AXIS + 2]
+    fast_size, slow_size = panel[FAST_SIZE], panel[SLOW_SIZE]
+    for j in range(lanes):
+        along_fast = (v[FAST_INDEX + j] + fast) * fast_size
+        along_slow = (v[SLOW_INDEX + j] + slow) * slow_size
+        v[AIM_X + j] = along_fast * fx + along_slow * sx + ox
+        v[AIM_Y + j] = along_fast * fy + along_slow * sy + oy
+        v[AIM_Z + j] = along_fast * fz + along_slow * sz + oz
+
+
+@stage(fastmath=FAST)
+def _normalise(v: Array, lanes: int) -> None:
+    wide()
+    for j in range(lanes):
+        x, y, z = v[AIM_X + j], v[AIM_Y + j], v[AIM_Z + j]
+        inverse = 1 / np.sqrt(x * x + y * y + z * z)
+        v[AIM_X + j], v[AIM_Y + j], v[AIM_Z + j], v[INVERSE + j] = x * inverse, y * inverse, z * inverse, inverse
+
+
+@stage(fastmath=FAST)
+def solid_angles(v: Array, lanes: int, panel: Array, point_pixel: int) -> None:
+    """OMEGA: pixel area / R^2 * close distance / R, or 1 / R^2."""
+    wide()
+    scale = panel[AREA] * panel[CLOSE]
+    if point_pixel:
+        for j in range(lanes):
+            v[OMEGA + j] = v[INVERSE + j] * v[INVERSE + j]
+    else:
+        for j in range(lanes):
+            v[OMEGA + j] = scale * v[INVERSE + j] * v[INVERSE + j] * v[INVERSE + j]
+
+
+@stage(fastmath=FAST)
+def captures(v: Array, lanes: int, panel: Array, layer: int) -> None:
+    """CAPTURE: share of the photons that a layer of the sensor absorbs; all of them where it has no thickness."""
+    wide()
+    if panel[LAYER_STEP] <= 0:
+        for j in range(lanes):
+            v[CAPTURE + j] = 1.0
+        return
+    nx, ny, nz = panel[NORMAL], panel[NORMAL + 1], panel[NORMAL + 2]
+    depth = panel[LAYER_STEP] * panel[ATTENUATION]
+    for j in range(lanes):
+        cosine = v[AIM_X + j] * nx + v[AIM_Y + j] * ny + v[AIM_Z + j] * nz
+        d = depth / cosine
+        v[CAPTURE + j] = decay(layer * d) - decay((layer + 1) * d)
+
+
+@stage(inline="always", fastmath=FAST)
+def decay(x: float) -> Any:
+    """exp(-x) in float64, without a call of libm; 1e-300 stands for all that is smaller, 1e300 for all larger."""
+    t = min(max(-x * LOG2_E, -1000.0), 1000.0)
+    n = np.rint(t)
+    return horner(t - n, POWER_32, POWER_64) * power_of_two(n)
+
+
+@stage(fastmath=FAST)
+def scatter(v: Array, lanes: int, source: Array, dmin: float) -> None:
+    """q of one source in units of SCALE / m, and SEEN: whether it is within the resolution limit."""
+    wide()
+    ix, iy, iz, inverse = source[INCIDENT], source[INCIDENT + 1], source[INCIDENT + 2], source[INVERSE_LAMBDA]
+    for j in range(lanes):
+        v[X + j] = (v[AIM_X + j] - ix) * inverse
+        v[Y + j] = (v[AIM_Y + j] - iy) * inverse
+        v[Z + j] = (v[AIM_Z + j] - iz) * inverse
+    if dmin > 0:
+        for j in range(lanes):
+            x, y, z = v[X + j], v[Y + j], v[Z + j]
+            v[SEEN + j] = 0.0 if dmin * np.sqrt(x * x + y * y + z * z) > 1.0 else 1.0
+
+
+@stage(fastmath=FINITE)
+def offsets(v: Array, w: Array, lanes: int, box: Array) -> None:
+    """q of the anchors, float32 differences from them, and how far both reach."""
+    wide()
+    most_x = most_y = most_z = w.dtype.type(0)
+    for g in range(lanes // GROUP):
+        first, middle = g * GROUP, g * GROUP + GROUP // 2
+        ax, ay, az = v[X + middle], v[Y + middle], v[Z + middle]
+        v[ANCHOR_X + g], v[ANCHOR_Y + g], v[ANCHOR_Z + g] = ax, ay, az
+        for j in range(first, first + GROUP):
+            w[DX + j], w[DY + j], w[DZ + j] = v[X + j] - ax, v[Y + j] - ay, v[Z + j] - az
+    for j in range(lanes):
+        most_x, most_y, most_z = max(most_x, abs(w[DX + j])), max(most_y, abs(w[DY + j])), max(most_z, abs(w[DZ + j]))
+    box[REACH], box[REACH + 1], box[REACH + 2] = most_x, most_y, most_z
+    for axis in range(3):
+        row = ANCHOR_X + axis * (ANCHOR_Y - ANCHOR_X)
+        low, high = v[row], v[row]
+        for g in range(lanes // GROUP):
+            low, high = min(low, v[row + g]), max(high, v[row + g])
+        box[CENTRE + axis], box[HALF + axis] = (low + high) / 2, (high - low) / 2
+
+
+@stage(fastmath=FAST)
+def polarizations(v: Array, lanes: int, source: Array, each: int) -> None:
+    """POLAR: (1 + d M d) / 2 of this source; unless `each`, only in lanes that see a source for the first time."""
+    wide()
+    xx, yy, zz = source[POLARIZATION], source[POLARIZATION + 4], source[POLARIZATION + 8]
+    xy = source[POLARIZATION + 1] + source[POLARIZATION + 3]
+    xz = source[POLARIZATION + 2] + source[POLARIZATION + 6]
+    yz = source[POLARIZATION + 5] + source[POLARIZATION + 7]
+    for j in range(lanes):
+        x, y, z = v[AIM_X + j], v[AIM_Y + j], v[AIM_Z + j]
+        value = 0.5 + 0.5 * (x * (xx * x + xy * y + xz * z) + y * (yy * y + yz * z) + zz * z * z)
+        fresh = each or v[KNOWN + j] < v[SEEN + j]
+        v[POLAR + j] = value if fresh else v[POLAR + j]
+        v[KNOWN + j] = max(v[KNOWN + j], v[SEEN + j])
+
+
+@stage(fastmath=FAST)
+def factors(v: Array, lanes: int, source: Array, subs: int) -> bool:
+    """FACTOR: what the sum over lattices of this source is multiplied by; whether any lane sees the source."""
+    wide()
+    weight = source[SOURCE_WEIGHT] / subs
+    seen = 0.0
+    for j in range(lanes):
+        v[FACTOR + j] = weight * v[OMEGA + j] * v[CAPTURE + j] * v[POLAR + j] * v[SEEN + j]
+        seen += v[SEEN + j]
+    return seen > 0

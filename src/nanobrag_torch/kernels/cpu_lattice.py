@@ -1,0 +1,215 @@
+"""hkl of a block of pixels for one lattice, and F of the nearest reflections: stages of the compiled CPU kernel.
+
+Within a group of neighbouring pixels hkl varies little: it is formed in float64 at one pixel, split into integer and
+rest, and the others add lattice (q - q_anchor) in float32. Where that would cost too much precision (`survey`), or the
+image is float64, hkl is formed in float64 throughout.
+
+Each stage is a loop short enough for LLVM to turn into vector code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nanobrag_torch.kernels.cpu_layout import (
+    AMPLITUDE,
+    ANCHOR_X,
+    ANCHOR_Y,
+    ANCHOR_Z,
+    BASE,
+    CELLS,
+    CENTRE,
+    CUBIC,
+    DEFAULT_F,
+    DH,
+    DK,
+    DL,
+    DX,
+    DY,
+    DZ,
+    GROUP,
+    GROUPED,
+    HALF,
+    HAS_TABLE,
+    NARROW_BOUND,
+    REACH,
+    REST_H,
+    REST_K,
+    REST_L,
+    X,
+    Y,
+    Z,
+)
+from nanobrag_torch.kernels.cpu_math import FAST, stage, wide
+
+Array = np.ndarray[Any, Any]
+
+NOTHING, OUTSIDE, INSIDE, PARTLY = -2, 0, 2, 4
+"""Where a block lies in the table of structure factors; plus 1 where float32 differences are precise enough."""
+EXACT_FLOAT32 = 2.0**23
+
+
+@stage()
+def survey(box: Array, lattice: Array, envelope: Array, whole: Array, numbers: Array, grid: Array, where: Array) -> None:
+    """How a block is to be treated for each lattice, into where [K]: at a glance for all of them, or one by one."""
+    for k in range(lattice.shape[0]):
+        where[k] = PARTLY
+    if whole[CUBIC]:
+        return
+    narrow = numbers[NARROW_BOUND] if box[GROUPED] > 0 else -1.0
+    everywhere = _outlook(box, envelope[0], envelope[1], narrow, numbers, grid, whole[HAS_TABLE])
+    for k in range(lattice.shape[0]):
+        where[k] = everywhere
+        if everywhere == PARTLY or not everywhere & 1:
+            where[k] = _outlook(box, lattice[k], envelope[2], narrow, numbers, grid, whole[HAS_TABLE])
+        if where[k] < INSIDE and numbers[DEFAULT_F] == 0:
+            where[k] = NOTHING
+
+
+@stage()
+def _outlook(box: Array, a: Array, spread: Array, bound: float, numbers: Array, grid: Array, has_table: int) -> int:
+    """Bounds on hkl over a block, for all lattices within `spread` of `a`, element by element.
+
+    The error of hkl is about 2^-24 times the reach of a group, that of the image N times as much: so N times the
+    reach is bounded. Table indices relative to an anchor's must be exact in float32 too.
+    """
+    narrow, inside, touches, span = True, has_table > 0, has_table > 0, 0.0
+    for axis in range(3):
+        centre, half, reach = -grid[axis], 0.51, 0.0
+        for i in range(3):
+            element, some = a[3 * axis + i], spread[3 * axis + i]
+            most = abs(element) + some
+            reach += most * box[REACH + i]
+            centre += element * box[CENTRE + i]
+            half += most * box[HALF + i] + some * abs(box[CENTRE + i])
+        half += reach
+        narrow = narrow and numbers[CELLS + axis] * reach <= bound
+        inside = inside and centre - half >= 0 and centre + half <= grid[3 + axis] - 1
+        touches = touches and centre + half >= 0 and centre - half <= grid[3 + axis] - 1
+        span = span * grid[3 + axis] + reach + 1
+    if not touches:
+        return OUTSIDE + (1 if narrow else 0)
+    if inside:
+        return INSIDE + (1 if narrow and span < EXACT_FLOAT32 else 0)
+    return PARTLY
+
+
+@stage(fastmath=FAST)
+def split_anchors(v: Array, w: Array, index: Array, lanes: int, a: Array, grid: Array) -> None:
+    """float64: hkl at the anchor of each group, as float32 rest and table index of the nearest integers."""
+    wide()
+    a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
+    low_h, low_k, low_l, size_k, size_l = grid[0], grid[1], grid[2], grid[4], grid[5]
+    for g in range(lanes // GROUP):
+        x, y, z = v[ANCHOR_X + g], v[ANCHOR_Y + g], v[ANCHOR_Z + g]
+        h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
+        near_h, near_k, near_l = np.ceil(h - 0.5), np.ceil(k - 0.5), np.ceil(l - 0.5)
+        w[REST_H + g], w[REST_K + g], w[REST_L + g] = h - near_h, k - near_k, l - near_l
+        index[BASE + g] = np.int32(((near_h - low_h) * size_k + near_k - low_k) * size_l + near_l - low_l)
+
+
+@stage(fastmath=FAST)
+def peel(w: Array, lanes: int, a: Array) -> None:
+    """float32: distance to the nearest integers, from the offsets to the anchors."""
+    wide()
+    half = w.dtype.type(0.5)
+    a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
+    for g in range(lanes // GROUP):
+        rest_h, rest_k, rest_l = w[REST_H + g], w[REST_K + g], w[REST_L + g]
+        for j in range(g * GROUP, g * GROUP + GROUP):
+            x, y, z = w[DX + j], w[DY + j], w[DZ + j]
+            h = rest_h + a0 * x + a1 * y + a2 * z
+            k = rest_k + a3 * x + a4 * y + a5 * z
+            l = rest_l + a6 * x + a7 * y + a8 * z
+            w[DH + j], w[DK + j], w[DL + j] = h - np.ceil(h - half), k - np.ceil(k - half), l - np.ceil(l - half)
+
+
+@stage(fastmath=FAST)
+def peel_indexed(w: Array, index: Array, lanes: int, a: Array, grid: Array) -> None:
+    """The same, with the table index of the nearest integers."""
+    wide()
+    half, size_k, size_l = w.dtype.type(0.5), w.dtype.type(grid[4]), w.dtype.type(grid[5])
+    a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
+    for g in range(lanes // GROUP):
+        rest_h, rest_k, rest_l, base = w[REST_H + g], w[REST_K + g], w[REST_L + g], index[BASE + g]
+        for j in range(g * GROUP, g * GROUP + GROUP):
+            x, y, z = w[DX + j], w[DY + j], w[DZ + j]
+            h = rest_h + a0 * x + a1 * y + a2 * z
+            k = rest_k + a3 * x + a4 * y + a5 * z
+            l = rest_l + a6 * x + a7 * y + a8 * z
+            near_h, near_k, near_l = np.ceil(h - half), np.ceil(k - half), np.ceil(l - half)
+            w[DH + j], w[DK + j], w[DL + j] = h - near_h, k - near_k, l - near_l
+            index[j] = np.int32((near_h * size_k + near_k) * size_l + near_l) + base
+
+
+@stage(fastmath=FAST)
+def peel_wide(v: Array, w: Array, index: Array, lanes: int, a: Array, grid: Array) -> None:
+    """float64: distance to the nearest integers, and their table index, -1 outside the table."""
+    wide()
+    a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
+    low_h, low_k, low_l, size_h, size_k, size_l = grid[0], grid[1], grid[2], grid[3], grid[4], grid[5]
+    for j in range(lanes):
+        x, y, z = v[X + j], v[Y + j], v[Z + j]
+        h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
+        near_h, near_k, near_l = np.ceil(h - 0.5), np.ceil(k - 0.5), np.ceil(l - 0.5)
+        w[DH + j], w[DK + j], w[DL + j] = h - near_h, k - near_k, l - near_l
+        ih, ik, il = near_h - low_h, near_k - low_k, near_l - low_l
+        inside = (ih >= 0) & (ih < size_h) & (ik >= 0) & (ik < size_k) & (il >= 0) & (il < size_l)
+        index[j] = np.int32((ih * size_k + ik) * size_l + il if inside else -1.0)
+
+
+@stage(fastmath=FAST)
+def gather(w: Array, index: Array, lanes: int, table: Array) -> None:
+    """F of reflections that are all in the table."""
+    for j in range(lanes):
+        w[AMPLITUDE + j] = table[np.uint32(index[j])]  # unsigned: numba need not look for negative ones
+
+
+@stage(fastmath=FAST)
+def gather_or_default(w: Array, index: Array, lanes: int, table: Array, default: Any) -> None:
+    """F of reflections, default where the index is -1."""
+    for j in range(lanes):
+        i = index[j]
+        value = table[np.uint32(i if i >= 0 else 0)]
+        w[AMPLITUDE + j] = value if i >= 0 else default
+
+
+@stage()
+def fill(array: Array, row: int, lanes: int, value: Any) -> None:
+    """Set a row of scratch."""
+    for j in range(row, row + lanes):
+        array[j] = value
+
+
+@stage()
+def reflections(
+    v: Array,
+    w: Array,
+    index: Array,
+    lanes: int,
+    where: int,
+    filled: bool,
+    a: Array,
+    narrow: Array,
+    grid: Array,
+    table: Array,
+    default: Any,
+) -> bool:
+    """Distances to the nearest reflections and their F, by the way that `where` allows; whether F is all default."""
+    if where & 1:
+        split_anchors(v, w, index, lanes, a, grid)
+        if where & INSIDE:
+            peel_indexed(w, index, lanes, narrow, grid)
+            gather(w, index, lanes, table)
+            return False
+        peel(w, lanes, narrow)
+    else:
+        peel_wide(v, w, index, lanes, a, grid)
+        if where:
+            gather_or_default(w, index, lanes, table, default)
+            return False
+    if not filled:
+        fill(w, AMPLITUDE, lanes, default)
+    return True

@@ -1,0 +1,90 @@
+"""Where the compiled CPU kernel keeps what: rows of its scratch arrays and columns of its tables.
+
+A block is up to LANES pixels of one panel, worked on together so that all scratch stays in the L1 cache. Its lanes come
+in groups of GROUP neighbouring pixels that share one float64 anchor. Scratch is one array per type, addressed as
+`array[ROW + lane]` with constant rows: so LLVM sees that rows do not overlap and needs no checks before vector code.
+
+Inside, lengths are metres but for q and the lattice: q is in units of SCALE / m and the lattice in m / SCALE, a power
+of two near 1e10, so that products of gradients stay within float32.
+"""
+
+from __future__ import annotations
+
+LANES = 256
+GROUP = 16
+GROUPS = LANES // GROUP
+CHUNK = 4096  # pixels; blocks never cross from one chunk to the next, so that work can be dealt out by chunks
+BATCH = 64  # lattices whose float32 sums are then added up in float64
+SCALE = 2.0**33
+
+# float64 scratch: rows of LANES
+X, Y, Z = 0, LANES, 2 * LANES  # q
+AIM_X, AIM_Y, AIM_Z = 3 * LANES, 4 * LANES, 5 * LANES  # position, then unit vector to the sub-pixel
+INVERSE = 6 * LANES  # one over the distance to it
+OMEGA, CAPTURE, POLAR = 7 * LANES, 8 * LANES, 9 * LANES
+SEEN = 10 * LANES  # 1 where the source is within the resolution limit
+KNOWN = 11 * LANES  # 1 where a source has been seen before, so that POLAR is set
+FACTOR = 12 * LANES  # what the sum over lattices is multiplied by
+TOTAL = 13 * LANES  # the pixel's value
+FAST_INDEX, SLOW_INDEX = 14 * LANES, 15 * LANES
+UPSTREAM = 16 * LANES  # gradient that flows in
+PULL_X, PULL_Y, PULL_Z = 17 * LANES, 18 * LANES, 19 * LANES  # gradient by the unit vector, then by the position
+PULL_OMEGA, PULL_CAPTURE = 20 * LANES, 21 * LANES
+KEPT_OMEGA, KEPT_CAPTURE, KEPT_POLAR = 22 * LANES, 23 * LANES, 24 * LANES  # gradients by factors computed once
+SLOPE_X, SLOPE_Y, SLOPE_Z = 25 * LANES, 26 * LANES, 27 * LANES  # gradient by q
+STEP_SUM = 28 * LANES  # sum over lattices for one source
+PULL_POLAR = 29 * LANES
+FLAT_X, FLAT_Y, FLAT_Z = 30 * LANES, 31 * LANES, 32 * LANES  # position before a detector is bent
+ANCHOR_X, ANCHOR_Y, ANCHOR_Z = 33 * LANES, 33 * LANES + GROUPS, 33 * LANES + 2 * GROUPS
+WIDE_SIZE = 34 * LANES
+
+# scratch of the image's type: rows of LANES
+DX, DY, DZ = 0, LANES, 2 * LANES  # q less the anchor of the group
+DH, DK, DL = 3 * LANES, 4 * LANES, 5 * LANES  # distance to the nearest integers, then slopes by hkl
+AMPLITUDE = 6 * LANES  # F
+SUM = 7 * LANES  # weighted F^2 L^2 over lattices
+SQUARE = 8 * LANES  # L^2
+FLOW = 9 * LANES  # gradient that flows into SUM
+QX, QY, QZ = 10 * LANES, 11 * LANES, 12 * LANES  # q
+GX, GY, GZ = 13 * LANES, 14 * LANES, 15 * LANES  # gradient by q
+FH, FK, FL = 16 * LANES, 17 * LANES, 18 * LANES  # slopes of an interpolated F by hkl
+BEND = 19 * LANES  # slope of L^2 by the quadratic form
+REST_H, REST_K, REST_L = 20 * LANES, 20 * LANES + GROUPS, 20 * LANES + 2 * GROUPS  # of the anchors' hkl
+NARROW_SIZE = 21 * LANES
+
+# int32 scratch
+BASE = LANES  # table index of the anchors, behind that of the lanes
+INDEX_SIZE = LANES + GROUPS
+
+# columns of the table of panels
+ORIGIN, FAST_AXIS, SLOW_AXIS, NORMAL = 0, 3, 6, 9
+FAST_SIZE, SLOW_SIZE, AREA, CLOSE, LAYER_STEP, ATTENUATION = 12, 13, 14, 15, 16, 17
+PANEL_COLUMNS = 18
+# columns of the table of sources
+INCIDENT, INVERSE_LAMBDA, SOURCE_WEIGHT, POLARIZATION = 0, 3, 4, 5
+SOURCE_COLUMNS = 14
+# columns of the table of lattices: nine elements of the matrix and the weight
+LATTICE_WEIGHT = 9
+LATTICE_COLUMNS = 10
+# sums that belong to no table: shape, default_F, offset, curvature
+SHAPE_SUM, DEFAULT_SUM, OFFSET_SUM, CURVATURE_SUM = 0, 9, 10, 11
+SINGLE_COLUMNS = 15
+
+# places in the shape array: nine elements of the shape matrix, then what keeps divisions finite at d = 0
+BIAS, FLOOR, FLOOR_H, FLOOR_K, FLOOR_L = 9, 10, 11, 12, 13
+SHAPE_SIZE = 14
+# places in the grid array (float64): first hkl, size on each axis
+GRID_SIZE = 6
+# places in the box array: centre and half extent of the anchors' q, largest offset from an anchor; are groups neighbours
+CENTRE, HALF, REACH, GROUPED = 0, 3, 6, 9
+BOX_SIZE = 10
+# places in the array of whole numbers
+SLOW_COUNT, FAST_COUNT, OVERSAMPLE, LAYERS, PROFILE, CUBIC, POINT_PIXEL, CURVED = 0, 1, 2, 3, 4, 5, 6, 7
+EACH_OMEGA, EACH_POLAR, EACH_CAPTURE, LAST_CAPTURE, HAS_TABLE = 8, 9, 10, 11, 12
+INTEGERS = 13
+# places in the array of real numbers: effective number of cells on each axis and the bound for float32 differences
+CELLS, NARROW_BOUND, DEFAULT_F, OFFSET, DMIN, CURVATURE = 0, 3, 4, 5, 6, 7
+NUMBERS = 11
+# places in the array of what is wanted
+WANT_LATTICE, WANT_SCATTERING, WANT_WEIGHTS, WANT_SHAPE, WANT_TABLE, WANT_FACTORS, WANT_OFFSET = 0, 1, 2, 3, 4, 5, 6
+WANTS = 7

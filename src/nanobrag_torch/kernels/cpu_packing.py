@@ -1,0 +1,119 @@
+"""A scene as the compiled CPU kernel takes it: a few arrays of numbers, with the columns of cpu_layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanobrag_torch.kernels import cpu_layout as at
+from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.physics.lattice_factor import Profile
+
+Array = np.ndarray[Any, Any]
+
+NARROW_BOUND = 48.0
+"""Largest number of cells times reach of a group in hkl for which float32 differences are taken; 0.3e-5 of the peak."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A scene as the compiled stages take it; see cpu_layout."""
+
+    pixels: Array
+    whole: Array
+    numbers: Array
+    panels: Array
+    sources: Array
+    lattice: Array
+    narrow: Array
+    shape: Array
+    grid: Array
+    table: Array
+    envelope: Array
+
+    def arguments(self) -> tuple[Array, ...]:
+        """In the order of the compiled functions."""
+        return tuple(vars(self).values())
+
+
+def pack(pixels: Tensor | None, scene: Scene, options: Options) -> Packed:
+    """Arrays for the compiled stages."""
+    real = np.float32 if options.dtype == torch.float32 else np.float64
+    lattice = np.concatenate([_array(scene.lattice).reshape(-1, 9) * at.SCALE, _array(scene.lattice_weights)[:, None]], 1)
+    table = scene.structure_factors.detach().to(options.dtype).contiguous().reshape(-1).numpy()
+    size = scene.structure_factors.shape if table.size else (0, 0, 0)
+    return Packed(
+        pixels=np.zeros(0, np.int64) if pixels is None else pixels.detach().to(torch.int64).contiguous().numpy(),
+        whole=_whole_numbers(scene, options),
+        numbers=_real_numbers(scene, options),
+        panels=_panels(scene),
+        sources=_sources(scene),
+        lattice=lattice,
+        narrow=lattice.astype(real),
+        shape=_shape(scene, options).astype(real),
+        grid=np.array([*options.hkl_first, *size], np.float64),
+        table=table,
+        envelope=_envelope(lattice),
+    )
+
+
+def _array(tensor: Tensor) -> Array:
+    array: Array = tensor.detach().to(torch.float64).contiguous().numpy()
+    return array
+
+
+def _whole_numbers(scene: Scene, options: Options) -> Array:
+    whole = np.zeros(at.INTEGERS, np.int64)
+    samples = options.oversample**2 * options.layers
+    has_table = scene.structure_factors.numel() > 0
+    whole[[at.SLOW_COUNT, at.FAST_COUNT]] = options.image_shape
+    whole[[at.OVERSAMPLE, at.LAYERS, at.PROFILE]] = options.oversample, options.layers, options.profile
+    whole[[at.POINT_PIXEL, at.CURVED, at.HAS_TABLE]] = options.point_pixel, options.curved, has_table
+    whole[at.CUBIC] = options.interpolate and has_table
+    # A factor that is computed once belongs to the only sample where there is but one: then it is "each".
+    alone = samples == 1 and scene.incident.shape[0] == 1 and options.dmin <= 0
+    whole[at.EACH_OMEGA] = options.oversample_omega or samples == 1
+    whole[at.EACH_POLAR] = options.oversample_polar or alone
+    whole[at.LAST_CAPTURE] = options.last_layer_capture and not options.oversample_thick and options.layers > 1
+    whole[at.EACH_CAPTURE] = (options.oversample_thick or options.oversample == 1) and not whole[at.LAST_CAPTURE]
+    return whole
+
+
+def _real_numbers(scene: Scene, options: Options) -> Array:
+    numbers = np.zeros(at.NUMBERS)
+    diagonal = np.abs(np.diagonal(_array(scene.shape)))
+    numbers[at.CELLS : at.CELLS + 3] = diagonal if options.profile == Profile.GRATING else np.sqrt(diagonal)
+    numbers[at.NARROW_BOUND] = NARROW_BOUND if options.dtype == torch.float32 else 0.0
+    numbers[[at.DEFAULT_F, at.OFFSET]] = float(scene.default_F), float(scene.offset)
+    numbers[at.DMIN] = options.dmin * at.SCALE
+    numbers[at.CURVATURE : at.CURVATURE + 4] = _array(scene.curvature)
+    return numbers
+
+
+def _panels(scene: Scene) -> Array:
+    panels, size, sensor = _array(scene.panels), _array(scene.pixel_size), _array(scene.sensor)
+    close = np.einsum("pi,pi->p", panels[:, 0], panels[:, 3])
+    return np.column_stack([panels.reshape(-1, 12), size, size.prod(1), close, sensor])
+
+
+def _sources(scene: Scene) -> Array:
+    inverse = 1 / (_array(scene.wavelengths) * at.SCALE)
+    matrices = _array(scene.polarization).reshape(-1, 9)
+    return np.column_stack([_array(scene.incident), inverse, _array(scene.source_weights), matrices])
+
+
+def _envelope(lattice: Array) -> Array:
+    """Middle and half range of the lattices' elements, and zeros."""
+    low, high = lattice.min(0), lattice.max(0)
+    return np.stack([(low + high) / 2, (high - low) / 2, np.zeros_like(low)])
+
+
+def _shape(scene: Scene, options: Options) -> Array:
+    matrix = _array(scene.shape)
+    small, least = (1.2360679e-12, 3e-13) if options.dtype == torch.float32 else (1.2360679e-90, 1e-100)
+    floors = least * np.array([1.0, *np.diagonal(matrix) ** 2])
+    return np.concatenate([matrix.reshape(-1), [small], floors])
