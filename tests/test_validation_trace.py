@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from nanobrag_torch.cli.app import main
 from nanobrag_torch.cli.nb_flags import simulator_of
@@ -168,3 +169,23 @@ def test_as_a_user_runs_it_within_five_seconds(tmp_path):
     assert read_trace(tmp_path / "t.log", "--py").scalar("I_pixel_final") == pytest.approx(2.02480684811104e-07)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
     assert [path.name for path in tmp_path.iterdir()] == ["t.log"]
+
+
+def test_every_panel_can_be_traced():
+    from nanobrag_torch import CrystalConfig, DetectorConfig, Simulator
+    from nanobrag_torch.config import PanelConfig
+    from nanobrag_torch.models.crystal import Crystal
+    from nanobrag_torch.models.detector import Detector
+
+    axes = {"fast_axis": (0, 0, 1), "slow_axis": (0, -1, 0), "fpixels": 8, "spixels": 6, "pixel_size_mm": 1.0}
+    panels = [PanelConfig(origin_mm=(100.0, 10.0 * i, -4.0), **axes) for i in range(2)]
+    crystal = Crystal(CrystalConfig(cell_a=50.0, N_cells=(5, 5, 5), default_F=10.0))
+    detector = Detector(DetectorConfig(panels=panels))
+    simulator = Simulator(crystal, detector, dtype=torch.float64)
+    image = simulator.run()
+    for panel in range(2):
+        trace = trace_pixel(simulator, 2, 5, panel=panel)
+        assert trace.scalar("I_pixel_final") == pytest.approx(float(image[panel, 2, 5]), rel=1e-12)
+        assert trace["pix0_vector_meters"] == pytest.approx((0.1, 0.01 * panel, -0.004))
+    with pytest.raises(InputError, match="panel"):
+        trace_pixel(simulator, 2, 5, panel=2)

@@ -66,12 +66,15 @@ def brightest_pixel(simulator: Simulator) -> tuple[int, int]:
     """Slow and fast index of the brightest among evenly spaced pixels of the image."""
     import torch
 
+    from nanobrag_torch.kernels import operation
+
     pixels = simulator.wanted_pixels()
     lattices = simulator.steps * simulator.geometry.layers
     count = max(1, min(SEARCHED, SEARCHED_STEPS // max(lattices, 1), pixels.numel()))
     some = pixels[torch.linspace(0, pixels.numel() - 1, count, dtype=torch.float64).long().to(pixels.device)]
-    with torch.no_grad():
-        best = int(some[simulator.pixel_values(some).argmax()])
+    with torch.no_grad():  # by the reference kernel, which needs no compilation
+        values = operation.intensity(some, simulator.scene(), simulator.options(), kernel="reference")
+    best = int(some[values.argmax()])
     fast_count = simulator.detector.image_shape[1]
     return best // fast_count, best % fast_count
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels.problem import Options, Scene
-from nanobrag_torch.kernels.reference import Record, recorded
+from nanobrag_torch.kernels.reference import Record, intensity, recorded
 from nanobrag_torch.physics.lattice_factor import Profile, amplitude
 from nanobrag_torch.physics.unit_cell import dual
 from nanobrag_torch.units import ANGSTROM, DEGREES_PER_RADIAN, R_E_SQUARED
@@ -37,18 +37,26 @@ class Step:
 
 
 def trace_pixel(
-    simulator: Simulator, slow: int, fast: int, *, step: Step = Step(), rot_stars: bool = False  # noqa: B008  (frozen)
+    simulator: Simulator,
+    slow: int,
+    fast: int,
+    *,
+    panel: int = 0,
+    step: Step = Step(),  # noqa: B008  (frozen)
+    rot_stars: bool = False,
 ) -> Trace:
     """Everything on the way to one pixel; lengths, names and signs as the C program's trace has them.
 
     rot_stars: reciprocal vectors of every phi step too. A pixel outside the region of interest or the mask is traced as
-    if it were inside. Raises InputError for a pixel or step that there is not.
+    if it were inside. Raises InputError for a panel, pixel or step that there is not.
     """
     slow_count, fast_count = simulator.detector.image_shape
+    if not 0 <= panel < simulator.detector.panel_count:
+        raise InputError("panel", panel, f"0 to {simulator.detector.panel_count - 1}")
     if not (0 <= slow < slow_count and 0 <= fast < fast_count):
         raise InputError("--pixel", (slow, fast), f"slow 0 to {slow_count - 1}, fast 0 to {fast_count - 1}")
     with torch.no_grad():
-        look = _Look(simulator, slow * fast_count + fast, step)
+        look = _Look(simulator, (panel * slow_count + slow) * fast_count + fast, step)
         steps = [look.phi_step(tic, rot_stars) for tic in range(look.phi_count)]
         values = {name: _numbers(value) for name, value in look.values()}
     return Trace(values, steps)
@@ -61,9 +69,11 @@ class _Look:
         self.simulator = simulator
         self.scene, self.options = simulator.scene(), simulator.options()
         self.pixel = torch.tensor([pixel], device=simulator.device)
+        self.panel = pixel // math.prod(simulator.detector.image_shape)
         fresh = _fresh_lattice(simulator, self.pixel, self.scene, self.options)
         value, self.record = recorded(self.pixel, self.scene, self.options, fresh)
-        self.water = simulator.water_values(self.pixel, self.scene, self.options)
+        water = simulator.water_scene(self.scene, self.options)
+        self.water = None if water is None else intensity(self.pixel, *water)
         self.value = value if self.water is None else value + self.water
         self.phi_count = simulator.crystal.config.phi_steps
         self.layer, self.subpixel, self.source, self.domain = self._place(step)
@@ -97,7 +107,7 @@ class _Look:
         yield from self._intensity()
 
     def _geometry(self) -> Iterator[tuple[str, Tensor | float]]:
-        origin, fast, slow, normal = self.scene.panels[0]
+        origin, fast, slow, normal = self.scene.panels[self.panel]
         close, radius = self.record["close_distance"][0], self.of_subpixel("radius")
         yield "pix0_vector_meters", origin
         yield "fdet_vec", fast
