@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,7 +17,14 @@ from nanobrag_torch.kernels.cuda_tables import Rows, Tables, by_name, empty_rows
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.physics.lattice_factor import Profile
 
+if TYPE_CHECKING:
+    from nanobrag_torch.kernels.cuda_jit import Way
+
 PROGRAMS_PER_PROCESSOR = 16
+RECORDS = 2**23
+"""Records of gradients by structure factors that are sorted at once."""
+LARGEST_GRID = 65535
+NODES = 64  # of an interpolated structure factor
 ROW_BYTES = 2**28
 """Bound on the rows of gradients by panels and sources, of all programs together."""
 CHUNK = 128
@@ -47,7 +55,7 @@ def forward(pixels: Tensor | None, scene: Scene, options: Options) -> Tensor:
     plan = plan_of(count, TILE, scene.lattice.shape[0], processors(device))
     way = way_of(pixels, scene, options)
     listed = given.panels if pixels is None else pixels.detach().to(torch.int64).contiguous()
-    parts = torch.empty((plan.chunks, count), dtype=options.dtype, device=device)
+    parts = torch.empty((plan.chunks, count) if plan.chunks > 1 else count, dtype=options.dtype, device=device)
     value_kernel[(plan.tiles, plan.chunks)](
         listed,
         *given.arguments(),
@@ -57,13 +65,13 @@ def forward(pixels: Tensor | None, scene: Scene, options: Options) -> Tensor:
         way._replace(wide=True),
         num_warps=WARPS,
     )
-    return parts[0] if plan.chunks == 1 else parts.sum(0)
+    return parts.sum(0) if plan.chunks > 1 else parts
 
 
 def adjoint(
     upstream: Tensor, pixels: Tensor | None, scene: Scene, options: Options, wanted: Sequence[bool]
-) -> list[Tensor | None]:
-    """Gradients by the tensors of the scene, in the order of its fields, where `wanted`; else None.
+) -> list[Tensor]:
+    """Gradients by the tensors of the scene, in the order of its fields; without element where not `wanted`.
 
     upstream [n]: gradient by the values of the pixels.
     """
@@ -73,11 +81,14 @@ def adjoint(
     if any(want for name, want in asked.items() if name != "structure_factors"):
         rows = _rows(upstream, pixels, scene, options, asked, given)
         gradients = by_name(rows, scene)
-    return [_like(gradients[name], getattr(scene, name)) if want else None for name, want in asked.items()]
+    if asked["structure_factors"]:
+        gradients["structure_factors"] = _by_table(upstream, pixels, scene, options, given)
+    pairs = [(want, gradients.get(name), getattr(scene, name)) for name, want in asked.items()]
+    return [tensor.new_zeros(0) if found is None or not want else _like(found, tensor) for want, found, tensor in pairs]
 
 
 def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
-    return gradient.reshape(tensor.shape).to(tensor.dtype)
+    return torch.empty_like(tensor).copy_(gradient.reshape(tensor.shape))
 
 
 def _rows(
@@ -92,9 +103,7 @@ def _rows(
     plan = adjoint_plan(count, TILE, lattices, sources + panels, processors(device))
     by_lattice = asked["lattice"] or asked["lattice_weights"]
     rows = empty_rows(plan.rows * plan.chunks, plan.rows, panels, sources, lattices if by_lattice else 0, device)
-    way = way_of(pixels, scene, options)._replace(
-        by_lattice=by_lattice, by_shape=asked["shape"] or asked["default_F"]
-    )
+    way = way_of(pixels, scene, options)._replace(by_lattice=by_lattice, by_shape=asked["shape"] or asked["default_F"])
     if count:
         adjoint_kernel[(plan.rows, plan.chunks)](
             given.panels if pixels is None else pixels.detach().to(torch.int64).contiguous(),
@@ -109,6 +118,45 @@ def _rows(
             num_warps=WARPS,
         )
     return rows.summed()
+
+
+def _by_table(upstream: Tensor, pixels: Tensor | None, scene: Scene, options: Options, given: Tables) -> Tensor:
+    """Gradient [H K L] by the table: records of a bounded number of steps at a time, sorted and added up."""
+    size, device = given.factors.numel(), scene.lattice.device
+    total = torch.zeros(size, dtype=torch.float64, device=device)
+    way = way_of(pixels, scene, options)._replace(wide=True, listed=True)
+    most = RECORDS // (NODES if way.cubic else 1)
+    for start in range(0, upstream.numel() if size else 0, most):
+        pull = upstream.detach()[start : start + most].contiguous()
+        end = start + pull.numel()
+        listed = torch.arange(start, end, device=device) if pixels is None else pixels[start:end].to(torch.int64)
+        _add_records(total, pull, listed.contiguous(), options, given, way)
+    return total
+
+
+def _add_records(total: Tensor, upstream: Tensor, pixels: Tensor, options: Options, given: Tables, way: Way) -> None:
+    from nanobrag_torch.kernels.cuda_jit import TILE, WARPS
+    from nanobrag_torch.kernels.cuda_records import record_kernel
+
+    count, nodes = pixels.numel(), NODES if way.cubic else 1
+    plan = plan_of(count, TILE, given.lattice.shape[0], 1)
+    steps = given.lattice.shape[0] * given.sources.shape[0] * options.oversample**2 * options.layers
+    at_once = max(1, min(RECORDS // (count * nodes), LARGEST_GRID))
+    for start in range(0, steps, at_once):
+        now = min(at_once, steps - start)
+        places = torch.empty((now, nodes, count), dtype=torch.int32, device=total.device)
+        values = torch.empty((now, nodes, count), dtype=torch.float64, device=total.device)
+        arguments = (pixels, *given.arguments(), upstream, places, values, start)
+        record_kernel[(plan.tiles, now)](*arguments, *numbers(plan, given, options), way, nodes, num_warps=WARPS)
+        total += segment_sums(places.flatten(), values.flatten(), total.numel())
+
+
+def segment_sums(places: Tensor, values: Tensor, size: int) -> Tensor:
+    """Sum [size] of the values [n] at each place [n] below `size`, others dropped; added in the order given."""
+    order = torch.sort(places, stable=True)
+    edges = torch.searchsorted(order.values, torch.arange(size + 1, dtype=places.dtype, device=places.device))
+    sums: Tensor = torch.segment_reduce(values[order.indices], "sum", offsets=edges, unsafe=True)
+    return sums
 
 
 def adjoint_plan(count: int, tile: int, lattices: int, tables: int, processors: int) -> Plan:
@@ -151,7 +199,7 @@ def processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-def way_of(pixels: Tensor | None, scene: Scene, options: Options) -> "Way":  # noqa: UP037
+def way_of(pixels: Tensor | None, scene: Scene, options: Options) -> Way:
     """The code that a call needs. A factor taken from the first sample is "each" where there is but one sample."""
     import triton.language as tl
 

@@ -93,7 +93,7 @@ def sample_gradients(
         omega = solid_angle(radius, panel, way)
     pull = scaled(0.0, direction)
     by_omega, by_capture, by_kept_polar = 0.0 * omega, 0.0 * omega, 0.0 * omega
-    for s in range(0, source_count):
+    for s in range(source_count):
         source = load_source(sources, s)
         q, seen = scattering(direction, source, scene, way)
         if way.each_polar:
@@ -131,7 +131,7 @@ def offset_gradients(
     row: tl.tensor,
     way: tl.constexpr,
 ) -> Any:
-    """Gradients of what is added once a pixel, by the first solid angle, the last capture and the first polarization."""
+    """Gradients of what is added once a pixel: by first solid angle, last capture and first polarization."""
     omega, polar = kept
     zero = tl.full([way.group, way.lanes], 0, tl.int32)
     layer = zero + (counts[2] - 1)
@@ -158,7 +158,7 @@ def kept_polarization(
     """Gradient by the direction of the sample (layer, sub-pixel, source) whose polarization all others share."""
     layer, sub, s = place
     direction, _radius = aim(pixel, layer, sub, counts[1], panel, scene, way)
-    for each in range(0, largest(s) + 1):
+    for each in range(largest(s) + 1):
         add_polarization_row(rows + 16 * each, direction, tl.where(s == each, by_polar, 0.0))
     return scaled(by_polar, polarized_back(direction, load9(sources + 16 * s + 5)))
 
@@ -190,13 +190,13 @@ def pixel_gradients(
     kept = solid_angle(radius, panel, way), polar
     none = 0.0 * upstream
     by_first_omega, by_last_capture, by_first_polar = none, none, none
-    if way.offset:
-        if chunk[0] == 0:  # noqa: SIM102
+    if way.offset:  # noqa: SIM102  # a choice when compiled, and one at run time
+        if chunk[0] == 0:
             by_first_omega, by_last_capture, by_first_polar = offset_gradients(
                 pixel, panel, upstream, kept, scene, counts, rows[3], way
             )
     by_layer_capture = none
-    for step in range(0, samples + 3):
+    for step in range(samples + 3):
         layer, sub = zero + tl.maximum(samples - 1 - step, 0) // subs, zero + tl.maximum(samples - 1 - step, 0) % subs
         pull, by_omega, by_capture = (none, none, none), none, none
         if step < samples:
@@ -237,9 +237,7 @@ def pixel_gradients(
             layer, sub = first_layer, first_sub
             place = first_layer, first_sub, first_source
             pull = kept_polarization(pixel, place, panel, by_first_polar, sources, scene, counts, rows[1], way)
-        pull_back(
-            pixel, layer, sub, (pull, by_omega, by_capture), oversample, panel, scene, rows[0], rows[3], way
-        )
+        pull_back(pixel, layer, sub, (pull, by_omega, by_capture), oversample, panel, scene, rows[0], rows[3], way)
 
 
 @kernel("tiles", "panel_count", *NUMBERS)

@@ -32,6 +32,7 @@ def in_plane(pixel: tl.tensor, sub: tl.tensor, oversample: tl.tensor, panel: tl.
 
 @jit
 def flat_position(pixel: tl.tensor, layer: tl.tensor, sub: tl.tensor, oversample: tl.tensor, panel: tl.tensor) -> Any:
+    """Place (m) of a sample on the flat panel."""
     origin, fast, slow, normal = panel[0], panel[1], panel[2], panel[3]
     along_fast, along_slow = in_plane(pixel, sub, oversample, panel)
     place = axpy(along_slow * panel[5], slow, axpy(along_fast * panel[4], fast, origin))
@@ -59,7 +60,15 @@ def turn_back(axis: tl.tensor, cosine: tl.tensor, sine: tl.tensor, vector: tl.te
 
 
 @jit
-def position(pixel: tl.tensor, layer: tl.tensor, sub: tl.tensor, oversample: tl.tensor, panel: tl.tensor, scene: tl.tensor, way: tl.constexpr) -> Any:
+def position(
+    pixel: tl.tensor,
+    layer: tl.tensor,
+    sub: tl.tensor,
+    oversample: tl.tensor,
+    panel: tl.tensor,
+    scene: tl.tensor,
+    way: tl.constexpr,
+) -> Any:
     """Place (m) of a sample; on a curved detector lab y and z over the distance are angles."""
     place = flat_position(pixel, layer, sub, oversample, panel)
     if way.curved:
@@ -71,7 +80,15 @@ def position(pixel: tl.tensor, layer: tl.tensor, sub: tl.tensor, oversample: tl.
 
 
 @jit
-def aim(pixel: tl.tensor, layer: tl.tensor, sub: tl.tensor, oversample: tl.tensor, panel: tl.tensor, scene: tl.tensor, way: tl.constexpr) -> Any:
+def aim(
+    pixel: tl.tensor,
+    layer: tl.tensor,
+    sub: tl.tensor,
+    oversample: tl.tensor,
+    panel: tl.tensor,
+    scene: tl.tensor,
+    way: tl.constexpr,
+) -> Any:
     """Unit vector to a sample and its distance (m)."""
     place = position(pixel, layer, sub, oversample, panel, scene, way)
     radius = tl.sqrt(dot(place, place))
@@ -80,6 +97,7 @@ def aim(pixel: tl.tensor, layer: tl.tensor, sub: tl.tensor, oversample: tl.tenso
 
 @jit
 def solid_angle(radius: tl.tensor, panel: tl.tensor, way: tl.constexpr) -> Any:
+    """Solid angle (sr) of a pixel at a distance (m)."""
     if way.point:
         omega = 1.0 / (radius * radius)
     else:
@@ -139,7 +157,14 @@ def scattering(direction: tl.tensor, source: tl.tensor, scene: tl.tensor, way: t
 
 @jit
 def first_seen(
-    pixel: tl.tensor, panel: tl.tensor, sources: tl.tensor, scene: tl.tensor, oversample: tl.tensor, layers: tl.tensor, count: tl.tensor, way: tl.constexpr
+    pixel: tl.tensor,
+    panel: tl.tensor,
+    sources: tl.tensor,
+    scene: tl.tensor,
+    oversample: tl.tensor,
+    layers: tl.tensor,
+    count: tl.tensor,
+    way: tl.constexpr,
 ) -> Any:
     """Polarization, layer, sub-pixel and source of the first sample that a pixel sees; no polarization if none."""
     zero = tl.full([way.group, way.lanes], 0, tl.int32)
@@ -149,10 +174,10 @@ def first_seen(
     if way.limit and not way.each_polar:
         polar = tl.full([way.group, way.lanes], 0.0, tl.float64)
         known = polar > 0.0
-        for sample in range(0, layers * oversample * oversample):
+        for sample in range(layers * oversample * oversample):
             t, j = zero + sample // (oversample * oversample), zero + sample % (oversample * oversample)
             direction, _radius = aim(pixel, t, j, oversample, panel, scene, way)
-            for s in range(0, count):
+            for s in range(count):
                 source = load_source(sources, s)
                 _q, seen = scattering(direction, source, scene, way)
                 new = (seen > 0.0) & (known == 0)
@@ -253,7 +278,14 @@ def solid_angle_back(radius: tl.tensor, by_omega: tl.tensor, panel: tl.tensor, w
 
 @jit
 def curve_back(
-    pixel: tl.tensor, layer: tl.tensor, sub: tl.tensor, pull: tl.tensor, oversample: tl.tensor, panel: tl.tensor, scene: tl.tensor, scene_row: tl.tensor
+    pixel: tl.tensor,
+    layer: tl.tensor,
+    sub: tl.tensor,
+    pull: tl.tensor,
+    oversample: tl.tensor,
+    panel: tl.tensor,
+    scene: tl.tensor,
+    scene_row: tl.tensor,
 ) -> Any:
     """Gradients by the flat position and the axes; those by beam and distance go to the row."""
     beam, distance = load3(scene), tl.load(scene + 3)

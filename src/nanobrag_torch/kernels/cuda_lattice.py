@@ -30,6 +30,7 @@ def of_middle(x: tl.tensor, way: tl.constexpr) -> Any:
 
 @jit
 def anchors(q: tl.tensor, way: tl.constexpr) -> Any:
+    """q of the middle pixel of each group [1, lanes]."""
     return of_middle(q[0], way), of_middle(q[1], way), of_middle(q[2], way)
 
 
@@ -159,7 +160,9 @@ def interpolated(table: tl.tensor, hkl: tl.tensor, grid: tl.tensor, way: tl.cons
 
 
 @jit
-def amplitude(table: tl.tensor, near: tl.tensor, hkl: tl.tensor, default: tl.tensor, grid: tl.tensor, way: tl.constexpr) -> Any:
+def amplitude(
+    table: tl.tensor, near: tl.tensor, hkl: tl.tensor, default: tl.tensor, grid: tl.tensor, way: tl.constexpr
+) -> Any:
     """F, its slopes by hkl (zero for the nearest reflection), and 1.0 where it is the default."""
     value, outside = reflection(table, near, default, grid, way)
     zero = value * 0.0

@@ -22,6 +22,7 @@ COUNTS = tl.constexpr((len(SINE_32), len(SINE_64), len(SLOPE_32), len(SLOPE_64),
 
 @jit
 def horner(y: tl.tensor, coefficients: tl.constexpr, count: tl.constexpr) -> Any:
+    """The polynomial with `count` coefficients, lowest first, at y."""
     total = tl.full(y.shape, coefficients[count - 1], y.dtype)
     for i in tl.static_range(1, count):
         total = total * y + coefficients[count - 1 - i]
@@ -31,50 +32,36 @@ def horner(y: tl.tensor, coefficients: tl.constexpr, count: tl.constexpr) -> Any
 @jit
 def sine(y: tl.tensor) -> Any:
     """P(y) of sin(pi x) = x P(x^2), |x| <= 1/2."""
-    if y.dtype == tl.float64:
-        value = horner(y, SINE_FINE, COUNTS[1])
-    else:
-        value = horner(y, SINE_COARSE, COUNTS[0])
-    return value
+    return horner(y, SINE_FINE, COUNTS[1]) if y.dtype == tl.float64 else horner(y, SINE_COARSE, COUNTS[0])
 
 
 @jit
 def sine_slope(y: tl.tensor) -> Any:
     """2 P'(y): pi cos(pi x) = P(x^2) + x^2 times this."""
-    if y.dtype == tl.float64:
-        value = horner(y, SLOPE_FINE, COUNTS[3])
-    else:
-        value = horner(y, SLOPE_COARSE, COUNTS[2])
-    return value
+    return horner(y, SLOPE_FINE, COUNTS[3]) if y.dtype == tl.float64 else horner(y, SLOPE_COARSE, COUNTS[2])
 
 
 @jit
 def ball(y: tl.tensor) -> Any:
     """3 (sin x - x cos x) / x^3 in powers of y = x^2 below one."""
-    if y.dtype == tl.float64:
-        value = horner(y, BALL_FINE, COUNTS[5])
-    else:
-        value = horner(y, BALL_COARSE, COUNTS[4])
-    return value
+    return horner(y, BALL_FINE, COUNTS[5]) if y.dtype == tl.float64 else horner(y, BALL_COARSE, COUNTS[4])
 
 
 @jit
 def ball_slope(y: tl.tensor) -> Any:
     """Its derivative by y."""
-    if y.dtype == tl.float64:
-        value = horner(y, BALL_SLOPE_FINE, COUNTS[7])
-    else:
-        value = horner(y, BALL_SLOPE_COARSE, COUNTS[6])
-    return value
+    return horner(y, BALL_SLOPE_FINE, COUNTS[7]) if y.dtype == tl.float64 else horner(y, BALL_SLOPE_COARSE, COUNTS[6])
 
 
 @jit
 def dot(a: tl.tensor, b: tl.tensor) -> Any:
+    """Scalar product of two vectors."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 @jit
 def cross(a: tl.tensor, b: tl.tensor) -> Any:
+    """Vector product."""
     return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
 
 
@@ -86,11 +73,13 @@ def axpy(a: tl.tensor, x: tl.tensor, y: tl.tensor) -> Any:
 
 @jit
 def scaled(a: tl.tensor, x: tl.tensor) -> Any:
+    """a x."""
     return a * x[0], a * x[1], a * x[2]
 
 
 @jit
 def cast(x: tl.tensor, kind: tl.constexpr) -> Any:
+    """A vector in another type."""
     return x[0].to(kind), x[1].to(kind), x[2].to(kind)
 
 
@@ -108,11 +97,13 @@ def largest(x: tl.tensor) -> Any:
 
 @jit
 def load3(pointer: tl.tensor) -> Any:
+    """Three numbers in a row of memory."""
     return tl.load(pointer), tl.load(pointer + 1), tl.load(pointer + 2)
 
 
 @jit
 def load9(pointer: tl.tensor) -> Any:
+    """Nine numbers in a row of memory."""
     a, b, c = load3(pointer), load3(pointer + 3), load3(pointer + 6)
     return a[0], a[1], a[2], b[0], b[1], b[2], c[0], c[1], c[2]
 

@@ -41,7 +41,7 @@ def add_slopes(
     rows: tl.tensor,
     way: tl.constexpr,
 ) -> Any:
-    """Sums of weight F^2 L^2, of its slopes by q (3), shape (6) and default F; `share` times those by lattice to rows."""
+    """Sums of weight F^2 L^2, its slopes by q (3), shape (6) and default F; `share` times those by lattice to rows."""
     lattice, narrow, table = tables
     zero = tl.full([way.group, way.lanes], 0.0, way.real)
     value, x, y, z, by_default = zero, zero, zero, zero, zero

@@ -1,4 +1,4 @@
-"""The value of a pixel: the fused Triton kernel. A program sums all samples, sources and lattices of a tile of pixels."""
+"""The fused Triton kernel: a program sums all samples, sources and lattices of a tile of pixels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ BATCH = tl.constexpr(64)
 
 
 @jit
-def lanes_of(tile: tl.tensor, pixels: tl.tensor, count: tl.tensor, sizes: tl.tensor, stride: tl.tensor, way: tl.constexpr) -> Any:
+def lanes_of(
+    tile: tl.tensor, pixels: tl.tensor, count: tl.tensor, sizes: tl.tensor, stride: tl.tensor, way: tl.constexpr
+) -> Any:
     """Places in the list of a tile's pixels, whether they are in it, and their fast, slow and panel index.
 
     `stride` is one: unknown to the compiler, it keeps it from spreading a group over several threads.
@@ -45,7 +47,15 @@ def lanes_of(tile: tl.tensor, pixels: tl.tensor, count: tl.tensor, sizes: tl.ten
 
 @jit
 def add_lattices(
-    q: tl.tensor, offset: tl.tensor, tables: tl.tensor, first: tl.tensor, last: tl.tensor, cells: tl.tensor, default: tl.tensor, grid: tl.tensor, way: tl.constexpr
+    q: tl.tensor,
+    offset: tl.tensor,
+    tables: tl.tensor,
+    first: tl.tensor,
+    last: tl.tensor,
+    cells: tl.tensor,
+    default: tl.tensor,
+    grid: tl.tensor,
+    way: tl.constexpr,
 ) -> Any:
     """Sum of weight F^2 L^2 over lattices, float64."""
     lattice, narrow, table = tables
@@ -111,26 +121,20 @@ def pixel_values(
     kept_omega = solid_angle(radius, panel, way)
     total = tl.full([way.group, way.lanes], 0.0, tl.float64)
     subs = oversample * oversample
-    for sample in range(0, layers * subs):
+    for sample in range(layers * subs):
         layer = zero + sample // subs
         direction, radius = aim(pixel, layer, zero + sample % subs, oversample, panel, scene, way)
         factor = capture_of(pixel, direction, layer, layers, oversample, panel, scene, way)
-        if way.each_omega:
-            factor = factor * solid_angle(radius, panel, way)
-        else:
-            factor = factor * kept_omega
-        for s in range(0, source_count):
+        factor = factor * solid_angle(radius, panel, way) if way.each_omega else factor * kept_omega
+        for s in range(source_count):
             source = load_source(sources, s)
             q, seen = scattering(direction, source, scene, way)
             weight = source[2] * factor * seen
-            if way.each_polar:
-                weight = weight * polarized(direction, source[3])
-            else:
-                weight = weight * kept_polar
+            weight = weight * polarized(direction, source[3]) if way.each_polar else weight * kept_polar
             total += weight * lattice_sum(q, tables, chunk[0], chunk[1], scene, cells, default, grid, way, whole)
     total = total / subs
-    if way.offset:
-        if chunk[0] == 0:  # noqa: SIM102
+    if way.offset:  # noqa: SIM102  # a choice when compiled, and one at run time
+        if chunk[0] == 0:
             layer = zero + (layers - 1)
             direction, radius = aim(pixel, layer, zero, oversample, panel, scene, way)
             total += tl.load(scene + 14) * kept_omega * captured(direction, layer, panel) * kept_polar

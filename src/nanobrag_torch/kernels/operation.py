@@ -18,12 +18,12 @@ from torch import Tensor
 
 from nanobrag_torch.compilation import available
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.kernels import cpu, reference
+from nanobrag_torch.kernels import cpu, cuda, cuda_devices, reference
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.physics.lattice_factor import Profile
 
 KERNELS = ("auto", "reference", "fused")
-FUSED_DEVICES = {"cpu"}
+FUSED_DEVICES = {"cpu", "cuda"}
 """Devices with an implementation of the operators."""
 LARGEST_TABLE = 2**31 - 1
 TENSORS = 14
@@ -86,6 +86,8 @@ def _obstacle(scene: Scene, options: Options) -> str:
         return f"no fused kernel for device {device}: the reference kernel renders, many times slower"
     if device == "cpu" and not available().usable:
         return f"{available().reason}: the reference kernel renders, about a hundred times slower"
+    if device == "cuda" and cuda_devices.obstacle(scene.panels.device):
+        return cuda_devices.obstacle(scene.panels.device)
     if scene.structure_factors.numel() > LARGEST_TABLE:
         return f"more than {LARGEST_TABLE} structure factors: the reference kernel renders, many times slower"
     return ""
@@ -159,6 +161,11 @@ def _intensity_cpu(pixels: Tensor | None, *arguments: Any) -> Tensor:
     return cpu.value(pixels, Scene(*arguments[:TENSORS]), unpack_options(*arguments[TENSORS:]))
 
 
+@torch.library.impl("nanobrag_torch::intensity", "cuda")
+def _intensity_cuda(pixels: Tensor | None, *arguments: Any) -> Tensor:
+    return cuda.forward(pixels, Scene(*arguments[:TENSORS]), unpack_options(*arguments[TENSORS:]))
+
+
 def _intensity_fake(pixels: Tensor | None, *arguments: Any) -> Tensor:
     panels, integers, dtype = arguments[0], arguments[TENSORS], arguments[TENSORS + 2]
     return torch.empty(_count(pixels, panels, integers), dtype=dtype, device=panels.device)
@@ -170,6 +177,15 @@ def _adjoint_cpu(upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> li
     *options, wanted, value = arguments[TENSORS:]
     scene = Scene(*arguments[:TENSORS])
     values, gradients = cpu.gradients(upstream, pixels, scene, unpack_options(*options), wanted, value=value)
+    return [*gradients, values]
+
+
+@torch.library.impl("nanobrag_torch::intensity_adjoint", "cuda")
+def _adjoint_cuda(upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> list[Tensor]:
+    *options, wanted, value = arguments[TENSORS:]
+    scene, unpacked = Scene(*arguments[:TENSORS]), unpack_options(*options)
+    gradients = cuda.adjoint(upstream, pixels, scene, unpacked, wanted)
+    values = cuda.forward(pixels, scene, unpacked) if value else upstream.new_zeros(0, dtype=unpacked.dtype)
     return [*gradients, values]
 
 
