@@ -52,6 +52,8 @@ def _convert_images(
     first = read_image(files[0], frame or 0)
     count = len(files) if len(files) > 1 else (1 if frame is not None else first.frames)
     experiment = first.experiment if given is None else given
+    if experiment is None and kind not in ("png", "npy"):
+        raise InputError("geometry", first.no_geometry or None, "--geometry, for images that do not state it")
     if count == 1:
         index = 0 if frame is None or experiment is None or experiment.scan is None else frame
         write_image(output, first.pixels, experiment, index=index, allow_loss=allow_loss, title=Path(source).name)

@@ -161,10 +161,10 @@ def _resolution(detector: DetectorData, beam: BeamData) -> Iterator[str]:
 
 
 def resolution_limits(detector: DetectorData, beam: BeamData) -> tuple[float, float | None]:
-    """The smallest d (Angstrom) at any corner, and the d of the largest ring that lies whole on a single panel."""
+    """The smallest d (Angstrom) at any corner; the d of the largest ring that lies whole on the panel, if one does."""
     import numpy as np
 
-    from nanobrag_torch.io.conventions import incident
+    from nanobrag_torch.io.conventions import beam_on_panel, incident
 
     def inverse(points: ndarray) -> ndarray:
         unit = points / np.linalg.norm(points, axis=-1, keepdims=True)
@@ -175,7 +175,8 @@ def resolution_limits(detector: DetectorData, beam: BeamData) -> tuple[float, fl
         float(inverse(p.positions_mm(ends[None, :] * p.image_size[0], ends[:, None] * p.image_size[1])).max())
         for p in detector.panels
     )
-    if len(detector.panels) > 1:
+    spot = beam_on_panel(detector.panels[0], beam)
+    if len(detector.panels) > 1 or spot is None or not _inside(spot):
         return 1 / finest, None
     panel, along = detector.panels[0], np.linspace(0, 1, 2001)
     (fast, slow), zero = panel.image_size, np.zeros_like(along)
@@ -220,10 +221,20 @@ def _crystal(crystal: CrystalData) -> Iterator[str]:
         yield _row("space group", f"{name_of_hall(crystal.space_group_hall)}  (Hall: {crystal.space_group_hall})")
     for name, row in zip("abc", crystal.real_space, strict=True):
         yield _row(f"{name} (A)", _numbers(row, 5))
+    yield _row("orientation U, row by row", _numbers(orientation(crystal)))
     if crystal.mosaicity_deg is not None:
         yield _row("mosaicity (deg)", f"{crystal.mosaicity_deg:g}")
     if crystal.A_at_scan_points is not None:
         yield _row("scan points", str(len(crystal.A_at_scan_points)))
+
+
+def orientation(crystal: CrystalData) -> ndarray:
+    """U of A = U B (3, 3), where B has a* along x and b* in the xy plane (Busing and Levy)."""
+    import numpy as np
+
+    stars = crystal.A
+    b_matrix = np.linalg.cholesky(stars.T @ stars).T
+    return np.asarray(stars @ np.linalg.inv(b_matrix))
 
 
 def _pixels(image: ImageData, frame: int) -> Iterator[str]:
@@ -234,6 +245,8 @@ def _pixels(image: ImageData, frame: int) -> Iterator[str]:
     if image.frames > 1:
         yield _row("frame", f"{frame} of {image.frames}")
     yield _row("lowest, highest, mean", f"{pixels.min():g}  {pixels.max():g}  {pixels.mean():.6g}")
+    if image.no_geometry:
+        yield _row("geometry: not known", image.no_geometry)
 
 
 def _reflections(path: Path, table: ReflectionData) -> Iterator[str]:

@@ -176,11 +176,16 @@ def _turn_goniometer(given: GoniometerData, turn: Vector) -> GoniometerData:
     return replace(
         given,
         rotation_axis=turn @ given.rotation_axis,
-        fixed_rotation=turn @ given.fixed_rotation @ turn.T,
-        setting_rotation=turn @ given.setting_rotation @ turn.T,
+        fixed_rotation=_turn_matrix(given.fixed_rotation, turn),
+        setting_rotation=_turn_matrix(given.setting_rotation, turn),
         axes=None if given.axes is None else given.axes @ turn.T,
         setting_at_scan_points=None if points is None else turn @ points @ turn.T,
     )
+
+
+def _turn_matrix(matrix: Vector, turn: Vector) -> Vector:
+    """A rotation in the turned frame; none stays exactly none."""
+    return matrix if np.array_equal(matrix, np.eye(3)) else np.asarray(turn @ matrix @ turn.T, np.float64)
 
 
 def _turn_crystal(crystal: CrystalData, turn: Vector) -> CrystalData:

@@ -16,7 +16,7 @@ from nanobrag_torch.io.cbf import read_cbf_geometry
 from nanobrag_torch.io.conventions import from_imgcif, to_imgcif
 from nanobrag_torch.io.crystfel import read_crystfel
 from nanobrag_torch.io.crystfel_write import write_crystfel
-from nanobrag_torch.io.experiment import BeamData, CrystalData, DetectorData, ExperimentData
+from nanobrag_torch.io.experiment import BeamData, CrystalData, DetectorData, ExperimentData, Vector
 from nanobrag_torch.io.expt import read_expt
 from nanobrag_torch.io.expt_write import write_expt
 from nanobrag_torch.io.mosflm import read_mosflm_matrix, write_mosflm_matrix
@@ -206,7 +206,7 @@ def _of_detector(detector: DetectorData | None) -> dict[str, bool]:
         "several panels": len(panels) > 1,
         "groups of panels": bool(groups),
         "nested groups": len(groups) > 1 and any(len(list(g.groups())) > 1 for g in groups[1:]),
-        "group frames": any(g.origin_mm.any() or not np.array_equal(g.axes, np.eye(3)) for g in groups),
+        "group frames": any(g.origin_mm.any() or not _is_identity(g.axes) for g in groups),
         "sensor": any(p.thickness_mm is not None or p.material is not None for p in panels),
         "attenuation": any(p.mu_per_mm is not None for p in panels),
         "trusted range": any(p.trusted_range is not None for p in panels),
@@ -226,7 +226,7 @@ def _of_movement(data: ExperimentData) -> dict[str, bool]:
         turns = goniometer.fixed_rotation, goniometer.setting_rotation
         said |= {
             "rotation axis not along x": bool(np.abs(goniometer.rotation_axis - [1, 0, 0]).max() > 1e-12),
-            "fixed rotation": not all(np.array_equal(turn, np.eye(3)) for turn in turns),
+            "fixed rotation": not all(_is_identity(turn) for turn in turns),
             "goniometer axes": goniometer.axes is not None,
             "scan-varying setting": goniometer.setting_at_scan_points is not None,
         }
@@ -237,6 +237,10 @@ def _of_movement(data: ExperimentData) -> dict[str, bool]:
             "epochs": scan.epochs is not None,
         }
     return said
+
+
+def _is_identity(matrix: Vector) -> bool:
+    return bool(np.abs(matrix - np.eye(3)).max() < 1e-12)
 
 
 def _of_crystal(data: ExperimentData) -> dict[str, bool]:

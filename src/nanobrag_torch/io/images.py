@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from nanobrag_torch.io.cbf import experiment_of_cbf, read_cbf, write_cbf
 from nanobrag_torch.io.conventions import beam_on_panel, incident
 from nanobrag_torch.io.experiment import DetectorData, ExperimentData
 from nanobrag_torch.io.geometry import refuse_losses
-from nanobrag_torch.io.nxmx_read import SIGNATURE, count_nxmx_frames, read_nxmx_geometry, read_nxmx_image
+from nanobrag_torch.io.nxmx_read import SIGNATURE, read_nxmx
 from nanobrag_torch.io.nxmx_write import write_nxmx
 from nanobrag_torch.io.picture import ResolutionMap, write_picture
 from nanobrag_torch.io.smv import read_smv, write_smv
@@ -47,6 +48,7 @@ class ImageData:
     experiment: ExperimentData | None
     format: str
     frames: int = 1
+    no_geometry: str = ""  # why the header gives none
 
 
 def image_format(path: str | os.PathLike[str]) -> str | None:
@@ -72,28 +74,27 @@ def read_image(path: str | os.PathLike[str], frame: int = 0) -> ImageData:
     """
     kind = image_format(path)
     if kind == "nxmx":
-        frames = count_nxmx_frames(path)
-        return ImageData(read_nxmx_image(path, frame), read_nxmx_geometry(path), kind, frames)
+        pixels, experiment, frames = read_nxmx(path, frame)
+        return ImageData(pixels, experiment, kind, frames)
     if kind is None:
         return _read_by_fabio(path, frame)
     if frame != 0:
         raise InputError(f"{path}: frame", frame, "0, for a file of one image")
     if kind == "smv":
         header, pixels = read_smv(path, flag="SMV image")
-        return ImageData(pixels, _or_none(lambda: experiment_of_smv(header, str(path))), kind)
+        return _with_geometry(pixels, kind, lambda: experiment_of_smv(header, str(path)))
     if kind == "cbf":
         file, pixels = read_cbf(path)
-        return ImageData(pixels, _or_none(lambda: experiment_of_cbf(file)), kind)
+        return _with_geometry(pixels, kind, lambda: experiment_of_cbf(file))
     return ImageData(_read_npy(path), None, kind)
 
 
-def _or_none(read: Any) -> ExperimentData | None:
-    """The geometry of a header; None where it has none, for the pixels are good without it."""
+def _with_geometry(pixels: NDArray[Any], kind: str, read: Callable[[], ExperimentData]) -> ImageData:
+    """Pixels with the geometry of their header; without it where it has none, for the pixels are good all the same."""
     try:
-        experiment: ExperimentData = read()
-    except InputError:
-        return None
-    return experiment
+        return ImageData(pixels, read(), kind)
+    except InputError as error:
+        return ImageData(pixels, None, kind, no_geometry=str(error))
 
 
 def _read_npy(path: str | os.PathLike[str]) -> NDArray[Any]:

@@ -81,30 +81,22 @@ def read_nxmx_geometry(path: str | os.PathLike[str]) -> ExperimentData:
         return _experiment(file, entry, str(path))
 
 
-def read_nxmx_image(path: str | os.PathLike[str], frame: int = 0) -> NDArray[Any]:
-    """Frame `frame` (from 0), (slow, fast) or (panel, slow, fast).
+def read_nxmx(path: str | os.PathLike[str], frame: int = 0) -> tuple[NDArray[Any], ExperimentData, int]:
+    """Frame `frame` (from 0), (slow, fast) or (panel, slow, fast); the experiment; and how many frames there are.
 
     Raises InputError for a frame that is not there or cannot be decompressed.
     """
     with open_nxmx(path) as (file, entry):
         sets = _data_sets(entry, str(path))
-        frames = sum(len(data) for data in sets)
-        if not 0 <= frame < frames:
-            raise InputError(f"{path}: frame", frame, f"a number from 0 to {frames - 1}")
-        start = 0
-        for data in sets:
-            if frame < start + len(data):
-                stacked = data[frame - start]
-                break
-            start += len(data)
-        detector = _experiment(file, entry, str(path)).detector
-        return np.asarray(stacked if detector is None or stacked.ndim == 3 else detector.unstack(stacked))
-
-
-def count_nxmx_frames(path: str | os.PathLike[str]) -> int:
-    """Number of frames."""
-    with open_nxmx(path) as (_, entry):
-        return sum(len(data) for data in _data_sets(entry, str(path)))
+        starts = np.cumsum([0, *(len(data) for data in sets)])
+        if not 0 <= frame < starts[-1]:
+            raise InputError(f"{path}: frame", frame, f"a number from 0 to {starts[-1] - 1}")
+        place = int(np.searchsorted(starts, frame, side="right")) - 1
+        stacked = np.asarray(sets[place][frame - int(starts[place])])
+        experiment = _experiment(file, entry, str(path))
+    detector = experiment.detector
+    pixels = stacked if detector is None or stacked.ndim == 3 else detector.unstack(stacked)
+    return pixels, experiment, int(starts[-1])
 
 
 def _experiment(file: Any, entry: Any, path: str) -> ExperimentData:

@@ -187,7 +187,8 @@ class _NumberedStore:
         path = self.paths[index]
         try:
             if self.kind == "smv":
-                return read_smv_header(path).text.rstrip() == smv_header_text(self.experiment, self.pixel_type, index)
+                wanted = smv_header_text(self.experiment, self.pixel_type, index)
+                return read_smv_header(path).text.rstrip() == wanted.rstrip()
             if self.kind == "cbf":
                 return _without_time(open_cbf(path).text) == _without_time(cbf_header_text(self.experiment, index))
         except InputError:  # a file of another kind, which will be replaced
