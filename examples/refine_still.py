@@ -9,7 +9,6 @@ and every cell edge off by half a percent, up or down.
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +122,7 @@ def _lbfgs_stage(data: Tensor, start: Fit, cells: int) -> Fit:
         torch.autograd.backward(value)
         return value.detach()
 
-    optimiser.step(loss)
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         return current()
 
@@ -163,25 +162,22 @@ def _gauss_newton_stage(data: Tensor, fit: Fit, cells: int, rounds: int) -> Fit:
 def draw(data: Tensor, model: Tensor, path: Path) -> None:
     """The image, the model and the residual in units of its standard deviation, side by side."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LogNorm, Normalize
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    top = math.log10(float(data.max()) + 1)
+    counts = LogNorm(vmin=float(model.median()), vmax=float(data.max()))
     residual = (data - model) / torch.sqrt(model + 1)
     panels = (
-        ("image, photons", torch.log10(data + 1), "Greys", 0, top),
-        ("model, photons", torch.log10(model + 1), "Greys", 0, top),
-        ("residual / sigma", residual, "RdBu_r", -5, 5),
+        ("image, photons", data.clamp(min=1), "Greys", counts),
+        ("model, photons", model.clamp(min=1), "Greys", counts),
+        ("residual / sigma", residual, "RdBu_r", Normalize(-5, 5)),
     )
-    for axes, (title, values, colours, low, high) in zip(figure.subplots(1, 3), panels, strict=True):
-        picture = axes.imshow(values.numpy(), cmap=colours, vmin=low, vmax=high)
-        axes.set_title(title)
-        axes.set_xlabel("fast pixel")
-        ticks = [t for t in (0, 1, 2, 3, 4, 5) if t <= high] if "photons" in title else None
-        bar = figure.colorbar(picture, ax=axes, shrink=0.85, ticks=ticks)
-        if ticks is not None:
-            bar.ax.set_yticklabels([f"{10**t - 1 if t else 0:g}" for t in ticks])
+    for axes, (title, values, colours, norm) in zip(figure.subplots(1, 3), panels, strict=True):
+        picture = axes.imshow(values.numpy(), cmap=colours, norm=norm)
+        axes.set(title=title, xlabel="fast pixel", ylabel="slow pixel")
+        figure.colorbar(picture, ax=axes, shrink=0.85)
     figure.savefig(path, dpi=110)
 
 

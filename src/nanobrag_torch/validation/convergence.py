@@ -22,7 +22,7 @@ SPOT_WIDTH_DEG = math.degrees(0.886 * SPACING_A / (CELLS * EDGE_A))
 SCENES = {
     "spots wider than the spread": SPOT_WIDTH_DEG / 4,
     "as wide": SPOT_WIDTH_DEG / 2,
-    "narrower": SPOT_WIDTH_DEG,
+    "narrower": SPOT_WIDTH_DEG * 1.5,
 }
 """Title of each scene -> mosaic_spread_deg."""
 REFERENCE_DOMAINS = 20_000
