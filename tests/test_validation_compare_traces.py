@@ -126,6 +126,15 @@ def test_not_a_number_departs_from_a_number():
     assert compare_traces(changed(F_latt=(1.0, 2.0)), TRACE).departures, "another number of components"
 
 
+def test_json_of_what_is_not_finite(tmp_path, py):
+    c = write(tmp_path / "c.log", changed(scattering_vec_A_inv=(float("nan"), float("inf"), 3e8)))
+    files = ["--json", str(tmp_path / "m.json"), "--dump-scattering", str(tmp_path / "s.json")]
+    assert main(["compare-traces", "--py", py, "--c", c, *files]) == 1
+    metrics = json.loads((tmp_path / "m.json").read_text(), parse_constant=pytest.fail)
+    assert metrics["first_departure"]["c"] == [None, None, 3e8]
+    assert json.loads((tmp_path / "s.json").read_text(), parse_constant=pytest.fail)["difference"] == [None, None, 0]
+
+
 def test_what_one_side_lacks_is_listed(tmp_path, py, capsys):
     values = {name: value for name, value in TRACE.values.items() if name != "F_latt"}
     c = write(tmp_path / "c.log", Trace({**values, "c_only": (1.0,)}, TRACE.phi_steps[:1]))

@@ -68,6 +68,8 @@ def test_where_it_came_from(bundle):
     env = json.loads((folder / "env.json").read_text())
     assert {"python", "torch", "numba", "platform", "device"} <= env.keys() and env["device"] == "cpu"
     checkout = subprocess.run(["git", "-C", env["git_folder"], "rev-parse", "HEAD"], capture_output=True, text=True)
+    commands = (folder / "commands.txt").read_text()
+    assert f"\nnb evidence --outdir one --pixel 3 4 -- {' '.join(FLAGS)}\n" in commands
     sha = (folder / "git_sha.txt").read_text().strip()
     assert sha == (checkout.stdout.strip() if checkout.returncode == 0 else "none")
     assert (folder / "git_status.txt").read_text().split("\n")[0] in ("clean", "dirty", "unknown: no git checkout")

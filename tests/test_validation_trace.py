@@ -133,6 +133,7 @@ def test_one_pixel_alone_is_computed(monkeypatch):
         (["--pixel", "0", "0", "--phi-mode", "fresh", "--", *SMALL], "spec, c-parity"),
         (["--pixel", "0", "0", "--dtype", "float16", "--", *SMALL], "float32, float64"),
         (["--pixel", "0", "0", "--device", "abacus", "--", *SMALL], "-device"),
+        (["--pixel", "0", "0", "--", *SMALL, "-oversample", "2500"], "steps in one pixel'; accepted: 5000000 at most"),
         (["--pixel", "0", "0", "--source", "3", "--", *SMALL], "--source: got 3; accepted: 0 to 0"),
         (["--pixel", "0", "0", "--", *SMALL, "-hkl", "none.hkl"], "-hkl: got 'none.hkl'"),
         (["--pixel", "0", "0", "--out", "no/folder/t.log", "--", *SMALL], "--out"),

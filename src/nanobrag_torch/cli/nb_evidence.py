@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nanobrag_torch.cli.nb_flags import CONFIG_HELP, FLAGS_HELP, input_files, run_words, simulator_of
 from nanobrag_torch.errors import InputError
+
+if TYPE_CHECKING:
+    from nanobrag_torch.simulator import Simulator
 
 FAILS = 1
 
@@ -57,7 +60,7 @@ def evidence(
         return
     if outdir is None:
         raise InputError("--outdir", "nothing", "a folder for the bundle, or --verify DIR to check one")
-    _make(outdir, flags, config, pixel, (phi_mode, dtype, device), c, baseline, pytest)
+    _make(_Asked(outdir, flags or (), config, pixel, phi_mode, dtype, device, c, baseline, pytest))
 
 
 def _verify(folder: Path) -> None:
@@ -71,63 +74,89 @@ def _verify(folder: Path) -> None:
         raise typer.Exit(FAILS)
 
 
-def _make(
-    outdir: Path,
-    flags: list[str] | None,
-    config: str | None,
-    pixel: tuple[int, int] | None,
-    settings: tuple[str | None, str | None, str | None],
-    c: Path | None,
-    baseline: Path | None,
-    tests: str | None,
-) -> None:
+@dataclass(frozen=True)
+class _Asked:
+    """What the command line asked for."""
+
+    outdir: Path
+    flags: Sequence[str]
+    config: str | None
+    pixel: tuple[int, int] | None
+    phi_mode: str | None
+    dtype: str | None
+    device: str | None
+    c: Path | None
+    baseline: Path | None
+    pytest: str | None
+
+    def command(self) -> list[str]:
+        """The command that asks for the same."""
+        words = ["nb", "evidence", "--outdir", str(self.outdir), *self._scene()]
+        if self.pixel is not None:
+            words += ["--pixel", *map(str, self.pixel)]
+        return [*words, *_given(self, "c", "baseline", "pytest"), *self._flags()]
+
+    def trace_command(self, pixel: tuple[int, int]) -> list[str]:
+        """The command that gives the trace alone."""
+        words = ["nb", "trace", "--pixel", *map(str, pixel), "--emit-rot-stars", "--out", "trace.log"]
+        return [*words, *self._scene(), *self._flags()]
+
+    def _scene(self) -> list[str]:
+        return _given(self, "config", "phi_mode", "dtype", "device")
+
+    def _flags(self) -> list[str]:
+        return ["--", *self.flags] if self.flags else []
+
+
+def _given(asked: _Asked, *names: str) -> list[str]:
+    """Options and values of the fields that were given."""
+    values = [(f"--{name.replace('_', '-')}", getattr(asked, name)) for name in names]
+    return [word for option, value in values if value is not None for word in (option, str(value))]
+
+
+def _make(asked: _Asked) -> None:
     from nanobrag_torch.validation import evidence as bundle
     from nanobrag_torch.validation.scenes import named_scene
     from nanobrag_torch.validation.trace import trace_pixel
     from nanobrag_torch.validation.tracediff import compare_traces
     from nanobrag_torch.validation.tracelog import read_trace
 
-    bundle.check_outdir(outdir)
-    before = None if baseline is None else bundle.read_baseline(baseline)
-    reference = None if c is None else read_trace(c, "--c")
+    bundle.check_outdir(asked.outdir)
+    before = None if asked.baseline is None else bundle.read_baseline(asked.baseline)
+    reference = None if asked.c is None else read_trace(asked.c, "--c")
     begun = time.perf_counter()
-    with run_words(flags, config) as words:
-        inputs = input_files(words)
-        if config is not None:
-            inputs = {Path(name).name: digest for name, digest in inputs.items()}
-        simulator = simulator_of(words, phi_mode=settings[0], dtype=settings[1], device=settings[2])
+    simulator, inputs = _simulator(asked)
+    pixel = asked.pixel
     if pixel is None:
-        pixel = named_scene(config).pixel if config is not None else bundle.brightest_pixel(simulator)
+        named = asked.config is not None
+        pixel = named_scene(str(asked.config)).pixel if named else bundle.brightest_pixel(simulator)
     trace = trace_pixel(simulator, *pixel, rot_stars=True)
     checks = bundle.write_bundle(
-        outdir,
+        asked.outdir,
         bundle.Evidence(
-            command=["nb", *sys.argv[1:]],
-            trace_command=_trace_command(pixel, config, flags, settings),
+            command=asked.command(),
+            trace_command=asked.trace_command(pixel),
             pixel=pixel,
             trace=trace,
             device=str(simulator.device),
             seconds=time.perf_counter() - begun,
-            reference=None if c is None else str(c),
+            reference=None if asked.c is None else str(asked.c),
             comparison=None if reference is None else compare_traces(trace, reference),
             baseline=before,
-            tests=tests,
+            tests=asked.pytest,
             inputs=inputs,
         ),
     )
     print("\n".join(map(str, checks)))
-    print(f"bundle: {outdir}")
+    print(f"bundle: {asked.outdir}")
     if any(check.holds is False for check in checks[:-1]):
         raise typer.Exit(FAILS)
 
 
-def _trace_command(
-    pixel: tuple[int, int],
-    config: str | None,
-    flags: Sequence[str] | None,
-    settings: tuple[str | None, str | None, str | None],
-) -> list[str]:
-    words = ["nb", "trace", "--pixel", str(pixel[0]), str(pixel[1]), "--emit-rot-stars", "--out", "trace.log"]
-    for option, value in zip(("--config", "--phi-mode", "--dtype", "--device"), (config, *settings), strict=True):
-        words += [] if value is None else [option, value]
-    return [*words, "--", *flags] if flags else words
+def _simulator(asked: _Asked) -> tuple[Simulator, dict[str, str]]:
+    """The simulator of the run, and the digests of its input files."""
+    with run_words(asked.flags, asked.config) as words:
+        inputs = input_files(words)
+        simulator = simulator_of(words, phi_mode=asked.phi_mode, dtype=asked.dtype, device=asked.device)
+    named = asked.config is not None  # its files were in a passing folder
+    return simulator, {Path(name).name if named else name: digest for name, digest in inputs.items()}

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from nanobrag_torch.simulator import Simulator
 
 
+MOST_STEPS = 5_000_000
+"""Steps of one pixel whose values are kept at once, some hundred bytes each."""
+
+
 @dataclass(frozen=True)
 class Step:
     """Which of several steps to show; -1 is the last, whose values the C program still holds when it prints."""
@@ -70,6 +74,7 @@ class _Look:
         self.scene, self.options = simulator.scene(), simulator.options()
         self.pixel = torch.tensor([pixel], device=simulator.device)
         self.panel = pixel // math.prod(simulator.detector.image_shape)
+        _check_size(self.scene, self.options)
         fresh = _fresh_lattice(simulator, self.pixel, self.scene, self.options)
         value, self.record = recorded(self.pixel, self.scene, self.options, fresh)
         water = simulator.water_scene(self.scene, self.options)
@@ -197,6 +202,16 @@ class _Look:
         table |= {f"{axis}_frac": float(x) for axis, x in zip("hkl", hkl, strict=True)}
         table |= {name: float(x) for name, x in self._lattice_factor(tic)}
         return table | {"F_cell": float(self.of_lattice("F_cell", tic))}
+
+
+def _check_size(scene: Scene, options: Options) -> None:
+    steps = options.layers * options.oversample**2 * scene.incident.shape[0] * scene.lattice.shape[0]
+    if steps > MOST_STEPS:
+        raise InputError(
+            "-oversample, -mosaic_domains, -phisteps, sources",
+            f"{steps} steps in one pixel",
+            f"{MOST_STEPS} at most for a trace",
+        )
 
 
 def _fresh_lattice(simulator: Simulator, pixel: Tensor, scene: Scene, options: Options) -> Tensor | None:

@@ -102,8 +102,8 @@ class Pair:
             "name": self.name,
             "phi_tic": self.phi_tic,
             "stage": self.stage,
-            "py": list(self.py),
-            "c": list(self.c),
+            "py": [_finite(x) for x in self.py],
+            "c": [_finite(x) for x in self.c],
             "absolute": _finite(self.absolute),
             "relative": _finite(self.relative),
             "allowed": self.allowed,
@@ -159,8 +159,9 @@ def scattering(py: Trace, c: Trace) -> dict[str, Any]:
     if ours is None or theirs is None:
         return {"unit": "1/m", "py": ours, "c": theirs, "difference": None, "relative": None}
     difference = [a - b for a, b in zip(ours, theirs, strict=False)]
-    relative = [_finite(_ratio(abs(d), abs(b))) for d, b in zip(difference, theirs, strict=False)]
-    return {"unit": "1/m", "py": list(ours), "c": list(theirs), "difference": difference, "relative": relative}
+    relative = [_ratio(abs(d), abs(b)) for d, b in zip(difference, theirs, strict=False)]
+    columns = {"py": ours, "c": theirs, "difference": difference, "relative": relative}
+    return {"unit": "1/m", **{name: [_finite(x) for x in column] for name, column in columns.items()}}
 
 
 def table_rows(comparison: Comparison) -> Iterator[tuple[str, str, str, str, str, str]]:
@@ -255,5 +256,5 @@ def _ratio(difference: float, scale: float) -> float:
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no infinity."""
+    """JSON has neither infinity nor not-a-number."""
     return value if math.isfinite(value) else None
