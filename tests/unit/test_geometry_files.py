@@ -19,6 +19,8 @@ from nanobrag_torch.io.conventions import (
     BEAM_CENTRES,
     FRAMES,
     beam_on_panel,
+    electric_axis,
+    fold_rotations,
     from_imgcif,
     kahn_factor,
     rotate_experiment,
@@ -94,6 +96,17 @@ def test_beam_centre_of_a_swung_panel_is_where_the_beam_is():
 
 def test_polarization_fraction_is_kahns_factor():
     assert kahn_factor(1.0) == 1 and kahn_factor(0.5) == 0
+    horizontal = electric_axis(BeamData(wavelength_A=1.0, polarization_normal=[0, 1, 0]))
+    np.testing.assert_allclose(np.abs(horizontal), [1, 0, 0])
+    assert electric_axis(BeamData(wavelength_A=1.0)) is None
+
+
+@given(experiments())
+@ROUND_TRIP
+def test_a_goniometer_without_fixed_and_setting_rotation_turns_the_same(data):
+    axis, real_space = fold_rotations(data.goniometer, data.crystal)
+    there = data.goniometer.rotation(41.0) @ data.crystal.real_space.T
+    np.testing.assert_allclose(rotation(axis, 41.0) @ real_space.T, there, atol=1e-9)
 
 
 @given(experiments())

@@ -418,7 +418,6 @@ def test_nxmx_that_lacks_something_is_named(tmp_path):
         "module": lambda f: f["entry/instrument/detector"].pop("module"),
         "chain": lambda f: f["entry/instrument/detector/module/module_offset"].attrs.modify("depends_on", "/no/where"),
         "unit": lambda f: f["entry/instrument/detector/module/module_offset"].attrs.modify("units", "furlong"),
-        "data": lambda f: f["entry/data"].pop("data"),
     }.items():
         path = tmp_path / f"{name}.nxs"
         write_nxmx(path, noise((3, 12, 20)), plain())
@@ -427,6 +426,30 @@ def test_nxmx_that_lacks_something_is_named(tmp_path):
         with pytest.raises(InputError, match=f"{name}.nxs") as caught:
             read_geometry(path)
         assert "\n" not in str(caught.value)
+
+
+def test_nxmx_without_its_frames_still_has_a_geometry(tmp_path):
+    write_nxmx(tmp_path / "master.h5", noise((3, 12, 20)), plain())
+    with h5py.File(tmp_path / "master.h5", "r+") as file:
+        del file["entry/data/data"]
+        file["entry/data/data_000001"] = h5py.ExternalLink("elsewhere.h5", "/data")
+    assert read_geometry(tmp_path / "master.h5").scan.frames == 3
+    with pytest.raises(InputError, match="master.h5: got 'no frames in NXdata'"):
+        read_image(tmp_path / "master.h5")
+
+
+def test_frames_in_several_datasets_are_one_series(tmp_path):
+    """As Dectris writes them: data_000001, data_000002, ..."""
+    pixels = noise((3, 12, 20))
+    write_nxmx(tmp_path / "a.h5", pixels, plain())
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["entry/data/data"]
+        del file["entry/data"].attrs["signal"]
+        file["entry/data/data_000001"], file["entry/data/data_000002"] = pixels[:2], pixels[2:]
+    for index in range(3):
+        found = read_image(tmp_path / "a.h5", index)
+        np.testing.assert_array_equal(found.pixels, pixels[index])
+    assert found.frames == 3
 
 
 def test_cbf_pixels_of_every_step_size(tmp_path):

@@ -38,7 +38,8 @@ def convert(
         return
     given = None if geometry is None else read_geometry(geometry, index=experiment, wavelength_A=wavelength)
     count = _convert_images(source, output, given, frame, allow_loss, resume)
-    typer.echo(f"{output}: {count} image{'s' if count > 1 else ''}")
+    bare = "; left out: the geometry" if output.lower().endswith((".npy", ".png")) else ""
+    typer.echo(f"{output}: {count} image{'s' if count > 1 else ''}{bare}")
 
 
 def _convert_images(

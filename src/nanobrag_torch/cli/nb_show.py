@@ -39,8 +39,8 @@ def show(
 def describe_file(path: Path, frame: int = 0, wavelength_A: float | None = None) -> Iterator[str]:
     """The lines that `nb show` prints. Raises InputError for a file that is none of the kinds."""
     from nanobrag_torch.io.expt import read_expts
-    from nanobrag_torch.io.geometry import geometry_format, read_geometry
-    from nanobrag_torch.io.images import image_format, read_image
+    from nanobrag_torch.io.geometry import geometry_format, image_format, read_geometry
+    from nanobrag_torch.io.images import read_image
     from nanobrag_torch.io.refl import read_refl
 
     if path.suffix == ".refl":

@@ -26,6 +26,7 @@ from nanobrag_torch.io.experiment import (
     GoniometerData,
     GroupData,
     PanelData,
+    unit,
 )
 
 Vector = NDArray[np.float64]
@@ -69,6 +70,24 @@ def incident(beam: BeamData) -> Vector:
 def kahn_factor(polarization_fraction: float) -> float:
     """Kahn's polarization factor of dxtbx's fraction."""
     return 2 * polarization_fraction - 1
+
+
+def electric_axis(beam: BeamData) -> Vector | None:
+    """Unit vector of the stronger electric field, normal x beam, which is the C program's polarization axis."""
+    if beam.polarization_normal is None:
+        return None
+    return unit(np.cross(beam.polarization_normal, incident(beam)), "polarization_normal")
+
+
+def fold_rotations(goniometer: GoniometerData | None, crystal: CrystalData) -> tuple[Vector, Vector]:
+    """Spindle axis (3,) and rows a, b, c (3, 3) of the same crystal on a goniometer without fixed and setting rotation.
+
+    S R F = R' S F, where R' turns about the axis S axis. Without a goniometer the axis is x.
+    """
+    if goniometer is None:
+        return np.array([1.0, 0.0, 0.0]), crystal.real_space
+    setting = goniometer.setting_rotation
+    return setting @ goniometer.rotation_axis, crystal.real_space @ (setting @ goniometer.fixed_rotation).T
 
 
 def xds_origin(edge_pixels: float) -> float:

@@ -79,14 +79,29 @@ class Written:
     lost: tuple[str, ...]
 
 
+def image_format(path: str | os.PathLike[str]) -> str | None:
+    """The kind of an image file by its first bytes: smv, cbf, nxmx, npy; None for anything else."""
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(64)
+    except OSError:
+        start = read_input(path, "file", ACCEPTED)[:64]
+    if start.startswith(SIGNATURE):
+        return "nxmx"
+    if start.startswith(b"{\nHEADER_BYT"):
+        return "smv"
+    if start.lstrip(b"# \r\n").startswith(b"CBF:"):
+        return "cbf"
+    return "npy" if start.startswith(b"\x93NUMPY") else None
+
+
 def geometry_format(path: str | os.PathLike[str]) -> str:
     """The kind of a geometry file by its content: a key of READERS, or mosflm. Raises InputError if it is none."""
+    if (kind := image_format(path)) in READERS:
+        return str(kind)
     content = read_input(path, "geometry", ACCEPTED)
     first_line = content[:200].partition(b"\n")[0]
     tests: list[tuple[str, bool]] = [
-        ("nxmx", content.startswith(SIGNATURE)),
-        ("smv", content.startswith(b"{\nHEADER_BYT")),
-        ("cbf", content.lstrip(b"# \r\n").startswith(b"CBF:")),
         ("xparm", b"XPARM.XDS" in first_line),
         ("expt", content.lstrip().startswith(b"{") and b"ExperimentList" in content),
         ("mosflm", _NUMBERS.match(content[:2000] + b" ") is not None),

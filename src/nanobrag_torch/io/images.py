@@ -16,8 +16,8 @@ from nanobrag_torch.io.atomic import open_output, read_input
 from nanobrag_torch.io.cbf import experiment_of_cbf, read_cbf, write_cbf
 from nanobrag_torch.io.conventions import beam_on_panel, incident
 from nanobrag_torch.io.experiment import DetectorData, ExperimentData
-from nanobrag_torch.io.geometry import refuse_losses
-from nanobrag_torch.io.nxmx_read import SIGNATURE, read_nxmx
+from nanobrag_torch.io.geometry import image_format, refuse_losses
+from nanobrag_torch.io.nxmx_read import read_nxmx
 from nanobrag_torch.io.nxmx_write import write_nxmx
 from nanobrag_torch.io.picture import ResolutionMap, write_picture
 from nanobrag_torch.io.smv import read_smv, write_smv
@@ -35,7 +35,6 @@ SUFFIXES = {
     ".png": "png",
 }
 """Name of an output -> format."""
-NPY_START = b"\x93NUMPY"
 LIMITS = {"u2": (0, 2**16 - 1), "u4": (0, 2**32 - 1), "i4": (-(2**31), 2**31 - 1)}
 RING_NODES = 40  # of the grid on which resolution is worked out
 
@@ -49,22 +48,6 @@ class ImageData:
     format: str
     frames: int = 1
     no_geometry: str = ""  # why the header gives none
-
-
-def image_format(path: str | os.PathLike[str]) -> str | None:
-    """The kind of an image file by its first bytes: smv, cbf, nxmx, npy; None for anything else."""
-    try:
-        with Path(path).open("rb") as file:
-            start = file.read(64)
-    except OSError:
-        start = read_input(path, "image", ACCEPTED)[:64]
-    if start.startswith(SIGNATURE):
-        return "nxmx"
-    if start.startswith(b"{\nHEADER_BYT"):
-        return "smv"
-    if start.lstrip(b"# \r\n").startswith(b"CBF:"):
-        return "cbf"
-    return "npy" if start.startswith(NPY_START) else None
 
 
 def read_image(path: str | os.PathLike[str], frame: int = 0) -> ImageData:

@@ -69,7 +69,7 @@ def open_nxmx(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
             raise InputError(str(path), f"{len(entries)} NXentry, none of definition NXmx", ACCEPTED)
         try:
             yield file, chosen
-        except (KeyError, OSError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, OSError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(str(path), " ".join(str(error).split())[:120], ACCEPTED) from error
@@ -87,7 +87,9 @@ def read_nxmx(path: str | os.PathLike[str], frame: int = 0) -> tuple[NDArray[Any
     Raises InputError for a frame that is not there or cannot be decompressed.
     """
     with open_nxmx(path) as (file, entry):
-        sets = _data_sets(entry, str(path))
+        sets = _data_sets(entry)
+        if not sets:
+            raise InputError(str(path), "no frames in NXdata", "a dataset of three or four dimensions")
         starts = np.cumsum([0, *(len(data) for data in sets)])
         if not 0 <= frame < starts[-1]:
             raise InputError(f"{path}: frame", frame, f"a number from 0 to {starts[-1] - 1}")
@@ -105,12 +107,12 @@ def _experiment(file: Any, entry: Any, path: str) -> ExperimentData:
         raise InputError(path, "no NXinstrument", ACCEPTED)
     beam_group = _find(instrument, "NXbeam") or (None if sample is None else _find(sample, "NXbeam"))
     detector_group = _find(instrument, "NXdetector")
-    frames = sum(len(data) for data in _data_sets(entry, path)) if detector_group is not None else 1
-    goniometer, scan = (None, None) if sample is None else _goniometer(file, sample, entry, frames, path)
+    sets = _data_sets(entry)
+    goniometer, scan = (None, None) if sample is None else _goniometer(file, sample, sets, path)
     if scan is not None and detector_group is not None:
         scan = _with_exposure(scan, detector_group, path)
     turned = ExperimentData(
-        beam=None if beam_group is None else _beam(beam_group, path, frames),
+        beam=None if beam_group is None else _beam(beam_group, path, sum(map(len, sets))),
         detector=None if detector_group is None else _detector(file, detector_group, path),
         goniometer=goniometer,
         scan=scan,
@@ -150,17 +152,15 @@ def _find(group: Any, kind: str) -> Any:
     return next(iter(_all(group, kind)), None)
 
 
-def _data_sets(entry: Any, path: str) -> list[Any]:
-    """The datasets of frames: the signal of NXdata, or data_000001 and so on."""
+def _data_sets(entry: Any) -> list[Any]:
+    """The datasets of frames: the signal of NXdata, or data_000001 and so on; none if their files are elsewhere."""
     group = _find(entry, "NXdata")
     if group is None:
-        raise InputError(path, "no NXdata", ACCEPTED)
+        return []
     signal = _text(group.attrs.get("signal", "data"))
     names = [signal] if signal in group else sorted(name for name in group if name.startswith("data_"))
-    sets = [group[name] for name in names if name in group and getattr(group[name], "ndim", 0) >= 3]
-    if not sets:
-        raise InputError(f"{path}: {group.name}", list(group)[:5], "frames (a dataset of three or four dimensions)")
-    return sets
+    found = [group.get(name) for name in names]
+    return [dataset for dataset in found if getattr(dataset, "ndim", 0) >= 3]
 
 
 def _quantity(dataset: Any, units: dict[str, float], path: str, default: str) -> Vector:
@@ -346,7 +346,7 @@ def _tree(
 
 
 def _goniometer(
-    file: Any, sample: Any, entry: Any, frames: int, path: str
+    file: Any, sample: Any, sets: list[Any], path: str
 ) -> tuple[GoniometerData | None, ScanData | None]:
     """The rotation axes that the sample hangs in, and the scan if one of them turns."""
     start = _text(sample["depends_on"][()]) if "depends_on" in sample else "."
@@ -354,13 +354,15 @@ def _goniometer(
     if not steps:
         return None, None
     names = [step.path.rsplit("/", 1)[-1] for step in steps]
+    frames = sum(map(len, sets)) or max(len(step.values) for step in steps)
     scanned = _scanned(file, steps, frames)
     goniometer = _of_axes(steps, names, scanned)
     axis, name = file[steps[scanned].path], names[scanned]
     values = steps[scanned].values
     if len(values) != frames or (len(values) == 1 and f"{name}_end" not in axis.parent):
         return goniometer, None
-    return goniometer, _scan(axis, name, values, entry, path)
+    first = int(sets[0].attrs.get("image_nr_low", 1)) if sets else 1
+    return goniometer, _scan(axis, name, values, first, path)
 
 
 def _scanned(file: Any, steps: list[Step], frames: int) -> int:
@@ -380,7 +382,7 @@ def _of_axes(steps: list[Step], names: list[str], scanned: int) -> GoniometerDat
     return GoniometerData.from_axes(axes, angles, tuple(names), scanned)
 
 
-def _scan(axis: Any, name: str, values: Vector, entry: Any, path: str) -> ScanData:
+def _scan(axis: Any, name: str, values: Vector, first: int, path: str) -> ScanData:
     """The scan of the angles of one axis; its width from the next angle, or from the axis's own end."""
     if len(values) > 1:
         width = float(values[-1] - values[0]) / (len(values) - 1)
@@ -388,7 +390,6 @@ def _scan(axis: Any, name: str, values: Vector, entry: Any, path: str) -> ScanDa
         width = float(_quantity(axis.parent[f"{name}_end"], ANGLES_DEG, path, "deg")[0] - values[0])
     if len(values) > 1 and np.abs(np.diff(values) - width).max() > 1e-6 * max(1.0, abs(width)):
         raise InputError(f"{path}: {axis.name}", values[:3].tolist(), "equal steps from image to image")
-    first = int(_data_sets(entry, path)[0].attrs.get("image_nr_low", 1))
     return ScanData(
         image_range=(first, first + len(values) - 1),
         oscillation_start_deg=float(values[0]),

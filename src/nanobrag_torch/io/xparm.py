@@ -13,7 +13,7 @@ import numpy as np
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output, read_input
-from nanobrag_torch.io.conventions import from_imgcif, from_xds_origin, incident, to_imgcif, xds_origin
+from nanobrag_torch.io.conventions import fold_rotations, from_imgcif, from_xds_origin, incident, to_imgcif, xds_origin
 from nanobrag_torch.io.experiment import (
     BeamData,
     CrystalData,
@@ -121,7 +121,7 @@ def xparm_text(data: ExperimentData) -> str:
     beam, detector, scan = data.beam, data.detector, data.scan
     if beam is None or detector is None or scan is None or data.goniometer is None or data.crystal is None:
         raise InputError("experiment", "a part is missing", "beam, detector, goniometer, scan and crystal")
-    axis, cell_axes = _at_zero(data.goniometer, data.crystal)
+    axis, cell_axes = fold_rotations(data.goniometer, data.crystal)
     wave = from_imgcif("xds", incident(beam)) / beam.wavelength_A
     lines = [
         " XPARM.XDS    in the frame x = rotation axis, z = beam",
@@ -132,12 +132,6 @@ def xparm_text(data: ExperimentData) -> str:
         *_detector_lines(detector),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _at_zero(goniometer: GoniometerData, crystal: CrystalData) -> tuple[Vector, Vector]:
-    """Axis and cell vectors of a goniometer without fixed and setting rotation: S R F = R' S F, R' about S axis."""
-    setting = goniometer.setting_rotation
-    return setting @ goniometer.rotation_axis, crystal.real_space @ (setting @ goniometer.fixed_rotation).T
 
 
 def _detector_lines(detector: DetectorData) -> list[str]:
