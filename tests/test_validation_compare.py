@@ -134,7 +134,12 @@ def test_region_and_resampling(images, tmp_path, capsys):
     ratio = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("sum ratio"))
     assert float(ratio.split()[-1]) == pytest.approx(1, rel=1e-6)
     assert main(["compare", *images[2], "--roi", "40", "59", "25", "39", "--threshold", "0"]) == 0
-    assert "pixels                 300\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "pixels                 300\n" in out
+    difference = images[1].astype(float) - images[0]
+    region = difference[25:40, 40:60]
+    slow, fast = np.unravel_index(np.abs(region).argmax(), region.shape)
+    assert f"at slow {slow + 25} fast {fast + 40}, " in out, "counted in the whole image"
 
 
 PROGRAM = """#!{python}

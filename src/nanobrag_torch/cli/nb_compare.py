@@ -98,7 +98,8 @@ def compare(
     b = resampled(images.b, images.a.shape) if resample else images.b
     _same_shape(images.a, b)
     images = Images(cut(images.a, roi), cut(b, roi), images.names, images.seconds)
-    metrics = compare_images(images.a, images.b, tolerance=tolerance, gate_px=gate)
+    origin = (0, 0) if roi is None else (roi[2], roi[0])
+    metrics = compare_images(images.a, images.b, tolerance=tolerance, gate_px=gate, origin=origin)
     passed = metrics.correlation >= threshold
     print("\n".join(metric_lines(metrics)))
     if images.seconds is not None:

@@ -41,10 +41,13 @@ class Metrics:
         return {**asdict(self), "largest_difference_at": list(self.largest_difference_at), "peaks": self.peaks.plain()}
 
 
-def compare_images(a: Image, b: Image, *, tolerance: float = TOLERANCE, gate_px: float = GATE_PX) -> Metrics:
+def compare_images(
+    a: Image, b: Image, *, tolerance: float = TOLERANCE, gate_px: float = GATE_PX, origin: tuple[int, int] = (0, 0)
+) -> Metrics:
     """Metrics of two images of one shape. A pixel is beyond tolerance when |b - a| > tolerance * highest |a|.
 
-    Raises InputError for images of different shape.
+    origin: slow and fast index of the first pixel, for regions of larger images. Raises InputError for images of
+    different shape.
     """
     if a.shape != b.shape:
         raise InputError("images", f"{a.shape} and {b.shape}", "images of one shape, or --resample")
@@ -59,7 +62,7 @@ def compare_images(a: Image, b: Image, *, tolerance: float = TOLERANCE, gate_px:
         sum_ratio=float(b.sum() / a.sum()) if a.sum() != 0 else None,
         rmse=float(np.sqrt((difference**2).mean())),
         largest_difference=float(difference[place]),
-        largest_difference_at=(int(place[0]), int(place[1])),
+        largest_difference_at=(int(place[0]) + origin[0], int(place[1]) + origin[1]),
         largest_difference_of_max=float(abs(difference[place])) / highest if highest > 0 else None,
         tolerance=tolerance,
         share_beyond_tolerance=float((np.abs(difference) > tolerance * highest).mean()),
@@ -108,19 +111,26 @@ def write_pictures(folder: Path, a: Image, b: Image, names: tuple[str, str]) -> 
     return ["a.png", "b.png", "difference.png", "histogram.png"]
 
 
+LONGEST_SIDE = 400
+DECADES = 3
+
+
 def _draw_difference(path: Path, difference: Image) -> None:
+    """Blocks of pixels that are large enough to be seen, coloured by their strongest difference on a log scale."""
+    from matplotlib.colors import SymLogNorm
     from matplotlib.figure import Figure
 
     from nanobrag_torch.io.picture import block_maximum
 
-    block = max(1, -(-max(difference.shape) // 1000))
+    block = max(1, -(-max(difference.shape) // LONGEST_SIDE))
     above, below = block_maximum(difference, block), -block_maximum(-difference, block)
     strongest = np.where(above > -below, above, below)
     limit = float(np.abs(strongest).max()) or 1.0
     figure = Figure(figsize=(8, 7), layout="constrained")
     axes = figure.subplots()
     extent = (0.0, float(difference.shape[1]), float(difference.shape[0]), 0.0)
-    drawn = axes.imshow(strongest, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent, interpolation="nearest")
+    norm = SymLogNorm(limit / 10**DECADES, vmin=-limit, vmax=limit)
+    drawn = axes.imshow(strongest, cmap="RdBu_r", norm=norm, extent=extent, interpolation="nearest")
     axes.set(title="difference b - a", xlabel="fast (pixels)", ylabel="slow (pixels)")
     figure.colorbar(drawn, label="photons / pixel")
     _save(figure, path)
