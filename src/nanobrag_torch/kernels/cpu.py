@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from nanobrag_torch.kernels import cpu_layout as at
 from nanobrag_torch.kernels.cpu_adjoint import adjoint as _adjoint
-from nanobrag_torch.kernels.cpu_packing import Array, pack
+from nanobrag_torch.kernels.cpu_packing import pack, scratch
 from nanobrag_torch.kernels.cpu_value import value as _value
 from nanobrag_torch.kernels.problem import Options, Scene
 
@@ -45,43 +44,29 @@ def value(pixels: Tensor | None, scene: Scene, options: Options, progress: Progr
     image = out.numpy()
     threads = thread_count(options)
     pieces = _pieces(count, threads * PIECES_PER_THREAD, at.CHUNK)
-    _deal(lambda piece: _value(image, *piece, *packed.arguments()), pieces, threads, progress)
+    _deal(lambda piece: _value(image, *piece, packed, scratch(packed)), pieces, threads, progress)
     return out
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Gradients of one part of the pixels, float64, with the columns of the packed tables."""
-
-    lattice: Array
-    sources: Array
-    panels: Array
-    single: Array
-    table: Array
-
-    @classmethod
-    def zeros(cls, scene: Scene, with_table: bool) -> _Sums:
-        """No gradient yet."""
-        return cls(
-            np.zeros((scene.lattice.shape[0], at.LATTICE_COLUMNS)),
-            np.zeros((scene.incident.shape[0], at.SOURCE_COLUMNS)),
-            np.zeros((scene.panels.shape[0], at.PANEL_COLUMNS)),
-            np.zeros(at.SINGLE_COLUMNS),
-            np.zeros(scene.structure_factors.numel() if with_table else 0),
-        )
-
-    def arrays(self) -> tuple[Array, ...]:
-        """In the order of the compiled function."""
-        return tuple(vars(self).values())
-
-    def add(self, other: _Sums) -> None:
-        """Add another part."""
-        for mine, theirs in zip(self.arrays(), other.arrays(), strict=True):
-            np.add(mine, theirs, out=mine)
+def _no_sums(scene: Scene, with_table: bool) -> at.Sums:
+    """No gradient yet."""
+    return at.Sums(
+        np.zeros((scene.lattice.shape[0], at.LATTICE_COLUMNS)),
+        np.zeros((scene.incident.shape[0], at.SOURCE_COLUMNS)),
+        np.zeros((scene.panels.shape[0], at.PANEL_COLUMNS)),
+        np.zeros(at.SINGLE_COLUMNS),
+        np.zeros(scene.structure_factors.numel() if with_table else 0),
+    )
 
 
 def gradients(
-    upstream: Tensor, pixels: Tensor | None, scene: Scene, options: Options, wanted: Sequence[bool], *, value: bool = False
+    upstream: Tensor,
+    pixels: Tensor | None,
+    scene: Scene,
+    options: Options,
+    wanted: Sequence[bool],
+    *,
+    value: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Gradients of sum(upstream * values) by the scene's tensors, in one pass; with the values [n] if asked for.
 
@@ -91,29 +76,29 @@ def gradients(
     count = pixel_count(pixels, scene, options)
     out = torch.empty(count if value else 0, dtype=options.dtype)
     if not finite(scene):
-        nan = tuple(torch.full_like(t, torch.nan) if w else t.new_zeros(0) for t, w in zip(scene.tensors(), wanted, strict=True))
-        return out.fill_(torch.nan), nan
+        pairs = zip(scene.tensors(), wanted, strict=True)
+        return out.fill_(torch.nan), tuple(torch.full_like(t, torch.nan) if w else t.new_zeros(0) for t, w in pairs)
     wants, with_table = _wants(wanted)
     scale = _flow_scale(upstream, scene)
     packed, flow = pack(pixels, scene, options), (upstream.detach() / scale).to(options.dtype).contiguous().numpy()
     parts = _pieces(count, _part_count(scene, with_table), at.CHUNK)
-    sums = [_Sums.zeros(scene, with_table) for _ in parts]
+    sums = [_no_sums(scene, with_table) for _ in parts]
     image = out.numpy()
 
     def work(number: int) -> None:
-        arguments = (*packed.arguments(), wants, *sums[number].arrays())
-        _adjoint(image, flow, *parts[number], *arguments)
+        _adjoint(image, flow, *parts[number], packed, scratch(packed), wants, sums[number])
 
     _deal(work, range(len(parts)), thread_count(options), None)
-    total = _Sums.zeros(scene, with_table)
+    total = _no_sums(scene, with_table)
     for part in sums:
-        total.add(part)
+        for mine, theirs in zip(total, part, strict=True):
+            np.add(mine, theirs, out=mine)
     return out, _as_tensors(total, scene, scale, wanted)
 
 
-def _wants(wanted: Sequence[bool]) -> tuple[Array, bool]:
-    (panels, pixel_size, sensor, curvature, incident, wavelengths, source_weights, polarization, lattice, weights, shape,
-     table, default, offset) = wanted  # fmt: skip
+def _wants(wanted: Sequence[bool]) -> tuple[at.Array, bool]:
+    panels, pixel_size, sensor, curvature, incident, wavelengths, source_weights, *others = wanted
+    polarization, lattice, weights, shape, table, default, offset = others
     geometry = panels or pixel_size or sensor or curvature
     wants = np.zeros(at.WANTS, np.int64)
     wants[at.WANT_LATTICE] = lattice
@@ -140,7 +125,7 @@ def _flow_scale(upstream: Tensor, scene: Scene) -> float:
     return 2.0 ** math.frexp(most)[1] if 0 < most < math.inf else 1.0
 
 
-def _as_tensors(sums: _Sums, scene: Scene, scale: float, wanted: Sequence[bool]) -> tuple[Tensor, ...]:
+def _as_tensors(sums: at.Sums, scene: Scene, scale: float, wanted: Sequence[bool]) -> tuple[Tensor, ...]:
     """The chain rule from the packed tables to the tensors of the scene."""
     panels, size = scene.panels.detach(), scene.pixel_size.detach()
     of_panels, of_sources = torch.from_numpy(sums.panels), torch.from_numpy(sums.sources)

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
 from nanobrag_torch.kernels.cpu_layout import (
     FAST_COUNT,
     FAST_INDEX,
     GROUP,
+    GROUPED,
     LANES,
     SLOW_COUNT,
     SLOW_INDEX,
+    Array,
+    Packed,
+    Scratch,
 )
 from nanobrag_torch.kernels.cpu_math import stage
 
-Array = np.ndarray[Any, Any]
 NEAR_SLOW, NEAR_FAST = 8, 16
 """Pixels further from the first of a group than this begin a new group."""
 
 
 @stage()
-def next_block(pixels: Array, start: int, stop: int, whole: Array, v: Array, place: Array) -> tuple[int, int, int, int]:
-    """Fill lanes from the list at `start`: pixels used, lanes, panel, and whether groups are of neighbours.
+def next_block(scratch: Scratch, scene: Packed, start: int, stop: int) -> tuple[int, int, int]:
+    """Fill lanes with the pixels from place `start` of the list: pixels used, lanes, panel.
 
-    An empty list stands for all pixels in order. place [LANES] takes the position in the list, or -1 in lanes that only
-    fill up a group.
+    `place` takes the position in the list, or -1 in lanes that only fill up a group; `box` whether groups are of
+    neighbours, which lists of far-flung pixels are not worth.
     """
-    used, lanes, panel = _fill(pixels, start, stop, whole, v, place, True)
-    if 5 * used >= 4 * lanes:
-        return used, lanes, panel, 1
-    used, lanes, panel = _fill(pixels, start, stop, whole, v, place, False)
-    return used, lanes, panel, 0
+    v, place, grouped = scratch.v, scratch.place, True
+    used, lanes, panel = _fill(scene.pixels, start, stop, scene.whole, v, place, grouped)
+    if 5 * used < 4 * lanes:
+        grouped = False
+        used, lanes, panel = _fill(scene.pixels, start, stop, scene.whole, v, place, grouped)
+    scratch.box[GROUPED] = 1.0 if grouped else 0.0
+    return used, lanes, panel
 
 
 @stage()

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from nanobrag_torch.kernels.cpu_layout import AMPLITUDE, FH, FK, FL, FLOW, SQUARE, X, Y, Z
+from nanobrag_torch.kernels.cpu_layout import AMPLITUDE, FH, FK, FL, FLOW, SQUARE, Array, X, Y, Z
 from nanobrag_torch.kernels.cpu_math import stage
 
-Array = np.ndarray[Any, Any]
 Weights = tuple[float, float, float, float]
 NODE = -2
 """Index of lanes whose F is interpolated: neither a table index nor -1."""
@@ -56,7 +55,9 @@ def _in_range(place: float, size: float) -> bool:
 
 
 @stage()
-def interpolate(v: Array, w: Array, index: Array, lanes: int, a: Array, grid: Array, table: Array, slopes: int) -> None:
+def interpolate(
+    v: Array, w: Array, index: Array, lanes: int, a: Array, grid: Array, table: Array, slopes: bool
+) -> None:
     """AMPLITUDE where the table has all nodes, marked in index; the slopes by hkl where asked for, else zero."""
     step_k, step_h = int(grid[5]), int(grid[4]) * int(grid[5])
     for j in range(lanes):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
-
-import numpy as np
 
 from nanobrag_torch.kernels.cpu_layout import (
     AIM_X,
@@ -20,10 +17,10 @@ from nanobrag_torch.kernels.cpu_layout import (
     PULL_Y,
     PULL_Z,
     SLOW_AXIS,
+    Array,
 )
 from nanobrag_torch.kernels.cpu_math import stage
 
-Array = np.ndarray[Any, Any]
 Triple = tuple[float, float, float]
 
 

@@ -49,13 +49,13 @@ from nanobrag_torch.kernels.cpu_layout import (
     SLOW_INDEX,
     SLOW_SIZE,
     SOURCE_WEIGHT,
+    Array,
     X,
     Y,
     Z,
 )
 from nanobrag_torch.kernels.cpu_math import FAST, FINITE, POWER_32, POWER_64, horner, power_of_two, stage, wide
 
-Array = np.ndarray[Any, Any]
 LOG2_E = 1.4426950408889634
 
 

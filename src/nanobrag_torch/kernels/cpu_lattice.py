@@ -38,13 +38,14 @@ from nanobrag_torch.kernels.cpu_layout import (
     REST_H,
     REST_K,
     REST_L,
+    Array,
+    Packed,
+    Scratch,
     X,
     Y,
     Z,
 )
 from nanobrag_torch.kernels.cpu_math import FAST, stage, wide
-
-Array = np.ndarray[Any, Any]
 
 NOTHING, OUTSIDE, INSIDE, PARTLY = -2, 0, 2, 4
 """Where a block lies in the table of structure factors; plus 1 where float32 differences are precise enough."""
@@ -52,18 +53,17 @@ EXACT_FLOAT32 = 2.0**23
 
 
 @stage()
-def survey(box: Array, lattice: Array, envelope: Array, whole: Array, numbers: Array, grid: Array, where: Array) -> None:
+def survey(scratch: Scratch, scene: Packed) -> None:
     """How a block is to be treated for each lattice, into where [K]: at a glance for all of them, or one by one."""
-    for k in range(lattice.shape[0]):
-        where[k] = PARTLY
-    if whole[CUBIC]:
-        return
+    box, where, envelope, numbers = scratch.box, scratch.where, scene.envelope, scene.numbers
+    has_table, cubic = scene.whole[HAS_TABLE], scene.whole[CUBIC]
     narrow = numbers[NARROW_BOUND] if box[GROUPED] > 0 else -1.0
-    everywhere = _outlook(box, envelope[0], envelope[1], narrow, numbers, grid, whole[HAS_TABLE])
-    for k in range(lattice.shape[0]):
+    everywhere = PARTLY if cubic else _outlook(box, envelope[0], envelope[1], narrow, numbers, scene.grid, has_table)
+    each = not cubic and (everywhere == PARTLY or not everywhere & 1)
+    for k in range(where.size):
         where[k] = everywhere
-        if everywhere == PARTLY or not everywhere & 1:
-            where[k] = _outlook(box, lattice[k], envelope[2], narrow, numbers, grid, whole[HAS_TABLE])
+        if each:
+            where[k] = _outlook(box, scene.lattice[k], envelope[2], narrow, numbers, scene.grid, has_table)
         if where[k] < INSIDE and numbers[DEFAULT_F] == 0:
             where[k] = NOTHING
 
@@ -177,39 +177,31 @@ def gather_or_default(w: Array, index: Array, lanes: int, table: Array, default:
 
 
 @stage()
-def fill(array: Array, row: int, lanes: int, value: Any) -> None:
-    """Set a row of scratch."""
-    for j in range(row, row + lanes):
-        array[j] = value
+def fill_amplitude(w: Array, lanes: int, default: Any) -> None:
+    """The same F everywhere."""
+    for j in range(lanes):
+        w[AMPLITUDE + j] = default
 
 
 @stage()
-def reflections(
-    v: Array,
-    w: Array,
-    index: Array,
-    lanes: int,
-    where: int,
-    filled: bool,
-    a: Array,
-    narrow: Array,
-    grid: Array,
-    table: Array,
-    default: Any,
-) -> bool:
-    """Distances to the nearest reflections and their F, by the way that `where` allows; whether F is all default."""
+def reflections(scratch: Scratch, scene: Packed, lanes: int, k: int, default: Any, filled: bool) -> bool:
+    """Distances to the nearest reflections of lattice k and their F; whether F is the default everywhere.
+
+    `filled` says whether it was so before, and `where` which ways are precise enough.
+    """
+    v, w, index, where, a = scratch.v, scratch.w, scratch.places, scratch.where[k], scene.lattice[k]
     if where & 1:
-        split_anchors(v, w, index, lanes, a, grid)
+        split_anchors(v, w, index, lanes, a, scene.grid)
         if where & INSIDE:
-            peel_indexed(w, index, lanes, narrow, grid)
-            gather(w, index, lanes, table)
+            peel_indexed(w, index, lanes, scene.narrow[k], scene.grid)
+            gather(w, index, lanes, scene.table)
             return False
-        peel(w, lanes, narrow)
+        peel(w, lanes, scene.narrow[k])
     else:
-        peel_wide(v, w, index, lanes, a, grid)
+        peel_wide(v, w, index, lanes, a, scene.grid)
         if where:
-            gather_or_default(w, index, lanes, table, default)
+            gather_or_default(w, index, lanes, scene.table, default)
             return False
     if not filled:
-        fill(w, AMPLITUDE, lanes, default)
+        fill_amplitude(w, lanes, default)
     return True

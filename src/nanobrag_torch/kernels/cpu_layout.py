@@ -10,6 +10,12 @@ of two near 1e10, so that products of gradients stay within float32.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
 LANES = 256
 GROUP = 16
 GROUPS = LANES // GROUP
@@ -75,7 +81,8 @@ BIAS, FLOOR, FLOOR_H, FLOOR_K, FLOOR_L = 9, 10, 11, 12, 13
 SHAPE_SIZE = 14
 # places in the grid array (float64): first hkl, size on each axis
 GRID_SIZE = 6
-# places in the box array: centre and half extent of the anchors' q, largest offset from an anchor; are groups neighbours
+# places in the box array: centre and half extent of the anchors' q, largest offset from an anchor, 1 if groups are of
+# neighbours
 CENTRE, HALF, REACH, GROUPED = 0, 3, 6, 9
 BOX_SIZE = 10
 # places in the array of whole numbers
@@ -88,3 +95,40 @@ NUMBERS = 11
 # places in the array of what is wanted
 WANT_LATTICE, WANT_SCATTERING, WANT_WEIGHTS, WANT_SHAPE, WANT_TABLE, WANT_FACTORS, WANT_OFFSET = 0, 1, 2, 3, 4, 5, 6
 WANTS = 7
+
+
+class Packed(NamedTuple):
+    """A scene for the compiled stages."""
+
+    pixels: Array  # flat indices, or none for all pixels in order
+    whole: Array
+    numbers: Array
+    panels: Array
+    sources: Array
+    lattice: Array
+    narrow: Array  # the same in the image's type
+    shape: Array
+    grid: Array
+    table: Array
+    envelope: Array  # [3, columns of lattice] middle and half range of the lattices, zeros
+
+
+class Scratch(NamedTuple):
+    """What one thread works with."""
+
+    v: Array  # float64 rows
+    w: Array  # rows of the image's type
+    places: Array  # table index of the lanes and of the anchors
+    place: Array  # [LANES] position of the lane's pixel in the list, or -1
+    box: Array
+    where: Array  # [K] how a block is to be treated for each lattice
+
+
+class Sums(NamedTuple):
+    """Gradients of a part of the pixels, float64, with the columns of the tables that they are by."""
+
+    lattice: Array
+    sources: Array
+    panels: Array
+    single: Array
+    table: Array

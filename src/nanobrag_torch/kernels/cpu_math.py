@@ -18,9 +18,14 @@ FINITE = FAST | {"nnan", "ninf"}
 """For loops whose minima and maxima should become vector code, over values that are known to be finite."""
 
 
+def entry(**options: Any) -> Callable[[Callable[..., Any]], Compiled[..., Any]]:
+    """Decorator: a compiled function that Python calls. It allocates nothing, so that arrays need not be counted."""
+    return compiled(_nrt=False, no_cfunc_wrapper=True, **options)
+
+
 def stage(**options: Any) -> Callable[[Callable[..., Any]], Compiled[..., Any]]:
-    """Decorator: a compiled function that only compiled functions call, without the code for calls from Python."""
-    return compiled(no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)
+    """Decorator: one that only compiled functions call, without the code for calls from Python."""
+    return entry(no_cpython_wrapper=True, **options)
 
 
 # sin(pi x) = x SINE(x^2): relative error 7e-9 and 3e-19

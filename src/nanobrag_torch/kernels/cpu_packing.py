@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,34 +18,13 @@ NARROW_BOUND = 48.0
 """Largest number of cells times reach of a group in hkl for which float32 differences are taken; 0.3e-5 of the peak."""
 
 
-@dataclass(frozen=True)
-class Packed:
-    """A scene as the compiled stages take it; see cpu_layout."""
-
-    pixels: Array
-    whole: Array
-    numbers: Array
-    panels: Array
-    sources: Array
-    lattice: Array
-    narrow: Array
-    shape: Array
-    grid: Array
-    table: Array
-    envelope: Array
-
-    def arguments(self) -> tuple[Array, ...]:
-        """In the order of the compiled functions."""
-        return tuple(vars(self).values())
-
-
-def pack(pixels: Tensor | None, scene: Scene, options: Options) -> Packed:
+def pack(pixels: Tensor | None, scene: Scene, options: Options) -> at.Packed:
     """Arrays for the compiled stages."""
     real = np.float32 if options.dtype == torch.float32 else np.float64
-    lattice = np.concatenate([_array(scene.lattice).reshape(-1, 9) * at.SCALE, _array(scene.lattice_weights)[:, None]], 1)
+    lattice = np.column_stack([_array(scene.lattice).reshape(-1, 9) * at.SCALE, _array(scene.lattice_weights)])
     table = scene.structure_factors.detach().to(options.dtype).contiguous().reshape(-1).numpy()
     size = scene.structure_factors.shape if table.size else (0, 0, 0)
-    return Packed(
+    return at.Packed(
         pixels=np.zeros(0, np.int64) if pixels is None else pixels.detach().to(torch.int64).contiguous().numpy(),
         whole=_whole_numbers(scene, options),
         numbers=_real_numbers(scene, options),
@@ -58,6 +36,18 @@ def pack(pixels: Tensor | None, scene: Scene, options: Options) -> Packed:
         grid=np.array([*options.hkl_first, *size], np.float64),
         table=table,
         envelope=_envelope(lattice),
+    )
+
+
+def scratch(packed: at.Packed) -> at.Scratch:
+    """Arrays for one thread to work with."""
+    return at.Scratch(
+        v=np.zeros(at.WIDE_SIZE),
+        w=np.zeros(at.NARROW_SIZE, packed.narrow.dtype),
+        places=np.zeros(at.INDEX_SIZE, np.int32),
+        place=np.zeros(at.LANES, np.int32),
+        box=np.zeros(at.BOX_SIZE),
+        where=np.zeros(len(packed.lattice), np.int32),
     )
 
 

@@ -26,6 +26,7 @@ from nanobrag_torch.kernels.cpu_layout import (
     SHAPE_SUM,
     SQUARE,
     SUM,
+    Array,
 )
 from nanobrag_torch.kernels.cpu_math import (
     FAST,
@@ -41,8 +42,6 @@ from nanobrag_torch.kernels.cpu_math import (
     wide,
 )
 from nanobrag_torch.physics.lattice_factor import TOPHAT_LIMIT
-
-Array = np.ndarray[Any, Any]
 
 GRATING, SPHERE, GAUSS, TOPHAT = 0, 1, 2, 3  # physics.lattice_factor.Profile
 PI = 3.141592653589793

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
 from nanobrag_torch.kernels.cpu_curved import unbend
 from nanobrag_torch.kernels.cpu_geometry import decay
 from nanobrag_torch.kernels.cpu_layout import (
@@ -51,13 +47,14 @@ from nanobrag_torch.kernels.cpu_layout import (
     SOURCE_WEIGHT,
     STEP_SUM,
     UPSTREAM,
+    Array,
+    Packed,
+    Sums,
     X,
     Y,
     Z,
 )
 from nanobrag_torch.kernels.cpu_math import FAST, stage, wide
-
-Array = np.ndarray[Any, Any]
 
 
 @stage(fastmath=FAST)
@@ -126,24 +123,15 @@ def pull_polarization(v: Array, lanes: int, source: Array, of_source: Array) -> 
 
 
 @stage()
-def pull_sample(
-    v: Array,
-    lanes: int,
-    panel: Array,
-    of_panel: Array,
-    single: Array,
-    layer: int,
-    sub: int,
-    whole: Array,
-    numbers: Array,
-) -> None:
-    """Gradients by unit vectors, solid angle and capture of the sample that `aim` was called for, back to the panel."""
+def pull_sample(v: Array, lanes: int, p: int, layer: int, sub: int, scene: Packed, sums: Sums) -> None:
+    """Gradients by unit vectors, solid angle and capture of the sample that `aim` was called for, back to panel p."""
+    whole, panel, of_panel = scene.whole, scene.panels[p], sums.panels[p]
     oversample = whole[OVERSAMPLE]
     slow, fast = (sub // oversample + 0.5) / oversample, (sub % oversample + 0.5) / oversample
     _pull_capture(v, lanes, panel, of_panel, layer)
     _pull_omega(v, lanes, panel, of_panel, whole[POINT_PIXEL])
     if whole[CURVED]:
-        unbend(v, lanes, panel, numbers, of_panel, single)
+        unbend(v, lanes, panel, scene.numbers, of_panel, sums.single)
     _pull_positions(v, lanes, panel, of_panel, layer, slow, fast)
 
 

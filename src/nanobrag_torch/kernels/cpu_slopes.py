@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from nanobrag_torch.kernels.cpu_cubic import interpolate, scatter_nodes
-from nanobrag_torch.kernels.cpu_lattice import INSIDE, NOTHING, fill, reflections
+from nanobrag_torch.kernels.cpu_lattice import INSIDE, NOTHING, reflections
 from nanobrag_torch.kernels.cpu_layout import (
     AMPLITUDE,
     BATCH,
@@ -43,14 +41,16 @@ from nanobrag_torch.kernels.cpu_layout import (
     WANT_SHAPE,
     WANT_TABLE,
     WANT_WEIGHTS,
+    Array,
+    Packed,
+    Scratch,
+    Sums,
     X,
     Y,
     Z,
 )
 from nanobrag_torch.kernels.cpu_math import FAST, stage, wide
 from nanobrag_torch.kernels.cpu_profiles import add_values, add_values_and_slopes, add_values_and_squares
-
-Array = np.ndarray[Any, Any]
 
 
 @stage(fastmath=FAST)
@@ -64,65 +64,53 @@ def begin_source(v: Array, w: Array, lanes: int) -> None:
 
 
 @stage()
-def add_lattices_and_slopes(
-    v: Array,
-    w: Array,
-    index: Array,
-    lanes: int,
-    where: Array,
-    whole: Array,
-    numbers: Array,
-    lattice: Array,
-    narrow: Array,
-    shape: Array,
-    grid: Array,
-    table: Array,
-    wants: Array,
-    of_lattice: Array,
-    single: Array,
-    of_table: Array,
-) -> None:
-    """TOTAL and STEP_SUM of the lattices, and SLOPE, the gradient by q."""
-    default, filled = w.dtype.type(numbers[DEFAULT_F]), False
-    slopes = wants[WANT_LATTICE] | wants[WANT_SCATTERING]
-    squares = slopes | wants[WANT_WEIGHTS] | wants[WANT_SHAPE] | wants[WANT_TABLE]
-    for start in range(0, lattice.shape[0], BATCH):
-        begin_batch(w, lanes)
-        for k in range(start, min(start + BATCH, lattice.shape[0])):
-            if where[k] == NOTHING:
+def add_lattices_and_slopes(scratch: Scratch, scene: Packed, lanes: int, wants: Array, sums: Sums) -> None:
+    """TOTAL and STEP_SUM of the lattices, and SLOPE, the gradient by q; the other gradients into sums."""
+    w, count = scratch.w, scene.lattice.shape[0]
+    default, filled = w.dtype.type(scene.numbers[DEFAULT_F]), False
+    slopes = wants[WANT_LATTICE] > 0 or wants[WANT_SCATTERING] > 0
+    for start in range(0, count, BATCH):
+        for j in range(lanes):
+            w[SUM + j] = w[GX + j] = w[GY + j] = w[GZ + j] = 0
+        for k in range(start, min(start + BATCH, count)):
+            if scratch.where[k] == NOTHING:
                 continue
-            weight = narrow[k, LATTICE_WEIGHT]
-            filled = reflections(v, w, index, lanes, where[k], filled, lattice[k], narrow[k], grid, table, default)
-            if whole[CUBIC]:
-                interpolate(v, w, index, lanes, lattice[k], grid, table, slopes)
-            if slopes:
-                add_values_and_slopes(w, lanes, shape, whole[PROFILE], weight, wants[WANT_SHAPE], single)
-                if whole[CUBIC]:
-                    add_table_slopes(w, lanes, weight)
-            elif squares:
-                add_values_and_squares(w, lanes, shape, whole[PROFILE], weight, wants[WANT_SHAPE], single)
-            else:
-                add_values(w, lanes, shape, whole[PROFILE], weight)
+            filled = reflections(scratch, scene, lanes, k, default, filled)
+            if scene.whole[CUBIC]:
+                interpolate(scratch.v, w, scratch.places, lanes, scene.lattice[k], scene.grid, scene.table, slopes)
+            _add_lattice(w, lanes, k, scene, wants, sums, slopes)
             if wants[WANT_LATTICE]:
-                pull_lattice(w, lanes, of_lattice[k])
+                pull_lattice(w, lanes, sums.lattice[k])
             if wants[WANT_SCATTERING]:
-                pull_q(w, lanes, narrow[k])
+                pull_q(w, lanes, scene.narrow[k])
             if wants[WANT_WEIGHTS]:
-                pull_weight(w, lanes, of_lattice[k])
+                pull_weight(w, lanes, sums.lattice[k])
             if wants[WANT_TABLE]:
-                pull_table(w, index, lanes, where[k], weight, single, of_table)
-                if whole[CUBIC]:
-                    scatter_nodes(v, w, index, lanes, lattice[k], grid, weight, of_table)
-        end_batch(v, w, lanes)
+                _pull_amplitudes(scratch, scene, lanes, k, sums)
+        end_batch(scratch.v, w, lanes)
 
 
 @stage()
-def begin_batch(w: Array, lanes: int) -> None:
-    """Clear the float32 sums."""
-    fill(w, SUM, lanes, w.dtype.type(0))
-    fill(w, GX, lanes, w.dtype.type(0))
-    fill(w, GY, lanes, w.dtype.type(0))
-    fill(w, GZ, lanes, w.dtype.type(0))
+def _add_lattice(w: Array, lanes: int, k: int, scene: Packed, wants: Array, sums: Sums, slopes: bool) -> None:
+    """Value, squares and slopes of one lattice, as far as they are needed."""
+    shape, profile, weight = scene.shape, scene.whole[PROFILE], scene.narrow[k, LATTICE_WEIGHT]
+    if slopes:
+        add_values_and_slopes(w, lanes, shape, profile, weight, wants[WANT_SHAPE], sums.single)
+        if scene.whole[CUBIC]:
+            add_table_slopes(w, lanes, weight)
+    elif wants[WANT_WEIGHTS] or wants[WANT_SHAPE] or wants[WANT_TABLE]:
+        add_values_and_squares(w, lanes, shape, profile, weight, wants[WANT_SHAPE], sums.single)
+    else:
+        add_values(w, lanes, shape, profile, weight)
+
+
+@stage()
+def _pull_amplitudes(scratch: Scratch, scene: Packed, lanes: int, k: int, sums: Sums) -> None:
+    """Gradients by the table and by the default F."""
+    weight = scene.narrow[k, LATTICE_WEIGHT]
+    pull_table(scratch.w, scratch.places, lanes, scratch.where[k], weight, sums.single, sums.table)
+    if scene.whole[CUBIC] and sums.table.size:
+        scatter_nodes(scratch.v, scratch.w, scratch.places, lanes, scene.lattice[k], scene.grid, weight, sums.table)
 
 
 @stage(fastmath=FAST)

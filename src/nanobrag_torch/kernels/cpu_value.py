@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
-from nanobrag_torch.compilation import compiled
 from nanobrag_torch.kernels.cpu_blocks import next_block
 from nanobrag_torch.kernels.cpu_cubic import interpolate
 from nanobrag_torch.kernels.cpu_geometry import aim, captures, factors, offsets, polarizations, scatter, solid_angles
-from nanobrag_torch.kernels.cpu_lattice import NOTHING, fill, reflections, survey
+from nanobrag_torch.kernels.cpu_lattice import NOTHING, reflections, survey
 from nanobrag_torch.kernels.cpu_layout import (
     BATCH,
-    BOX_SIZE,
     CAPTURE,
     CHUNK,
     CUBIC,
@@ -23,14 +17,10 @@ from nanobrag_torch.kernels.cpu_layout import (
     EACH_OMEGA,
     EACH_POLAR,
     FACTOR,
-    GROUPED,
-    INDEX_SIZE,
     KNOWN,
-    LANES,
     LAST_CAPTURE,
     LATTICE_WEIGHT,
     LAYERS,
-    NARROW_SIZE,
     OFFSET,
     OMEGA,
     OVERSAMPLE,
@@ -40,98 +30,66 @@ from nanobrag_torch.kernels.cpu_layout import (
     SEEN,
     SUM,
     TOTAL,
-    WIDE_SIZE,
+    Array,
+    Packed,
+    Scratch,
 )
-from nanobrag_torch.kernels.cpu_math import FAST, stage, wide
+from nanobrag_torch.kernels.cpu_math import FAST, entry, stage, wide
 from nanobrag_torch.kernels.cpu_profiles import add_values
 
-Array = np.ndarray[Any, Any]
 
-
-@compiled()
-def value(
-    out: Array,
-    first: int,
-    last: int,
-    pixels: Array,
-    whole: Array,
-    numbers: Array,
-    panels: Array,
-    sources: Array,
-    lattice: Array,
-    narrow: Array,
-    shape: Array,
-    grid: Array,
-    table: Array,
-    envelope: Array,
-) -> None:
+@entry()
+def value(out: Array, first: int, last: int, scene: Packed, scratch: Scratch) -> None:
     """Values of the pixels at places first .. last of the list (of all pixels if it is empty), into out."""
-    v, w, index = np.zeros(WIDE_SIZE), np.zeros(NARROW_SIZE, out.dtype), np.zeros(INDEX_SIZE, np.int32)
-    place, box = np.empty(LANES, np.int32), np.zeros(BOX_SIZE)
-    where = np.empty(lattice.shape[0], np.int8)
     while first < last:
-        stop = min(last, (first // CHUNK + 1) * CHUNK)
-        used, lanes, panel, box[GROUPED] = next_block(pixels, first, stop, whole, v, place)
-        block(v, w, index, lanes, whole, numbers, panels[panel], sources, lattice, narrow, shape, grid, table, envelope, box, where)
-        for j in range(lanes):
-            if place[j] >= 0:
-                out[place[j]] = v[TOTAL + j]
+        used, lanes, panel = next_block(scratch, scene, first, min(last, (first // CHUNK + 1) * CHUNK))
+        add_block(scratch, scene, lanes, scene.panels[panel])
+        store(out, scratch, lanes)
         first += used
 
 
 @stage()
-def block(
-    v: Array,
-    w: Array,
-    index: Array,
-    lanes: int,
-    whole: Array,
-    numbers: Array,
-    panel: Array,
-    sources: Array,
-    lattice: Array,
-    narrow: Array,
-    shape: Array,
-    grid: Array,
-    table: Array,
-    envelope: Array,
-    box: Array,
-    where: Array,
-) -> None:
+def store(out: Array, scratch: Scratch, lanes: int) -> None:
+    """TOTAL to its places."""
+    for j in range(lanes):
+        if scratch.place[j] >= 0:
+            out[scratch.place[j]] = scratch.v[TOTAL + j]
+
+
+@stage()
+def add_block(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> None:
     """TOTAL of one block."""
-    begin(v, lanes, panel, whole, numbers)
-    subs = whole[OVERSAMPLE] * whole[OVERSAMPLE]
+    v, whole = scratch.v, scene.whole
+    begin(v, lanes, panel, scene)
     for layer in range(whole[LAYERS]):
-        for sub in range(subs):
-            sample(v, lanes, panel, layer, sub, whole, numbers)
-            for s in range(sources.shape[0]):
-                scatter(v, lanes, sources[s], numbers[DMIN])
-                if whole[EACH_POLAR] or numbers[DMIN] > 0 or layer + sub + s == 0:
-                    polarizations(v, lanes, sources[s], whole[EACH_POLAR])
-                if factors(v, lanes, sources[s], subs):
-                    offsets(v, w, lanes, box)
-                    survey(box, lattice, envelope, whole, numbers, grid, where)
-                    add_lattices(v, w, index, lanes, where, whole, numbers, lattice, narrow, shape, grid, table)
-    if numbers[OFFSET] != 0:
-        add_offset(v, lanes, panel, sources[0], whole, numbers)
+        for sub in range(whole[OVERSAMPLE] * whole[OVERSAMPLE]):
+            sample(v, lanes, panel, layer, sub, scene)
+            for s in range(scene.sources.shape[0]):
+                if look_at_source(scratch, scene, lanes, s, layer + sub + s == 0):
+                    add_lattices(scratch, scene, lanes)
+    if scene.numbers[OFFSET] != 0:
+        once(v, lanes, panel, scene)
+        for j in range(lanes):
+            v[TOTAL + j] += scene.numbers[OFFSET] * v[OMEGA + j] * v[CAPTURE + j] * v[POLAR + j]
 
 
 @stage()
-def begin(v: Array, lanes: int, panel: Array, whole: Array, numbers: Array) -> None:
+def begin(v: Array, lanes: int, panel: Array, scene: Packed) -> None:
     """Clear what a block sums up; capture of the last layer where it stands for all."""
-    fill(v, TOTAL, lanes, 0.0)
-    fill(v, POLAR, lanes, 0.0)
-    fill(v, KNOWN, lanes, 0.0)
-    fill(v, SEEN, lanes, 1.0)
-    if whole[LAST_CAPTURE]:
-        aim(v, lanes, panel, whole[LAYERS] - 1, 0, whole, numbers)
-        captures(v, lanes, panel, whole[LAYERS] - 1)
+    for j in range(lanes):
+        v[TOTAL + j] = v[POLAR + j] = v[KNOWN + j] = 0.0
+        v[SEEN + j] = 1.0
+    if scene.whole[LAST_CAPTURE]:
+        last, first = scene.whole[LAYERS] - 1, scene.whole[LAYERS] * 0
+        aim(v, lanes, panel, last, first, scene.whole, scene.numbers)
+        captures(v, lanes, panel, last)
 
 
 @stage()
-def sample(v: Array, lanes: int, panel: Array, layer: int, sub: int, whole: Array, numbers: Array) -> None:
+def sample(v: Array, lanes: int, panel: Array, layer: int, sub: int, scene: Packed) -> None:
     """Unit vectors of one sub-pixel in one layer, and the factors that are its own."""
-    aim(v, lanes, panel, layer, sub, whole, numbers)
+    whole = scene.whole
+    aim(v, lanes, panel, layer, sub, whole, scene.numbers)
     if whole[EACH_OMEGA] or layer + sub == 0:
         solid_angles(v, lanes, panel, whole[POINT_PIXEL])
     if not whole[LAST_CAPTURE] and (whole[EACH_CAPTURE] or sub == 0):
@@ -139,31 +97,35 @@ def sample(v: Array, lanes: int, panel: Array, layer: int, sub: int, whole: Arra
 
 
 @stage()
-def add_lattices(
-    v: Array,
-    w: Array,
-    index: Array,
-    lanes: int,
-    where: Array,
-    whole: Array,
-    numbers: Array,
-    lattice: Array,
-    narrow: Array,
-    shape: Array,
-    grid: Array,
-    table: Array,
-) -> None:
+def look_at_source(scratch: Scratch, scene: Packed, lanes: int, s: int, very_first: bool) -> bool:
+    """Scattering vectors and factors of one source, and how to treat the block; whether any lane sees the source."""
+    v, whole, source = scratch.v, scene.whole, scene.sources[s]
+    scatter(v, lanes, source, scene.numbers[DMIN])
+    if whole[EACH_POLAR] or scene.numbers[DMIN] > 0 or very_first:
+        polarizations(v, lanes, source, whole[EACH_POLAR])
+    if not factors(v, lanes, source, whole[OVERSAMPLE] * whole[OVERSAMPLE]):
+        return False
+    offsets(v, scratch.w, lanes, scratch.box)
+    survey(scratch, scene)
+    return True
+
+
+@stage()
+def add_lattices(scratch: Scratch, scene: Packed, lanes: int) -> None:
     """TOTAL += FACTOR times the sum over lattices, float64 above BATCH lattices."""
-    default, filled = w.dtype.type(numbers[DEFAULT_F]), False
-    for start in range(0, lattice.shape[0], BATCH):
-        fill(w, SUM, lanes, w.dtype.type(0))
-        for k in range(start, min(start + BATCH, lattice.shape[0])):
-            if where[k] == NOTHING:
+    v, w = scratch.v, scratch.w
+    default, filled, count = w.dtype.type(scene.numbers[DEFAULT_F]), False, scene.lattice.shape[0]
+    slopes = count < 0
+    for start in range(0, count, BATCH):
+        for j in range(lanes):
+            w[SUM + j] = 0
+        for k in range(start, min(start + BATCH, count)):
+            if scratch.where[k] == NOTHING:
                 continue
-            filled = reflections(v, w, index, lanes, where[k], filled, lattice[k], narrow[k], grid, table, default)
-            if whole[CUBIC]:
-                interpolate(v, w, index, lanes, lattice[k], grid, table, 0)
-            add_values(w, lanes, shape, whole[PROFILE], narrow[k, LATTICE_WEIGHT])
+            filled = reflections(scratch, scene, lanes, k, default, filled)
+            if scene.whole[CUBIC]:
+                interpolate(v, w, scratch.places, lanes, scene.lattice[k], scene.grid, scene.table, slopes)
+            add_values(w, lanes, scene.shape, scene.whole[PROFILE], scene.narrow[k, LATTICE_WEIGHT])
         _add_batch(v, w, lanes)
 
 
@@ -175,19 +137,13 @@ def _add_batch(v: Array, w: Array, lanes: int) -> None:
 
 
 @stage()
-def add_offset(v: Array, lanes: int, panel: Array, source: Array, whole: Array, numbers: Array) -> None:
-    """What is added once a pixel, with the first solid angle and polarization and the last layer's first capture."""
-    once(v, lanes, panel, source, whole, numbers)
-    for j in range(lanes):
-        v[TOTAL + j] += numbers[OFFSET] * v[OMEGA + j] * v[CAPTURE + j] * v[POLAR + j]
-
-
-@stage()
-def once(v: Array, lanes: int, panel: Array, source: Array, whole: Array, numbers: Array) -> None:
-    """The factors of what is added once a pixel."""
-    aim(v, lanes, panel, whole[LAYERS] - 1, 0, whole, numbers)
-    captures(v, lanes, panel, whole[LAYERS] - 1)
-    aim(v, lanes, panel, 0, 0, whole, numbers)
+def once(v: Array, lanes: int, panel: Array, scene: Packed) -> None:
+    """The factors of what is added once a pixel: the first ones, but of the last layer the capture."""
+    whole = scene.whole
+    last, first = whole[LAYERS] - 1, whole[LAYERS] * 0
+    aim(v, lanes, panel, last, first, whole, scene.numbers)
+    captures(v, lanes, panel, last)
+    aim(v, lanes, panel, first, first, whole, scene.numbers)
     solid_angles(v, lanes, panel, whole[POINT_PIXEL])
     if whole[EACH_POLAR]:
-        polarizations(v, lanes, source, 1)
+        polarizations(v, lanes, scene.sources[0], whole[EACH_POLAR])
