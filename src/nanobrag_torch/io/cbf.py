@@ -28,7 +28,7 @@ from nanobrag_torch.io.experiment import (
     PanelData,
     ScanData,
 )
-from nanobrag_torch.io.fields import Node
+from nanobrag_torch.io.fields import Node, naming
 from nanobrag_torch.io.header_entries import MARK, experiment_of_entries, own_entries
 
 ACCEPTED = "a CBF image with a binary section of x-CBF_BYTE_OFFSET"
@@ -125,7 +125,11 @@ def experiment_of_cbf(file: CbfFile) -> ExperimentData:
 
     Raises InputError if it is no mini-CBF header, lacks distance, centre or pixel size, or states a tilt.
     """
-    records = file.records()
+    with naming(file.path):
+        return _experiment(file, file.records())
+
+
+def _experiment(file: CbfFile, records: dict[str, str]) -> ExperimentData:
     if "_array_data.header_convention" not in file.text:
         raise InputError(file.path, "a CBF header that is not mini-CBF", "_array_data.header_convention (mini-CBF)")
     if MARK in records:
@@ -162,14 +166,23 @@ def write_cbf(
     panel = data.detector.panels[0] if data.detector else None
     if panel is None or counts.shape != panel.shape:
         raise InputError("counts", counts.shape, f"the size of the panel, {panel.shape if panel else None}")
-    limits = np.iinfo(np.int32)
-    if counts.dtype.kind not in "iu" or (counts.size and (counts.min() < limits.min or counts.max() > limits.max)):
+    if not _fits(counts):
         raise InputError("counts", f"{counts.dtype} up to {counts.max()}", "whole numbers of 32 bits, for CBF")
     packed = compByteOffset(np.ascontiguousarray(counts, np.int32))
     with open_output(target, flag) as file:
         file.write(header.encode("latin-1"))
         file.write(_binary_header(packed, counts.shape))
         file.write(START + packed + bytes(PADDING) + b"\r\n" + SECTION + b"--\r\n;\r\n")
+
+
+def _fits(counts: NDArray[Any]) -> bool:
+    """Whether all are whole numbers of 32 bits with a sign; looks at them only where their type does not say it."""
+    limits = np.iinfo(np.int32)
+    if counts.dtype.kind not in "iu":
+        return False
+    if np.can_cast(counts.dtype, np.int32) or counts.size == 0:
+        return True
+    return bool(counts.min() >= limits.min and counts.max() <= limits.max)
 
 
 def cbf_header_text(data: ExperimentData, index: int = 0, created: datetime.datetime | None = None) -> str:

@@ -17,7 +17,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import read_input
 from nanobrag_torch.io.conventions import to_imgcif
 from nanobrag_torch.io.experiment import BeamData, DetectorData, ExperimentData, GroupData, PanelData, Vector
-from nanobrag_torch.io.fields import Node
+from nanobrag_torch.io.fields import Node, naming
 from nanobrag_torch.units import EV_ANGSTROM
 
 ACCEPTED = "a CrystFEL geometry: lines of the form panel/key = value"
@@ -69,10 +69,11 @@ def read_crystfel(path: str | os.PathLike[str]) -> ExperimentData:
     text = _parse(read_input(path, "CrystFEL geometry", ACCEPTED).decode("utf-8", "replace"), str(path))
     if not text.panels:
         raise InputError(str(path), "no panel", ACCEPTED)
-    panels = {name: _panel(text, name) for name in text.panels}
-    masks = _bad_pixels(text, panels)
-    placed = tuple(replace(panel, mask=masks.get(name)) for name, panel in panels.items())
-    return ExperimentData(beam=_beam(text), detector=DetectorData(panels=placed, root=_groups(text, list(panels))))
+    with naming(str(path)):
+        panels = {name: _panel(text, name) for name in text.panels}
+        masks = _bad_pixels(text, panels)
+        placed = tuple(replace(panel, mask=masks.get(name)) for name, panel in panels.items())
+        return ExperimentData(beam=_beam(text), detector=DetectorData(panels=placed, root=_groups(text, list(panels))))
 
 
 def _parse(content: str, path: str) -> GeometryText:

@@ -26,7 +26,7 @@ from nanobrag_torch.io.experiment import (
     ScanData,
     Vector,
 )
-from nanobrag_torch.io.fields import Node, number_or_none
+from nanobrag_torch.io.fields import Node, naming, number_or_none
 
 ACCEPTED = 'a DIALS experiment list: JSON with "__id__": "ExperimentList"'
 NO_MAXIMUM_A = 1e6  # a range of wavelengths that is none
@@ -86,15 +86,8 @@ def _part(root: Node, chosen: Node, name: str, read: Callable[[Node], T]) -> T |
     found = root[name].get(index.whole())
     if found is None:
         raise index.fail(f"the index of a member of {name}")
-    try:
+    with naming(f"{found.path}: {found.place}"):
         return read(found.mapping())
-    except InputError as error:
-        raise error if str(root.path) in error.name else _placed(error, found) from error
-
-
-def _placed(error: InputError, node: Node) -> InputError:
-    """An error of a data class, with file and place put before its field."""
-    return InputError(f"{node.path}: {node.place}.{error.name}", error.value, error.accepted)
 
 
 def _beam(node: Node) -> BeamData:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +104,17 @@ class Node:
         if isinstance(key, int):
             return f"{self.place}[{key}]"
         return f"{self.place}.{key}" if self.place else key
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Put the file before the name of an InputError that does not name it: those of the data classes."""
+    try:
+        yield
+    except InputError as error:
+        if path in error.name or path in str(error.value):
+            raise
+        raise InputError(f"{path}: {error.name}", error.value, error.accepted) from error
 
 
 def number_or_none(node: Node | None) -> float | None:

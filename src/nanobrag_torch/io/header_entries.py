@@ -24,7 +24,7 @@ from nanobrag_torch.io.experiment import (
     ScanData,
     Vector,
 )
-from nanobrag_torch.io.fields import words_as_numbers
+from nanobrag_torch.io.fields import naming, words_as_numbers
 
 MARK = "PANEL_ORIGIN_MM"
 """The entry whose presence says that the others are to be believed."""
@@ -51,13 +51,14 @@ def own_entries(data: ExperimentData, index: int = 0) -> dict[str, str]:
 def experiment_of_entries(entries: Mapping[str, str], image_size: tuple[int, int], path: str) -> ExperimentData:
     """The experiment that own entries describe; `image_size` is fast, slow. Raises InputError naming a bad entry."""
     read = _Reader(entries, path)
-    return ExperimentData(
-        beam=_beam(read),
-        detector=DetectorData(panels=(_panel(read, image_size),)),
-        goniometer=_goniometer(read),
-        scan=_scan(read),
-        crystal=_crystal(read),
-    )
+    with naming(path):
+        return ExperimentData(
+            beam=_beam(read),
+            detector=DetectorData(panels=(_panel(read, image_size),)),
+            goniometer=_goniometer(read),
+            scan=_scan(read),
+            crystal=_crystal(read),
+        )
 
 
 class _Reader:

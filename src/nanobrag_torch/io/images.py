@@ -83,7 +83,7 @@ def _with_geometry(pixels: NDArray[Any], kind: str, read: Callable[[], Experimen
 def _read_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
     try:
         pixels = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # numpy also raises what its parser of the header does
         raise InputError(str(path), " ".join(str(error).split())[:100], "an array of numbers (npy)") from error
     if not isinstance(pixels, np.ndarray) or pixels.ndim not in (2, 3) or pixels.dtype.kind not in "iufb":
         found = f"{pixels.dtype} of shape {pixels.shape}"
@@ -181,6 +181,8 @@ def as_counts(pixels: NDArray[Any], pixel_type: str, allow_loss: bool = False) -
     Raises InputError for pixels that are not finite, and without `allow_loss` for any that would change.
     """
     low, high = LIMITS[pixel_type]
+    if pixels.dtype.kind in "iu" and low <= np.iinfo(pixels.dtype).min and np.iinfo(pixels.dtype).max <= high:
+        return pixels.astype(pixel_type, copy=False)
     if not np.isfinite(pixels).all():
         raise InputError("pixels", "some that are not finite", "finite pixels")
     if pixels.dtype.kind == "f" and not allow_loss and not np.array_equal(pixels, np.rint(pixels)):

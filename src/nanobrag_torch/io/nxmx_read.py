@@ -26,6 +26,7 @@ from nanobrag_torch.io.experiment import (
     Vector,
     rotation_matrix,
 )
+from nanobrag_torch.io.fields import naming
 from nanobrag_torch.io.nxmx_write import FIXED, SETTING, SPECTRUM
 from nanobrag_torch.units import EV_ANGSTROM
 
@@ -62,17 +63,21 @@ def open_nxmx(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
         file = h5py.File(path, "r")
     except OSError as error:
         raise InputError(str(path), " ".join(str(error).split())[:100], ACCEPTED) from error
-    with file:
-        entries = [group for group in file.values() if _class(group) == "NXentry"]
-        chosen = next((e for e in entries if "definition" in e and _text(e["definition"][()]) == "NXmx"), None)
-        if chosen is None:
-            raise InputError(str(path), f"{len(entries)} NXentry, none of definition NXmx", ACCEPTED)
+    with file, naming(str(path)):
         try:
-            yield file, chosen
-        except (KeyError, IndexError, TypeError, OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
+            yield file, _entry(file, str(path))
+        except InputError:
+            raise
+        except (KeyError, IndexError, TypeError, AttributeError, OSError, ValueError, RuntimeError) as error:
             raise InputError(str(path), " ".join(str(error).split())[:120], ACCEPTED) from error
+
+
+def _entry(file: Any, path: str) -> Any:
+    entries = [group for group in file.values() if _class(group) == "NXentry"]
+    chosen = next((e for e in entries if "definition" in e and _text(e["definition"][()]) == "NXmx"), None)
+    if chosen is None:
+        raise InputError(path, f"{len(entries)} NXentry, none of definition NXmx", ACCEPTED)
+    return chosen
 
 
 def read_nxmx_geometry(path: str | os.PathLike[str]) -> ExperimentData:

@@ -75,7 +75,7 @@ def _unpacked(content: bytes, path: str) -> Any:
 
     try:
         return msgpack.unpackb(content, raw=False, strict_map_key=False)
-    except (ValueError, msgpack.exceptions.UnpackException) as error:
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         reason = " ".join(str(error).split())[:80] or type(error).__name__
         raise InputError(path, f"{len(content)} bytes ({reason})", ACCEPTED) from error
 

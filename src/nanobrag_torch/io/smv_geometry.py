@@ -25,6 +25,7 @@ from nanobrag_torch.io.experiment import (
     PanelData,
     ScanData,
 )
+from nanobrag_torch.io.fields import naming
 from nanobrag_torch.io.header_entries import MARK, experiment_of_entries, own_entries
 from nanobrag_torch.io.smv import BLOCK, HeaderText, read_smv_header
 
@@ -46,6 +47,11 @@ def read_smv_geometry(path: str | os.PathLike[str]) -> ExperimentData:
 
 def experiment_of_smv(header: HeaderText, path: str) -> ExperimentData:
     """The experiment that a header describes."""
+    with naming(path):
+        return _experiment(header, path)
+
+
+def _experiment(header: HeaderText, path: str) -> ExperimentData:
     slow, fast = header.dimensions()
     if header.entry(MARK) is not None:
         return experiment_of_entries(dict(_KEY.findall(header.text)), (fast, slow), path)

@@ -24,7 +24,7 @@ from nanobrag_torch.io.experiment import (
     ScanData,
     Vector,
 )
-from nanobrag_torch.io.fields import Node, words_as_numbers
+from nanobrag_torch.io.fields import Node, naming, words_as_numbers
 from nanobrag_torch.io.symmetry import hall_of_number, number_of_hall
 
 ACCEPTED = "an XPARM.XDS or GXPARM.XDS file: a line that starts with XPARM.XDS, then its numbers"
@@ -46,12 +46,8 @@ def read_xparm(path: str | os.PathLike[str]) -> ExperimentData:
     if len(words) < HEADER_NUMBERS:
         raise InputError(str(path), f"{len(words)} numbers", f"{HEADER_NUMBERS} at least ({ACCEPTED})")
     numbers = words_as_numbers(str(path), "after line 1", words)
-    try:
+    with naming(str(path)):
         return _experiment(numbers, str(path))
-    except InputError as error:
-        if str(path) in error.name:
-            raise
-        raise InputError(f"{path}: {error.name}", error.value, error.accepted) from error
 
 
 def _experiment(numbers: Vector, path: str) -> ExperimentData:
