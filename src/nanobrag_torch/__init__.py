@@ -7,16 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig
+    from nanobrag_torch.experiment import Experiment
     from nanobrag_torch.gauss_newton import normal_equations
     from nanobrag_torch.simulator import Simulator
 
 __version__ = "0.1.0"
-__all__ = ["BeamConfig", "CrystalConfig", "DetectorConfig", "Simulator", "__version__", "normal_equations"]
+__all__ = [
+    "BeamConfig",
+    "CrystalConfig",
+    "DetectorConfig",
+    "Experiment",
+    "Simulator",
+    "__version__",
+    "normal_equations",
+]
 
 _HOMES = {
     "BeamConfig": "nanobrag_torch.config",
     "CrystalConfig": "nanobrag_torch.config",
     "DetectorConfig": "nanobrag_torch.config",
+    "Experiment": "nanobrag_torch.experiment",
     "Simulator": "nanobrag_torch.simulator",
     "normal_equations": "nanobrag_torch.gauss_newton",
 }

@@ -1,0 +1,229 @@
+"""A whole experiment from files: geometry, crystal and structure factors in, images out.
+
+    experiment = Experiment.from_file("refined.expt", structure_factors="model.mtz", N_cells=(30, 30, 30))
+    image = experiment.simulate(frame=3)  # [panel, slow, fast], or (slow, fast) of a single panel
+
+The lab frame is that of the file, imgCIF's: panels, beam and rotation axis are taken as they stand, without a
+convention in between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from nanobrag_torch.config import (
+    BeamConfig,
+    CrystalConfig,
+    DetectorConfig,
+    DetectorConvention,
+    GroupConfig,
+    PanelConfig,
+)
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.conventions import electric_axis, incident, kahn_factor
+from nanobrag_torch.io.experiment import CrystalData, ExperimentData, GroupData, PanelData
+from nanobrag_torch.io.geometry import read_geometry, write_geometry
+from nanobrag_torch.io.reflections import Reflections
+from nanobrag_torch.models.crystal import Crystal
+from nanobrag_torch.models.detector import Detector
+from nanobrag_torch.models.structure_factors import attach_structure_factors, read_structure_factors
+from nanobrag_torch.simulator import Simulator
+from nanobrag_torch.units import EV_ANGSTROM
+
+DEFAULT_F = 100.0
+DEFAULT_CELLS = (10, 10, 10)
+PHI_STEPS = 10
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Experiment:
+    """What files say of an experiment, and what they do not: size and shape of the crystal, fluence, sampling.
+
+    `options` are fields of CrystalConfig, DetectorConfig and BeamConfig, tensors included; they win over the file.
+    Without structure factors every reflection has the amplitude default_F, 100 unless given.
+    """
+
+    data: ExperimentData
+    structure_factors: Reflections | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = {f.name for config in (CrystalConfig, DetectorConfig, BeamConfig) for f in fields(config)}
+        for name in self.options:
+            if name not in known:
+                raise InputError("option", name, "fields of CrystalConfig, DetectorConfig and BeamConfig")
+
+    @classmethod
+    def from_file(
+        cls, path: str | Path, *, structure_factors: str | Path | Reflections | None = None, **options: Any
+    ) -> Experiment:
+        """Read DIALS .expt, XDS XPARM, CrystFEL .geom, or the header of an SMV, CBF or NXmx image.
+
+        structure_factors: a file that read_structure_factors takes, or what it returned. Raises InputError.
+        """
+        data = read_geometry(path)
+        if structure_factors is not None and not isinstance(structure_factors, Reflections):
+            wavelength = None if data.beam is None else data.beam.wavelength_A
+            structure_factors = read_structure_factors(structure_factors, wavelength_A=wavelength)
+        return cls(data=data, structure_factors=structure_factors, options=options)
+
+    def to_file(self, path: str | Path) -> None:
+        """Write the geometry in the format that the suffix names. Raises InputError for what that cannot hold."""
+        write_geometry(path, self.data)
+
+    @property
+    def frames(self) -> int:
+        """Images of the scan; one for a still."""
+        return 1 if self.data.scan is None else self.data.scan.frames
+
+    def simulate(self, frame: int = 0, **simulator: Any) -> Tensor:
+        """The image of a frame, counted from 0, in photons: [panel, slow, fast], (slow, fast) of a single panel.
+
+        simulator: options of Simulator, such as dtype, device and kernel.
+        """
+        image = self.simulator(frame, **simulator).run()
+        return image[0] if image.shape[0] == 1 and image.dim() == 3 else image
+
+    def simulator(self, frame: int = 0, **options: Any) -> Simulator:
+        """The Simulator of a frame, for pixels, gradients and refinement; its detector has `panels`."""
+        if not 0 <= frame < self.frames:
+            raise InputError("frame", frame, f"0 to {self.frames - 1}")
+        device = options.get("device", "cpu")
+        crystal = Crystal(self.crystal_config(frame), device=device)
+        if self.structure_factors is not None:
+            attach_structure_factors(crystal, self.structure_factors, default_F=float(self.options.get("default_F", 0)))
+        detector = Detector(self.detector_config(), device=device)
+        return Simulator(crystal, detector, beam_config=self.beam_config(frame), **options)
+
+    def crystal_config(self, frame: int = 0) -> CrystalConfig:
+        """Orientation as the goniometer has it where the frame begins, and the frame's rotation in phi steps.
+
+        Steps lie in the middle of their share of the rotation.
+        """
+        chosen = {"N_cells": DEFAULT_CELLS, **self._options_of(CrystalConfig)}
+        if self.structure_factors is None:
+            chosen.setdefault("default_F", DEFAULT_F)
+        if "cell_a" not in chosen and "mosflm_a_star" not in chosen:
+            chosen |= self._lattice(frame)
+        scan = self.data.scan
+        if scan is not None and "phi_start_deg" not in chosen:
+            width = scan.oscillation_width_deg
+            steps = chosen.setdefault("phi_steps", PHI_STEPS if width else 1)
+            chosen |= {"phi_start_deg": scan.start_deg(frame) + width / steps / 2, "osc_range_deg": width}
+        if self.data.goniometer is not None:
+            goniometer = self.data.goniometer
+            chosen.setdefault("spindle_axis", _setting(self.data, frame) @ goniometer.rotation_axis)
+        return CrystalConfig(**{k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in chosen.items()})
+
+    def detector_config(self) -> DetectorConfig:
+        """Panels in their groups; a group is moved by replacing its shift_mm and rotation_deg."""
+        self.data.need("detector", "beam", where="an image")
+        assert self.data.detector is not None and self.data.beam is not None
+        owner: dict[int, str] = {}
+        groups = [] if self.data.detector.root is None else _groups(self.data.detector.root, None, owner)
+        panels = [_panel(panel, owner.get(i)) for i, panel in enumerate(self.data.detector.panels)]
+        frame: dict[str, Any] = {
+            "detector_convention": DetectorConvention.CUSTOM,
+            "custom_beam_vector": incident(self.data.beam).tolist(),
+            "panels": panels,
+            "groups": groups,
+        }
+        electric = electric_axis(self.data.beam)
+        if electric is not None:
+            frame["custom_polar_vector"] = electric.tolist()
+        return DetectorConfig(**{**frame, **self._options_of(DetectorConfig)})
+
+    def beam_config(self, frame: int = 0) -> BeamConfig:
+        """Wavelength or spectrum of a frame, and the polarization where the file has it."""
+        self.data.need("beam", where="an image")
+        beam = self.data.beam
+        assert beam is not None
+        chosen: dict[str, Any] = {"wavelength_A": beam.wavelength_A}
+        if beam.frame_wavelengths_A is not None:
+            chosen["wavelength_A"] = float(beam.frame_wavelengths_A[min(frame, len(beam.frame_wavelengths_A) - 1)])
+        if beam.polarization_fraction is not None:
+            chosen["polarization_factor"] = kahn_factor(beam.polarization_fraction)
+        if beam.spectrum_energies_eV is not None and beam.spectrum_weights is not None:
+            chosen |= _spectrum(beam.direction, beam.spectrum_energies_eV, beam.spectrum_weights)
+        return BeamConfig(**{**chosen, **self._options_of(BeamConfig)})
+
+    def with_options(self, **options: Any) -> Experiment:
+        """The same experiment with other options."""
+        return replace(self, options={**self.options, **options})
+
+    def _options_of(self, config: type) -> dict[str, Any]:
+        names = {f.name for f in fields(config)}
+        return {name: value for name, value in self.options.items() if name in names}
+
+    def _lattice(self, frame: int) -> dict[str, Any]:
+        self.data.need("crystal", where="an image without a cell of its own (cell_a ... or mosflm_a_star ...)")
+        assert self.data.crystal is not None
+        stars = _setting(self.data, frame) @ _fixed(self.data) @ _matrix_of_frame(self.data.crystal, frame)
+        return {f"mosflm_{axis}_star": stars[:, i] for i, axis in enumerate("abc")}
+
+
+def _setting(data: ExperimentData, frame: int) -> Any:
+    goniometer = data.goniometer
+    if goniometer is None:
+        return np.eye(3)
+    points = goniometer.setting_at_scan_points
+    return goniometer.setting_rotation if points is None else points[min(frame, len(points) - 1)]
+
+
+def _fixed(data: ExperimentData) -> Any:
+    return np.eye(3) if data.goniometer is None else data.goniometer.fixed_rotation
+
+
+def _matrix_of_frame(crystal: CrystalData, frame: int) -> Any:
+    """Columns a*, b*, c*; of a crystal that varies through the scan, the mean over the frame."""
+    points = crystal.A_at_scan_points
+    if points is None:
+        return crystal.A
+    first = min(frame, len(points) - 1)
+    return (points[first] + points[min(first + 1, len(points) - 1)]) / 2
+
+
+def _spectrum(direction: Any, energies_eV: Any, weights: Any) -> dict[str, Any]:
+    lit = weights > 0
+    return {
+        "source_directions": np.tile(direction, (int(lit.sum()), 1)).tolist(),
+        "source_wavelengths": (EV_ANGSTROM / energies_eV[lit]).tolist(),
+        "source_weights": weights[lit].tolist(),
+    }
+
+
+def _panel(panel: PanelData, group: str | None) -> PanelConfig:
+    absorbs = panel.thickness_mm and panel.mu_per_mm  # a thickness alone does not say how much is absorbed
+    good = panel.good_pixels()
+    return PanelConfig(
+        origin_mm=panel.origin_mm.tolist(),
+        fast_axis=panel.fast.tolist(),
+        slow_axis=panel.slow.tolist(),
+        pixel_size_mm=tuple(panel.pixel_size_mm),
+        fpixels=panel.image_size[0],
+        spixels=panel.image_size[1],
+        detector_thick_um=1000 * panel.thickness_mm if absorbs and panel.thickness_mm else 0.0,
+        detector_abs_um=1000 / panel.mu_per_mm if absorbs and panel.mu_per_mm else None,
+        mask_array=None if good.all() else good,
+        group=group,
+        name=panel.name,
+    )
+
+
+def _groups(group: GroupData, parent: str | None, owner: dict[int, str]) -> list[GroupConfig]:
+    """The tree as a list; fills in which group each panel belongs to. Names are paths, so that none comes twice."""
+    name = f"{parent or ''}/{group.name or 'detector'}"
+    own = GroupConfig(name=name, parent=parent, centre_mm=group.origin_mm.tolist())
+    found = [own]
+    for i, child in enumerate(group.children):
+        if isinstance(child, GroupData):
+            unique = replace(child, name=child.name or f"group {i}")
+            found += _groups(unique, name, owner)
+        else:
+            owner[child] = name
+    return found
