@@ -482,6 +482,8 @@ WRONG = {
     "fs.geom": GEOM.replace("+0.8x +0.6y", "0.8 + 0.6").encode(),
     "missing.geom": GEOM.replace("q0/corner_x = -10.5\n", "").encode(),
     "clen.geom": GEOM.replace("clen = 0.1", "clen = /LCLS/detector_1/EncoderValue").encode(),
+    "res.geom": GEOM.replace("res = 5000", "res = 0").encode(),
+    "energy.geom": GEOM.replace("9000 eV", "0 eV").encode(),
     "line.geom": GEOM.replace("clen = 0.1", "clen 0.1").encode(),
     "group.geom": GEOM.replace("rigid_group_b = q1", "rigid_group_b = q7").encode(),
     "reflection.refl": table()[:-5],

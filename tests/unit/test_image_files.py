@@ -418,13 +418,14 @@ def test_nxmx_that_lacks_something_is_named(tmp_path):
         "module": lambda f: f["entry/instrument/detector"].pop("module"),
         "chain": lambda f: f["entry/instrument/detector/module/module_offset"].attrs.modify("depends_on", "/no/where"),
         "unit": lambda f: f["entry/instrument/detector/module/module_offset"].attrs.modify("units", "furlong"),
+        "size": lambda f: f["entry/instrument/detector/module/data_size"].write_direct(np.array([12, 10**9])),
     }.items():
         path = tmp_path / f"{name}.nxs"
         write_nxmx(path, noise((3, 12, 20)), plain())
         with h5py.File(path, "r+") as file:
             spoil(file)
         with pytest.raises(InputError, match=f"{name}.nxs") as caught:
-            read_geometry(path)
+            read_image(path)
         assert "\n" not in str(caught.value)
 
 

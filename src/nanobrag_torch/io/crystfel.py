@@ -100,12 +100,17 @@ def _beam(text: GeometryText) -> BeamData | None:
     if "wavelength" in text.top:
         return BeamData(wavelength_A=text.quantity("", "wavelength", _WAVELENGTHS))
     if "photon_energy" in text.top:
-        return BeamData(wavelength_A=EV_ANGSTROM / text.quantity("", "photon_energy", _ENERGIES))
+        energy_eV = text.quantity("", "photon_energy", _ENERGIES)
+        if energy_eV <= 0:
+            raise InputError(f"{text.path}: photon_energy", energy_eV, "a number above 0")
+        return BeamData(wavelength_A=EV_ANGSTROM / energy_eV)
     return None
 
 
 def _panel(text: GeometryText, name: str) -> PanelData:
     pixels_per_mm = text.quantity(name, "res", {"": 1.0}) / MM_PER_M
+    if pixels_per_mm <= 0:
+        raise InputError(f"{text.path}: {name}/res", pixels_per_mm * MM_PER_M, "a number above 0 (pixels a metre)")
     corner = [text.quantity(name, f"corner_{axis}", {"": 1.0}) / pixels_per_mm for axis in "xy"]
     z = text.quantity(name, "clen", _LENGTHS) + text.quantity(name, "coffset", _LENGTHS, 0.0)
     fast, slow = (_direction(text, name, key) for key in ("fs", "ss"))

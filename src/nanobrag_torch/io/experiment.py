@@ -8,7 +8,7 @@ of the whole detector in that frame, whatever groups the panels belong to; `conv
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -160,11 +160,14 @@ class DetectorData:
         """An image [panel, slow, fast] of one array (slow, fast); each panel is where its raw_image_offset says."""
         if len(self.panels) == 1 and stacked.shape == self.panels[0].shape:
             return stacked
+        for panel in self.panels:
+            (slow, fast), (left, top) = panel.shape, panel.raw_image_offset
+            if min(top, left) < 0 or top + slow > stacked.shape[0] or left + fast > stacked.shape[1]:
+                place = f"{fast} x {slow} pixels from {left}, {top}"
+                raise InputError("image", stacked.shape, f"an array that holds panel {panel.name}: {place}")
         image = np.zeros((len(self.panels), *self.shape[-2:]), stacked.dtype)
         for panel, part in zip(self.panels, image, strict=True):
             (slow, fast), (left, top) = panel.shape, panel.raw_image_offset
-            if top + slow > stacked.shape[0] or left + fast > stacked.shape[1]:
-                raise InputError("image", stacked.shape, f"an array that holds panel {panel.name} at {left}, {top}")
             part[:slow, :fast] = stacked[top : top + slow, left : left + fast]
         return image.reshape(self.shape)
 
@@ -375,3 +378,23 @@ def _array(value: ArrayLike, shape: tuple[int, ...], name: str) -> Vector:
 
 def _set(target: object, name: str, value: object) -> None:
     object.__setattr__(target, name, value)
+
+
+def part_of_scan(data: ExperimentData, first: int, count: int) -> ExperimentData:
+    """The experiment of `count` frames from frame `first`, counted from 0, on; all that varies with them included."""
+    if data.scan is None:
+        return data
+    scan, crystal, goniometer, points = data.scan, data.crystal, data.goniometer, slice(first, first + count + 1)
+    start = scan.image_range[0] + first
+    shorter = replace(
+        scan,
+        image_range=(start, start + count - 1),
+        oscillation_start_deg=scan.start_deg(first),
+        exposure_times_s=None if scan.exposure_times_s is None else scan.exposure_times_s[first : first + count],
+        epochs=None if scan.epochs is None else scan.epochs[first : first + count],
+    )
+    if crystal is not None and crystal.A_at_scan_points is not None:
+        crystal = replace(crystal, A_at_scan_points=crystal.A_at_scan_points[points])
+    if goniometer is not None and goniometer.setting_at_scan_points is not None:
+        goniometer = replace(goniometer, setting_at_scan_points=goniometer.setting_at_scan_points[points])
+    return replace(data, scan=shorter, crystal=crystal, goniometer=goniometer)

@@ -102,7 +102,8 @@ def read_nxmx(path: str | os.PathLike[str], frame: int = 0) -> tuple[NDArray[Any
         stacked = np.asarray(sets[place][frame - int(starts[place])])
         experiment = _experiment(file, entry, str(path))
     detector = experiment.detector
-    pixels = stacked if detector is None or stacked.ndim == 3 else detector.unstack(stacked)
+    with naming(str(path)):
+        pixels = stacked if detector is None or stacked.ndim == 3 else detector.unstack(stacked)
     return pixels, experiment, int(starts[-1])
 
 
