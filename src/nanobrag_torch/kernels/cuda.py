@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from nanobrag_torch.kernels.cuda_devices import memory_explained
 from nanobrag_torch.kernels.cuda_tables import Rows, Tables, by_name, empty_rows, tables
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.physics.lattice_factor import Profile
@@ -25,6 +26,8 @@ RECORDS = 2**23
 """Records of gradients by structure factors that are sorted at once."""
 LARGEST_GRID = 65535
 NODES = 64  # of an interpolated structure factor
+BYTES_PER_PIXEL = 16
+"""Of the values and the list of pixels."""
 ROW_BYTES = 2**28
 """Bound on the rows of gradients by panels and sources, of all programs together."""
 CHUNK = 128
@@ -43,28 +46,28 @@ class Plan:
 
 
 def forward(pixels: Tensor | None, scene: Scene, options: Options) -> Tensor:
-    """Values [n] of the flat pixel indices [n], or of all pixels in order, in options.dtype."""
-    from nanobrag_torch.kernels.cuda_jit import TILE, WARPS
+    """Values [n] of the flat pixel indices [n], or of all pixels in order, in options.dtype.
+
+    Raises InputError when the GPU's memory does not suffice.
+    """
+    count, device = pixel_count(pixels, scene, options), scene.lattice.device
+    if count == 0:
+        return torch.zeros(0, dtype=options.dtype, device=device)
+    way = way_of(pixels, scene, options)
+    plan = plan_of(count, way.group * way.lanes, scene.lattice.shape[0], processors(device))
+    with memory_explained(device, count, plan.chunks * BYTES_PER_PIXEL, table_bytes(scene)):
+        return _values(pixels, scene, options, plan, way)
+
+
+def _values(pixels: Tensor | None, scene: Scene, options: Options, plan: Plan, way: Way) -> Tensor:
+    from nanobrag_torch.kernels.cuda_jit import WARPS
     from nanobrag_torch.kernels.cuda_value import value_kernel
 
     given = tables(scene, options)
-    count = pixel_count(pixels, scene, options)
-    device = scene.lattice.device
-    if count == 0:
-        return torch.zeros(0, dtype=options.dtype, device=device)
-    plan = plan_of(count, TILE, scene.lattice.shape[0], processors(device))
-    way = way_of(pixels, scene, options)
-    listed = given.panels if pixels is None else pixels.detach().to(torch.int64).contiguous()
-    parts = torch.empty((plan.chunks, count) if plan.chunks > 1 else count, dtype=options.dtype, device=device)
-    value_kernel[(plan.tiles, plan.chunks)](
-        listed,
-        *given.arguments(),
-        parts,
-        *numbers(plan, given, options),
-        way,
-        way._replace(wide=True),
-        num_warps=WARPS,
-    )
+    size = (plan.chunks, plan.count) if plan.chunks > 1 else (plan.count,)
+    parts = torch.empty(size, dtype=options.dtype, device=scene.lattice.device)
+    arguments = (_listed(pixels, given), *given.arguments(), parts, *numbers(plan, given, options))
+    value_kernel[(plan.tiles, plan.chunks)](*arguments, way, way._replace(wide=True), num_warps=WARPS)
     return parts.sum(0) if plan.chunks > 1 else parts
 
 
@@ -73,22 +76,27 @@ def adjoint(
 ) -> list[Tensor]:
     """Gradients by the tensors of the scene, in the order of its fields; without element where not `wanted`.
 
-    upstream [n]: gradient by the values of the pixels.
+    upstream [n]: gradient by the values of the pixels. Raises InputError when the GPU's memory does not suffice.
     """
     asked = dict(zip((field.name for field in fields(Scene)), wanted, strict=True))
-    given = tables(scene, options)
-    gradients: dict[str, Tensor] = {}
-    if any(want for name, want in asked.items() if name != "structure_factors"):
-        rows = _rows(upstream, pixels, scene, options, asked, given)
-        gradients = by_name(rows, scene)
-    if asked["structure_factors"]:
-        gradients["structure_factors"] = _by_table(upstream, pixels, scene, options, given)
-    pairs = [(want, gradients.get(name), getattr(scene, name)) for name, want in asked.items()]
-    return [tensor.new_zeros(0) if found is None or not want else _like(found, tensor) for want, found, tensor in pairs]
+    found: dict[str, Tensor] = {}
+    with memory_explained(scene.lattice.device, upstream.numel(), BYTES_PER_PIXEL, ROW_BYTES + table_bytes(scene)):
+        given = tables(scene, options)
+        if any(want for name, want in asked.items() if name != "structure_factors"):
+            found = by_name(_rows(upstream, pixels, scene, options, asked, given), scene)
+        if asked["structure_factors"]:
+            found["structure_factors"] = _by_table(upstream, pixels, scene, options, given)
+        pairs = [(found[name] if want else None, getattr(scene, name)) for name, want in asked.items()]
+        return [tensor.new_zeros(0) if of is None else _like(of, tensor) for of, tensor in pairs]
 
 
 def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor).copy_(gradient.reshape(tensor.shape))
+
+
+def _listed(pixels: Tensor | None, given: Tables) -> Tensor:
+    """The list of pixels; without one the kernel does not read it, but wants something of its kind."""
+    return given.panels if pixels is None else pixels.detach().to(torch.int64).contiguous()
 
 
 def _rows(
@@ -96,27 +104,18 @@ def _rows(
 ) -> Rows:
     """Run the adjoint kernel and add up the rows of its programs."""
     from nanobrag_torch.kernels.cuda_adjoint import adjoint_kernel
-    from nanobrag_torch.kernels.cuda_jit import TILE, WARPS
+    from nanobrag_torch.kernels.cuda_jit import ADJOINT_GROUP, WARPS
 
     count, device = upstream.numel(), scene.lattice.device
     lattices, sources, panels = scene.lattice.shape[0], scene.incident.shape[0], scene.panels.shape[0]
-    plan = adjoint_plan(count, TILE, lattices, sources + panels, processors(device))
-    by_lattice = asked["lattice"] or asked["lattice_weights"]
+    by_lattice, by_shape = asked["lattice"] or asked["lattice_weights"], asked["shape"] or asked["default_F"]
+    way = way_of(pixels, scene, options)._replace(by_lattice=by_lattice, by_shape=by_shape, group=ADJOINT_GROUP)
+    plan = adjoint_plan(count, way.group * way.lanes, lattices, sources + panels, processors(device))
     rows = empty_rows(plan.rows * plan.chunks, plan.rows, panels, sources, lattices if by_lattice else 0, device)
-    way = way_of(pixels, scene, options)._replace(by_lattice=by_lattice, by_shape=asked["shape"] or asked["default_F"])
+    arguments = (_listed(pixels, given), *given.arguments(), upstream.detach().contiguous(), *rows.arguments())
+    whole = (plan.tiles, panels, *numbers(plan, given, options))
     if count:
-        adjoint_kernel[(plan.rows, plan.chunks)](
-            given.panels if pixels is None else pixels.detach().to(torch.int64).contiguous(),
-            *given.arguments(),
-            upstream.detach().contiguous(),
-            *rows.arguments(),
-            plan.tiles,
-            panels,
-            *numbers(plan, given, options),
-            way,
-            way._replace(wide=True),
-            num_warps=WARPS,
-        )
+        adjoint_kernel[(plan.rows, plan.chunks)](*arguments, *whole, way, way._replace(wide=True), num_warps=WARPS)
     return rows.summed()
 
 
@@ -135,11 +134,11 @@ def _by_table(upstream: Tensor, pixels: Tensor | None, scene: Scene, options: Op
 
 
 def _add_records(total: Tensor, upstream: Tensor, pixels: Tensor, options: Options, given: Tables, way: Way) -> None:
-    from nanobrag_torch.kernels.cuda_jit import TILE, WARPS
+    from nanobrag_torch.kernels.cuda_jit import WARPS
     from nanobrag_torch.kernels.cuda_records import record_kernel
 
     count, nodes = pixels.numel(), NODES if way.cubic else 1
-    plan = plan_of(count, TILE, given.lattice.shape[0], 1)
+    plan = plan_of(count, way.group * way.lanes, given.lattice.shape[0], 1)
     steps = given.lattice.shape[0] * given.sources.shape[0] * options.oversample**2 * options.layers
     at_once = max(1, min(RECORDS // (count * nodes), LARGEST_GRID))
     for start in range(0, steps, at_once):
@@ -174,6 +173,11 @@ def numbers(plan: Plan, given: Tables, options: Options) -> tuple[int, ...]:
     lattices, sources = given.lattice.shape[0], given.sources.shape[0]
     work = (plan.count, *options.image_shape, lattices, plan.chunk, sources, options.oversample, options.layers, 1)
     return (*work, *(given.factors.shape if given.factors.numel() else (0, 0, 0)), *options.hkl_first)
+
+
+def table_bytes(scene: Scene) -> int:
+    """Bytes of a scene's tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in scene.tensors())
 
 
 def pixel_count(pixels: Tensor | None, scene: Scene, options: Options) -> int:

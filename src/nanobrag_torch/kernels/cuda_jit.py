@@ -15,9 +15,10 @@ WARPS = 1
 """One warp a program: sums over its lanes need no barrier, and many programs share a multiprocessor."""
 GROUP = 8
 """Neighbouring pixels that share a float64 anchor: what one thread works on."""
+ADJOINT_GROUP = 4
+"""The same for gradients, which need more registers a pixel."""
 LANES = 32
 """Groups a program works on at once."""
-TILE = GROUP * LANES
 NUMBERS = (
     *("count", "slow", "fast", "lattices", "chunk", "source_count", "oversample", "layers", "stride"),
     *("size_h", "size_k", "size_l", "h", "k", "l"),

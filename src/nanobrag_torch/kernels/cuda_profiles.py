@@ -1,7 +1,7 @@
 """The squared lattice factor L^2 and its slopes, for distances to the nearest integers: Triton device functions.
 
-`cells` is a tuple: the nine elements of the shape matrix, then the least |d| along each axis, which keeps divisions
-finite: three ten-thousandths of a spot's width from its centre, where L^2 has lost 3e-7 of its value.
+`cells` is a tuple: the shape (N, or the diagonal of Q and the sums of its mirrored elements), then the least |d| along
+each axis, a millionth of a spot's width, which keeps divisions finite at d = 0 and products within float32.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from nanobrag_torch.kernels.cuda_jit import jit
 from nanobrag_torch.kernels.cuda_math import ball, ball_slope, sine, sine_slope
 
 GRATING, SPHERE, GAUSS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
-LEAST, LEAST_FINE = tl.constexpr(3e-4), tl.constexpr(1e-8)
+LEAST, LEAST_FINE = tl.constexpr(1e-6), tl.constexpr(1e-14)
 TOPHAT_LIMIT = tl.constexpr(0.3969)
 PI2 = tl.constexpr(9.869604401089358)
 
@@ -87,35 +87,36 @@ def of_form(x: tl.tensor, way: tl.constexpr) -> Any:
 
 @jit
 def grating_slopes_axis(d: tl.tensor, number: tl.tensor, least: tl.tensor) -> Any:
-    """Sines of pi N d and pi d, and what their ratio's slopes are made of: see grating_slopes."""
-    held = tl.maximum(tl.abs(d), least)
+    """Sines of pi N d and pi d, and what the slopes of their ratio are made of: see grating_slopes."""
+    held = tl.where(tl.abs(d) < least, least, d)
     a = number * held
     m = tl.floor(a + 0.5)
     u = a - m
     part, low = sine(u * u), sine(held * held)
     bend, low_bend = u * u * sine_slope(u * u), held * held * sine_slope(held * held)
-    sign = tl.where(d < 0.0, -1.0, 1.0).to(d.dtype)
-    return u * part, held * low, part * m / held + number * bend, low_bend, (part + bend) * held, sign
+    return u * part, held * low, (part * m + a * bend) * low, low_bend, (part + bend) * held
 
 
 @jit
 def grating_slopes(d: tl.tensor, cells: tl.tensor) -> Any:
     """L^2, its slopes by d and by the numbers of cells.
 
-    With sin(pi x) = x P(x^2), pi cos(pi x) = P + E and u = N d - m, a ratio r = sin(pi u) / sin(pi d) has the slope
-    (P(u) m / d + N E(u) - r E(d)) / (d P(d)): nothing large cancels near d = 0, where m = 0.
+    With sin(pi x) = x P(x^2) = s(x), pi cos(pi x) = P + E and u = N d - m, the ratio r = s(u) / s(d) has the slope
+    ((P(u) m + N d E(u)) P(d) / s(d) - r E(d)) / s(d): nothing large cancels near d = 0, where m = 0.
     """
-    th, bh, rh, eh, nh, gh = grating_slopes_axis(d[0], cells[0], cells[6])
-    tk, bk, rk, ek, nk, gk = grating_slopes_axis(d[1], cells[1], cells[7])
-    tn, bn, rn, en, nn, gn = grating_slopes_axis(d[2], cells[2], cells[8])
-    inverse = 1.0 / (bh * bk * bn)
-    ih, ik, il = inverse * bk * bn, inverse * bh * bn, inverse * bh * bk
+    th, bh, rh, eh, nh = grating_slopes_axis(d[0], cells[0], cells[6])
+    tk, bk, rk, ek, nk = grating_slopes_axis(d[1], cells[1], cells[7])
+    tn, bn, rn, en, nn = grating_slopes_axis(d[2], cells[2], cells[8])
+    bkn = bk * bn
+    inverse = 1.0 / (bh * bkn)
+    ih, ik, il = inverse * bkn, inverse * (bh * bn), inverse * (bh * bk)
     h, k, n = th * ih, tk * ik, tn * il
-    twice = 2.0 * h * k * n
-    ph, pk, pn = twice * k * n * ih, twice * h * n * ik, twice * h * k * il
-    slopes = gh * ph * (rh - h * eh), gk * pk * (rk - k * ek), gn * pn * (rn - n * en)
+    product = h * k * n
+    twice = 2.0 * product
+    ph, pk, pn = twice * (k * n) * ih, twice * (h * n) * ik, twice * (h * k) * il
+    slopes = ph * (rh * ih - h * eh), pk * (rk * ik - k * ek), pn * (rn * il - n * en)
     zero = 0.0 * h
-    return h * k * n * (h * k * n), slopes, (ph * nh, pk * nk, pn * nn, zero, zero, zero)
+    return product * product, slopes, (ph * nh, pk * nk, pn * nn, zero, zero, zero)
 
 
 @jit

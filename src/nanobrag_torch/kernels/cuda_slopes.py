@@ -30,7 +30,7 @@ def add_lattice_row(row: tl.tensor, by_hkl: tl.tensor, q: tl.tensor, by_weight: 
 def add_slopes(
     q: tl.tensor,
     offset: tl.tensor,
-    q_real: tl.tensor,
+    q_share: tl.tensor,
     share: tl.tensor,
     unit: tl.tensor,
     tables: tl.tensor,
@@ -69,7 +69,7 @@ def add_slopes(
             s3, s4, s5 = s3 + term * by_shape[3], s4 + term * by_shape[4], s5 + term * by_shape[5]
             by_default += outside * twice
         if way.by_lattice:
-            add_lattice_row(rows + 16 * k, (h * share, k_ * share, l * share), q_real, f * f * square * share, unit)
+            add_lattice_row(rows + 16 * k, (h, k_, l), q_share, f * f * square * share, unit)
     by_q = x.to(tl.float64), y.to(tl.float64), z.to(tl.float64)
     return value.to(tl.float64), by_q, (s0, s1, s2, s3, s4, s5), by_default
 
@@ -94,20 +94,21 @@ def lattice_slopes(
     """
     unit = largest(tl.abs(flow))
     unit = tl.where(unit > 0.0, unit, 1.0)
-    share, q_real = (flow / unit).to(way.real), cast(q, way.real)
+    share = (flow / unit).to(way.real)
+    q_share = cast((q[0] * (flow / unit), q[1] * (flow / unit), q[2] * (flow / unit)), way.real)
     if way.wide:
         value, by_q, by_shape, by_default = add_slopes(
-            q, q, q_real, share, unit, tables, chunk, cells, default, grid, rows, whole
+            q, q, q_share, share, unit, tables, chunk, cells, default, grid, rows, whole
         )
     else:
         middle = anchors(q, way)
         offset = cast((q[0] - middle[0], q[1] - middle[1], q[2] - middle[2]), tl.float32)
         if close_enough(offset, scene):
             value, by_q, by_shape, by_default = add_slopes(
-                middle, offset, q_real, share, unit, tables, chunk, cells, default, grid, rows, way
+                middle, offset, q_share, share, unit, tables, chunk, cells, default, grid, rows, way
             )
         else:
             value, by_q, by_shape, by_default = add_slopes(
-                q, offset, q_real, share, unit, tables, chunk, cells, default, grid, rows, whole
+                q, offset, q_share, share, unit, tables, chunk, cells, default, grid, rows, whole
             )
     return value, by_q, by_shape, by_default
