@@ -17,6 +17,7 @@ import typer
 from nanobrag_torch.errors import InputError
 
 VERBS: dict[str, str] = {
+    "simulate": "nanobrag_torch.cli.nb_simulate:simulate",
     "trace": "nanobrag_torch.cli.nb_trace:trace",
     "compare-traces": "nanobrag_torch.cli.nb_compare_traces:compare_traces",
     "compare": "nanobrag_torch.cli.nb_compare:compare",
