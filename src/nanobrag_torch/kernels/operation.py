@@ -218,3 +218,15 @@ def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd("nanobrag_torch::intensity", _backward, setup_context=_keep)
+
+
+def tangents(
+    pixels: Tensor, scene: Scene, directions: Sequence[Tensor], options: Options, *, kernel: str = "auto"
+) -> Tensor:
+    """Jacobian-vector products [T, n] along T directions of the scene's tensors at once.
+
+    directions: for each tensor of the scene, in order, a stack [T, *shape], or an empty tensor where it stands still.
+    """
+    if kernel not in KERNELS:
+        raise InputError("kernel", kernel, ", ".join(KERNELS))
+    return reference.tangents(pixels, scene, directions, options)
