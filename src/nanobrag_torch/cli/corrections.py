@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+from nanobrag_torch.cli import settings
 from nanobrag_torch.cli.parsing import apply_words
-from nanobrag_torch.cli.request import Request, same_request
+from nanobrag_torch.cli.request import Request
 from nanobrag_torch.cli.structure import StructureFactors, comments_cost_reflections
 from nanobrag_torch.compat import ROWS, Compat
 from nanobrag_torch.config import DetectorConvention
@@ -63,9 +64,17 @@ def correction_lines(scene: Scene) -> Iterator[str]:
 
 
 def _skewed_cell(scene: Scene) -> bool:
-    crystal = scene.simulator.crystal
-    right, skewed = crystal.cell(Compat()), crystal.cell(Compat(skewed_cell=True))
+    right, skewed = (_lattice_and_shape(scene, compat) for compat in (Compat(), Compat(skewed_cell=True)))
     return any(_differ(a, b) for a, b in zip(right, skewed, strict=True))
+
+
+def _lattice_and_shape(scene: Scene, compat: Compat) -> tuple[Tensor, Tensor]:
+    """All that the image takes from the cell; with -mat the C program's volume reaches the spot shape alone."""
+    from nanobrag_torch.physics.lattice_factor import shape_matrix
+
+    crystal = scene.simulator.crystal
+    rows, stars, volume = crystal.cell(compat)
+    return rows, shape_matrix(crystal.config.shape, crystal.cells(compat), crystal.fudge(), stars, volume)
 
 
 def _differ(a: Tensor, b: Tensor) -> bool:
@@ -73,27 +82,33 @@ def _differ(a: Tensor, b: Tensor) -> bool:
 
 
 def _stale_phi(scene: Scene) -> bool:
-    phi = scene.simulator.crystal.phi_radians()
-    return bool((phi == 0).any().item()) and bool((phi != 0).any().item())
+    crystal, spindle = scene.simulator.crystal, scene.simulator.geometry.spindle
+    return _differ(crystal.phi_rotations(spindle, Compat(stale_phi=True)), crystal.phi_rotations(spindle, Compat()))
 
 
 def _running_factors(scene: Scene) -> bool:
     detector = scene.simulator.detector.config
-    per_step = detector.oversample_thick or detector.oversample_polar or detector.oversample_omega
-    return per_step and (_evaluations(scene) > 1 or scene.request.water_um != 0)
+    thick = detector.oversample_thick and _absorbs(scene)
+    polar = detector.oversample_polar and not scene.request.nopolar
+    return (thick or polar or detector.oversample_omega) and _evaluations(scene) > 1
 
 
 def _evaluations(scene: Scene) -> int:
     return scene.simulator.steps * scene.simulator.geometry.layers
 
 
+def _absorbs(scene: Scene) -> bool:
+    """Whether the sensor has layers that capture anything."""
+    geometry = scene.simulator.geometry
+    return geometry.layers > 1 and math.exp(-float(geometry.sensor[0].prod())) != 1.0
+
+
 def _last_layer_capture(scene: Scene) -> bool:
-    return scene.simulator.geometry.layers > 1 and not scene.simulator.detector.config.oversample_thick
+    return _absorbs(scene) and not scene.simulator.detector.config.oversample_thick
 
 
 def _layers_overshoot(scene: Scene) -> bool:
-    detector = scene.simulator.detector.config
-    return scene.simulator.geometry.layers > 1 and detector.detector_thicksteps is not None
+    return _absorbs(scene) and scene.simulator.detector.config.detector_thicksteps is not None
 
 
 def _equal_sources(scene: Scene) -> bool:
@@ -101,21 +116,53 @@ def _equal_sources(scene: Scene) -> bool:
 
 
 def _water_once(scene: Scene) -> bool:
-    beam, detector = scene.simulator.beam.config, scene.simulator.detector.config
-    per_step = detector.oversample_thick or detector.oversample_polar or detector.oversample_omega
+    if scene.request.water_um == 0:
+        return False
     fluence = float(scene.simulator.beam.fluence()) * R_E_SQUARED
-    unlike = abs(fluence - 1) > SAME or _evaluations(scene) > 1 or beam.dmin > 0 or per_step
-    return scene.request.water_um != 0 and unlike
+    return abs(fluence - 1) > SAME or _evaluations(scene) > 1 or _cuts_a_pixel(scene.simulator)
 
 
-def _parses_otherwise(switch: str) -> Callable[[Scene], bool]:
-    def predicate(scene: Scene) -> bool:
-        other = replace(scene.headers, fired=[], warnings=[], stolfiles=[])
-        apply_words(other, scene.words, Compat(**{switch: True}), as_c_reads=True)
-        given = scene.request.close_distance_mm  # may have been dropped for -distance since
-        return not same_request(replace(other, close_distance_mm=given), scene.request)
+def _cuts_a_pixel(simulator: Simulator) -> bool:
+    """Whether -dmin leaves out the centre of a pixel of the region of interest; looked at on a grid."""
+    finest = simulator.beam.config.dmin * ANGSTROM
+    if finest <= 0:
+        return False
+    import torch
 
-    return predicate
+    incident, wavelength = simulator.sources.incident[0].cpu(), float(simulator.sources.wavelengths[0])
+    scattering = (_directions(simulator, GRID, inset=0.5) - incident) / wavelength
+    return bool((torch.linalg.vector_norm(scattering, dim=-1) * finest > 1).any())
+
+
+def _parsed_otherwise(scene: Scene, switch: str) -> Request:
+    """What the words ask for when one defect of parsing is back."""
+    other = replace(scene.headers, fired=[], warnings=[], stolfiles=[])
+    apply_words(other, scene.words, Compat(**{switch: True}), as_c_reads=True)
+    return replace(other, close_distance_mm=scene.request.close_distance_mm)  # it may have been dropped for -distance
+
+
+def _misset_seed_is_misset(scene: Scene) -> bool:
+    return _misset(_parsed_otherwise(scene, "misset_seed_is_misset")) != _misset(scene.request)
+
+
+def _misset(request: Request) -> object:
+    """The orientation asked for; None for that of the cell."""
+    if request.misset_choice != "angles":
+        return request.misset_choice
+    return request.misset_deg if any(request.misset_deg or ()) else None
+
+
+def _twotheta_axis_is_twotheta(scene: Scene) -> bool:
+    return _places_otherwise(scene, _parsed_otherwise(scene, "twotheta_axis_is_twotheta"))
+
+
+def _places_otherwise(scene: Scene, other: Request) -> bool:
+    """Whether another request puts the detector elsewhere."""
+    from nanobrag_torch.models.detector import Detector
+
+    simulator, config = scene.simulator, settings.detector_config(other, settings.plane_of(other), None)
+    here, there = simulator.geometry, Detector(config, device=simulator.device).geometry(simulator.compat)
+    return _differ(there.panels, here.panels) or _differ(there.curvature, here.curvature)
 
 
 def _nopolar(scene: Scene) -> bool:
@@ -128,13 +175,15 @@ def _distance_before_twotheta(scene: Scene) -> bool:
 
 def _close_distance_of_header(scene: Scene) -> bool:
     given = scene.headers.close_distance_mm
-    return given is not None and scene.request.distance_on_line and not scene.request.close_distance_on_line
+    if given is None or not scene.request.distance_on_line or scene.request.close_distance_on_line:
+        return False
+    return _places_otherwise(scene, replace(scene.request, close_distance_mm=given))
 
 
 def _raw_twotheta_axis(scene: Scene) -> bool:
     axis = scene.request.twotheta_axis
     custom = scene.request.convention == DetectorConvention.CUSTOM.value
-    return custom and axis is not None and scene.request.twotheta_deg != 0 and math.hypot(*axis) != 1.0
+    return custom and axis is not None and scene.request.twotheta_deg != 0 and abs(math.hypot(*axis) - 1) > SAME
 
 
 def _interpolation_latch(scene: Scene) -> bool:
@@ -170,8 +219,8 @@ def _scattering(simulator: Simulator, lattices: int) -> Tensor:
     return vectors if finest <= 0 else vectors[torch.linalg.vector_norm(vectors, dim=-1) * finest <= 1]
 
 
-def _directions(simulator: Simulator, side: int) -> Tensor:
-    """Unit vectors [n, 3] from the sample to a grid of positions over the region of interest, its edges included."""
+def _directions(simulator: Simulator, side: int, inset: float = 0.0) -> Tensor:
+    """Unit vectors [n, 3] from the sample to a grid over the region of interest, its edges less `inset` pixels."""
     import torch
 
     config, geometry = simulator.detector.config, simulator.geometry
@@ -180,7 +229,7 @@ def _directions(simulator: Simulator, side: int) -> Tensor:
         (config.roi_xmin or 0, config.fpixels if config.roi_xmax is None else config.roi_xmax + 1),
         (config.roi_ymin or 0, config.spixels if config.roi_ymax is None else config.roi_ymax + 1),
     )
-    f, s = (torch.linspace(a, b, side, dtype=torch.float64) for a, b in spans)
+    f, s = (torch.linspace(a + inset, b - inset, side, dtype=torch.float64) for a, b in spans)
     edges = geometry.pixel_size[0].cpu()
     positions = origin + f[None, :, None] * edges[0] * fast + s[:, None, None] * edges[1] * slow
     points = positions.reshape(-1, 3)
@@ -196,8 +245,8 @@ PREDICATES: dict[str, Callable[[Scene], bool]] = {
     "interpolation_latch": _interpolation_latch,
     "equal_sources": _equal_sources,
     "water_once": _water_once,
-    "misset_seed_is_misset": _parses_otherwise("misset_seed_is_misset"),
-    "twotheta_axis_is_twotheta": _parses_otherwise("twotheta_axis_is_twotheta"),
+    "misset_seed_is_misset": _misset_seed_is_misset,
+    "twotheta_axis_is_twotheta": _twotheta_axis_is_twotheta,
     "oversample_polar_defeats_nopolar": _nopolar,
     "distance_before_twotheta": _distance_before_twotheta,
     "close_distance_of_header_wins": _close_distance_of_header,

@@ -64,8 +64,12 @@ class Results:
 
 def results_of(image: NDArray[np.float32], prepared: Prepared) -> Results:
     """Statistics, integer image, picture and noise (8.4 and 10.2 to 10.5). Raises InputError for non-finite pixels."""
+    import numpy as np
+
     from nanobrag_torch.physics import statistics
 
+    if not np.isfinite(image).all():  # finite in float64 perhaps, but files hold float32
+        raise InputError("image", "not finite", "parameters that give finite pixels")
     request, roi = prepared.request, region_of(prepared)
     mask = prepared.detector.mask_array
     numbers = statistics.image_statistics(image, roi=roi, mask=None if mask is None else mask != 0)

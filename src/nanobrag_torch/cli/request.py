@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 Triple = tuple[float, float, float]
 
@@ -134,9 +134,3 @@ class Request:
     # what the words made of themselves
     fired: list[str] = field(default_factory=list)  # main spelling of every flag that fired, in order
     warnings: list[str] = field(default_factory=list)
-
-
-def same_request(one: Request, other: Request) -> bool:
-    """Whether two requests ask for the same image: all but what parsing noted down."""
-    noted = ("fired", "warnings")
-    return all(getattr(one, f.name) == getattr(other, f.name) for f in fields(Request) if f.name not in noted)
