@@ -157,10 +157,11 @@ def kept_polarization(
 ) -> Any:
     """Gradient by the direction of the sample (layer, sub-pixel, source) whose polarization all others share."""
     layer, sub, s = place
+    by_polar = tl.where(s < 0, 0.0, by_polar)
     direction, _radius = aim(pixel, layer, sub, counts[1], panel, scene, way)
     for each in range(largest(s) + 1):
         add_polarization_row(rows + 16 * each, direction, tl.where(s == each, by_polar, 0.0))
-    return scaled(by_polar, polarized_back(direction, load9(sources + 16 * s + 5)))
+    return scaled(by_polar, polarized_back(direction, load9(sources + 16 * tl.maximum(s, 0) + 5)))
 
 
 @jit

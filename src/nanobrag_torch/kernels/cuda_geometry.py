@@ -166,14 +166,14 @@ def first_seen(
     count: tl.tensor,
     way: tl.constexpr,
 ) -> Any:
-    """Polarization, layer, sub-pixel and source of the first sample that a pixel sees; no polarization if none."""
+    """Polarization, layer, sub-pixel and source of the first sample that a pixel sees; if none, no polarization and -1."""
     zero = tl.full([way.group, way.lanes], 0, tl.int32)
     layer, sub, place = zero, zero, zero
     direction, _radius = aim(pixel, layer, sub, oversample, panel, scene, way)
     polar = polarized(direction, load_source(sources, 0)[3])
     if way.limit and not way.each_polar:
         polar = tl.full([way.group, way.lanes], 0.0, tl.float64)
-        known = polar > 0.0
+        known, place = polar > 0.0, zero - 1
         for sample in range(layers * oversample * oversample):
             t, j = zero + sample // (oversample * oversample), zero + sample % (oversample * oversample)
             direction, _radius = aim(pixel, t, j, oversample, panel, scene, way)

@@ -1,0 +1,24 @@
+"""Where there is no GPU the Triton kernels run in Triton's interpreter: decided when their modules are imported.
+
+Triton itself is imported first, without the interpreter, so that other tests of the same process find it as it is.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import triton.experimental.gluon  # noqa: F401  # what Triton would import later, in the middle of an interpreted kernel
+
+with_gpu = torch.cuda.is_available()
+before = os.environ.get("TRITON_INTERPRET")
+if not with_gpu:
+    os.environ["TRITON_INTERPRET"] = "1"
+try:
+    import nanobrag_torch.kernels.cuda_adjoint
+    import nanobrag_torch.kernels.cuda_records  # noqa: F401
+finally:
+    if before is None:
+        os.environ.pop("TRITON_INTERPRET", None)
+    else:
+        os.environ["TRITON_INTERPRET"] = before

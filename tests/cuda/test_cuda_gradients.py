@@ -1,0 +1,96 @@
+"""Gradients of the Triton kernel against autograd through the reference kernel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from cuda_cases import CASES, DEVICE, NAMES, case, every_pixel, make_scene, relative, true_gradients, upstream_of
+
+from nanobrag_torch.kernels import cuda
+from nanobrag_torch.kernels.problem import Options
+from nanobrag_torch.physics.lattice_factor import Profile
+
+NOT_TABLE = [name != "structure_factors" for name in NAMES]
+WITHIN = {torch.float32: 1e-4, torch.float64: 1e-11}
+
+
+def compare(pixels, scene, options, wanted):
+    count = every_pixel(scene, options).numel() if pixels is None else pixels.numel()
+    upstream = upstream_of(count, options.dtype)
+    true = true_gradients(upstream, pixels, scene, options)
+    found = cuda.adjoint(upstream, pixels, scene, options, wanted)
+    for name, want, gradient, tensor in zip(NAMES, wanted, found, scene.tensors(), strict=True):
+        assert gradient.shape == (tensor.shape if want else (0,)), name
+        if want:
+            assert relative(gradient, true[name]) < WITHIN[options.dtype], name
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_are_those_of_the_reference(name):
+    scene, options = case(name, torch.float64)
+    compare(None, scene, options, NOT_TABLE)
+
+
+@pytest.mark.parametrize("name", ["nearest", "sphere", "gauss", "tricubic", "cached factors"])
+def test_gradients_in_float32(name):
+    scene, options = case(name, torch.float32)
+    compare(None, scene, options, NOT_TABLE)
+
+
+@pytest.mark.parametrize("name", ["nearest", "tricubic", "cached factors"])
+def test_gradients_by_structure_factors(name):
+    scene, options = case(name, torch.float64)
+    pixels = every_pixel(scene, options)[40:75]
+    compare(pixels, scene, options, [name == "structure_factors" for name in NAMES])
+
+
+def test_records_are_summed_in_pieces(monkeypatch):
+    monkeypatch.setattr(cuda, "RECORDS", 16)
+    scene, options = case("panels", torch.float64)
+    compare(every_pixel(scene, options)[100:120], scene, options, [name == "structure_factors" for name in NAMES])
+
+
+def test_programs_and_chunks_add_up(monkeypatch):
+    """Several programs, each with several tiles and a share of the lattices, panels mixed within a tile."""
+    monkeypatch.setattr(cuda, "CHUNK", 2)
+    monkeypatch.setattr(cuda, "PROGRAMS_PER_PROCESSOR", 4)
+    scene = make_scene(lattices=3, sources=1, panels=2)
+    options = Options(image_shape=(9, 20), profile=Profile.GRATING, hkl_first=(-4, -5, -5), dtype=torch.float64)
+    plan = cuda.adjoint_plan(360, 128, 3, 3, 1)
+    assert (plan.tiles, plan.rows, plan.chunks) == (3, 2, 2)
+    compare(every_pixel(scene, options).flip(0), scene, options, NOT_TABLE)
+
+
+def test_gradients_repeat_bit_for_bit():
+    scene, options = case("nearest", torch.float32)
+    upstream, pixels = upstream_of(30, torch.float32), every_pixel(scene, options)[:30]
+    first = cuda.adjoint(upstream, pixels, scene, options, [True] * len(NAMES))
+    again = cuda.adjoint(upstream, pixels, scene, options, [True] * len(NAMES))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_tiny_and_huge_intensities_keep_their_gradients():
+    """Scales of 1e-30 and 1e+30, beyond the squares that float32 can hold."""
+    scene, options = case("no table", torch.float32)
+    upstream = upstream_of(117, torch.float32)
+    wanted = [name == "lattice" for name in NAMES]
+    plain = cuda.adjoint(upstream, None, scene, options, wanted)[NAMES.index("lattice")]
+    for scale in (1e-30, 1e30):
+        scaled = replace(scene, source_weights=scene.source_weights * scale)
+        found = cuda.adjoint(upstream, None, scaled, options, wanted)[NAMES.index("lattice")]
+        assert relative(found / scale, plain.double()) < 1e-5
+
+
+def test_no_pixel_has_no_gradient():
+    scene, options = case("nearest", torch.float32)
+    none = torch.zeros(0, dtype=torch.int64, device=DEVICE)
+    found = cuda.adjoint(torch.zeros(0, device=DEVICE), none, scene, options, [True] * len(NAMES))
+    assert all(float(gradient.abs().sum()) == 0 for gradient in found)
+
+
+def test_segments_are_summed_where_they_belong():
+    places = torch.tensor([2, 0, 2, 5, 4, 0], dtype=torch.int32, device=DEVICE)
+    values = torch.tensor([1.0, 2, 4, 8, 16, 32], dtype=torch.float64, device=DEVICE)
+    assert cuda.segment_sums(places, values, 5).tolist() == [34.0, 0.0, 5.0, 0.0, 16.0]

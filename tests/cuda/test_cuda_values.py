@@ -1,0 +1,134 @@
+"""Values of the Triton kernel against the reference kernel, in every combination of options that it covers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from cuda_cases import CASES, DEVICE, case, every_pixel, make_scene, relative, true_values
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nanobrag_torch.kernels import cuda, cuda_tables
+from nanobrag_torch.kernels.problem import Options
+from nanobrag_torch.physics.lattice_factor import Profile
+
+WITHIN = {torch.float32: 2e-6, torch.float64: 1e-12}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", CASES)
+def test_values_are_those_of_the_reference(name, dtype):
+    scene, options = case(name, dtype)
+    found = cuda.forward(None, scene, options)
+    assert found.dtype == dtype
+    assert relative(found, true_values(None, scene, options)) < WITHIN[dtype]
+
+
+@pytest.mark.parametrize("name", ["resolution limit", "layers", "panels"])
+def test_the_cases_test_something(name):
+    """Some but not all samples are beyond the limit; both panels and all layers matter."""
+    scene, options = case(name, torch.float64)
+    plain = replace(options, dmin=0.0, layers=1)
+    whole = true_values(None, scene, options)
+    if name == "panels":
+        assert whole.reshape(2, -1).amax(1).min() > 0
+    else:
+        share = (whole - true_values(None, scene, plain)).abs() > 0
+        assert 0.02 < share.double().mean() <= 1
+
+
+def test_a_list_in_any_order_costs_only_its_pixels():
+    scene, options = case("panels", torch.float32)
+    pixels = every_pixel(scene, options).flip(0)[3:90:2]
+    found = cuda.forward(pixels, scene, options)
+    assert relative(found, true_values(pixels, scene, options)) < WITHIN[torch.float32]
+
+
+def test_no_pixel_is_no_value():
+    scene, options = case("nearest", torch.float32)
+    assert cuda.forward(torch.zeros(0, dtype=torch.int64, device=DEVICE), scene, options).shape == (0,)
+
+
+def test_lattices_in_chunks_add_up(monkeypatch):
+    monkeypatch.setattr(cuda, "CHUNK", 2)
+    options = Options(image_shape=(5, 8), profile=Profile.GRATING, hkl_first=(-4, -5, -5))
+    scene = make_scene(lattices=5, sources=1)
+    assert cuda.plan_of(40, 256, 5, 1).chunks == 3
+    assert relative(cuda.forward(None, scene, options), true_values(None, scene, options)) < WITHIN[torch.float32]
+
+
+@pytest.mark.parametrize("cells", [20.0, 200.0, 3000.0])
+def test_float32_is_within_its_bound_at_any_number_of_cells(cells):
+    """Pixels through the middle of a spot, and through its tails: 1e-5 of the maximum (design, section 4)."""
+    scene = make_scene(cells=(cells, cells, cells), sources=1, table=False)
+    far = scene.panels.clone()
+    far[:, 0] *= max(1.0, cells / 4)
+    options = Options(image_shape=(16, 16), profile=Profile.GRATING)
+    narrow = replace(scene, panels=far, lattice=scene.lattice[:1], lattice_weights=scene.lattice_weights[:1])
+    narrow = replace(narrow, lattice=aligned(narrow))
+    found, true = cuda.forward(None, narrow, options), true_values(None, narrow, options)
+    assert true.max() > 3 * true.median()
+    assert relative(found, true) < 1e-5
+
+
+def aligned(scene):
+    """The lattice scaled so that the middle pixel is close to whole hkl, a spot that every N resolves."""
+    middle = scene.panels[0, 0] + 8e-4 * scene.panels[0, 1] + 8.8e-4 * scene.panels[0, 2]
+    q = (middle / middle.norm() - scene.incident[0]) / scene.wavelengths[0]
+    hkl = scene.lattice[0] @ q
+    wanted = hkl.round()
+    return (scene.lattice[0] + torch.outer(wanted - hkl, q) / (q @ q))[None]
+
+
+def test_float32_differences_are_left_where_their_bound_fails(monkeypatch):
+    """With a bound of nothing all of hkl is float64; the same values, by the other path."""
+    scene, options = case("nearest", torch.float32)
+    by_differences = cuda.forward(None, scene, options)
+    monkeypatch.setattr(cuda_tables, "NARROW_BOUND", 1e-6)
+    whole = cuda.forward(None, scene, options)
+    assert not torch.equal(whole, by_differences)
+    assert relative(whole, by_differences.double()) < 2e-6
+
+
+def test_a_distance_of_zero_is_a_peak():
+    """Every pixel sees hkl = 0 exactly where the beam direction is its own."""
+    scene = make_scene(sources=1, table=False)
+    middle = scene.panels[0, 0] + 4.5e-4 * scene.panels[0, 1] + 4.95e-4 * scene.panels[0, 2]
+    scene = replace(scene, incident=(middle / middle.norm())[None])
+    options = Options(image_shape=(9, 9), profile=Profile.GRATING)
+    found = cuda.forward(None, scene, options)
+    assert int(found.argmax()) == 4 * 9 + 4
+    assert relative(found, true_values(None, scene, options)) < WITHIN[torch.float32]
+
+
+class NoLook(TorchDispatchMode):
+    """Fails at any operation that needs a tensor's value on the host."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name()
+        assert not any(word in name for word in ("_local_scalar_dense", "nonzero", "equal", "unique", "masked_select"))
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_looks_at_values_on_the_host():
+    """So that a GPU never waits for the host, and calls can be captured in a CUDA graph."""
+    scene, options = case("nearest", torch.float32)
+    with NoLook():
+        given = cuda_tables.tables(scene, options)
+        rows = cuda_tables.empty_rows(3, 2, 1, 2, 2, DEVICE)
+        cuda_tables.by_name(rows.summed(), scene)
+        places = torch.tensor([3, 1, 3, 9], dtype=torch.int32, device=DEVICE)
+        cuda.segment_sums(places, torch.ones(4, dtype=torch.float64, device=DEVICE), 9)
+    assert given.sources.shape == (2, 16)
+
+
+def test_memory_is_flat_in_the_number_of_lattices():
+    """Tables of gradients: their rows are bounded by the number of programs, whatever the number of lattices."""
+    for lattices in (1, 1000, 20_000):
+        plan = cuda.adjoint_plan(1024 * 1024, 128, lattices, 2, 132)
+        assert plan.chunk * plan.chunks >= lattices
+        assert plan.rows * lattices * 16 * 8 < 40e6
+        assert plan.rows * plan.chunks < 2 * 132 * cuda.PROGRAMS_PER_PROCESSOR
+    many_sources = cuda.adjoint_plan(1024 * 1024, 128, 1, 100_000, 132)
+    assert many_sources.rows * 100_000 * 128 <= cuda.ROW_BYTES
