@@ -8,6 +8,7 @@ from nanobrag_torch.kernels.cpu_layout import (
     GROUP,
     GROUPED,
     LANES,
+    RAMP,
     SLOW_COUNT,
     SLOW_INDEX,
     Array,
@@ -57,15 +58,22 @@ def _fill(
             lanes = _pad(lanes, v, place)
             continue
         run = _run(pixels, i, min(stop - i, fast_count - fast, LANES - lanes))
-        for t in range(run):
-            v[FAST_INDEX + lanes + t] = fast + t
-            v[SLOW_INDEX + lanes + t] = slow
-            place[lanes + t] = i + t
+        _place_run(v, place, lanes, run, float(slow), float(fast), i)
         if lanes % GROUP == 0 or lanes // GROUP != (lanes + run - 1) // GROUP:
             first_slow, first_fast = slow, fast + ((lanes + run - 1) // GROUP) * GROUP - lanes
         lanes += run
         i += run
     return i - start, _pad(lanes, v, place), panel
+
+
+@stage()
+def _place_run(v: Array, place: Array, lane: int, run: int, slow: float, fast: float, i: int) -> None:
+    """Lanes of a run of pixels; indices come from a ramp, since integers do not become float64 in vector code."""
+    fasts, slows, places = v[FAST_INDEX + lane : RAMP], v[SLOW_INDEX + lane : RAMP], place[lane:]
+    for t in range(run):
+        fasts[t] = fast + v[RAMP + t]
+        slows[t] = slow
+        places[t] = i + t
 
 
 @stage()

@@ -37,6 +37,9 @@ from nanobrag_torch.kernels.cpu_layout import (
     INVERSE_LAMBDA,
     KNOWN,
     LAYER_STEP,
+    NEAR_X,
+    NEAR_Y,
+    NEAR_Z,
     NORMAL,
     OMEGA,
     ORIGIN,
@@ -54,7 +57,7 @@ from nanobrag_torch.kernels.cpu_layout import (
     Y,
     Z,
 )
-from nanobrag_torch.kernels.cpu_math import FAST, FINITE, POWER_32, POWER_64, horner, power_of_two, stage, wide
+from nanobrag_torch.kernels.cpu_math import FAST, POWER_32, POWER_64, horner, larger, power_of_two, stage, vector_code
 
 LOG2_E = 1.4426950408889634
 
@@ -74,7 +77,7 @@ def aim(v: Array, lanes: int, panel: Array, layer: int, sub: int, whole: Array, 
 
 @stage(fastmath=FAST)
 def _locate(v: Array, lanes: int, panel: Array, depth: float, slow: float, fast: float) -> None:
-    wide()
+    vector_code()
     ox = panel[ORIGIN] + depth * panel[NORMAL]
     oy = panel[ORIGIN + 1] + depth * panel[NORMAL + 1]
     oz = panel[ORIGIN + 2] + depth * panel[NORMAL + 2]
@@ -91,7 +94,7 @@ def _locate(v: Array, lanes: int, panel: Array, depth: float, slow: float, fast:
 
 @stage(fastmath=FAST)
 def _normalise(v: Array, lanes: int) -> None:
-    wide()
+    vector_code()
     for j in range(lanes):
         x, y, z = v[AIM_X + j], v[AIM_Y + j], v[AIM_Z + j]
         inverse = 1 / np.sqrt(x * x + y * y + z * z)
@@ -101,7 +104,7 @@ def _normalise(v: Array, lanes: int) -> None:
 @stage(fastmath=FAST)
 def solid_angles(v: Array, lanes: int, panel: Array, point_pixel: int) -> None:
     """OMEGA: pixel area / R^2 * close distance / R, or 1 / R^2."""
-    wide()
+    vector_code()
     scale = panel[AREA] * panel[CLOSE]
     if point_pixel:
         for j in range(lanes):
@@ -114,7 +117,7 @@ def solid_angles(v: Array, lanes: int, panel: Array, point_pixel: int) -> None:
 @stage(fastmath=FAST)
 def captures(v: Array, lanes: int, panel: Array, layer: int) -> None:
     """CAPTURE: share of the photons that a layer of the sensor absorbs; all of them where it has no thickness."""
-    wide()
+    vector_code()
     if panel[LAYER_STEP] <= 0:
         for j in range(lanes):
             v[CAPTURE + j] = 1.0
@@ -138,7 +141,7 @@ def decay(x: float) -> Any:
 @stage(fastmath=FAST)
 def scatter(v: Array, lanes: int, source: Array, dmin: float) -> None:
     """q of one source in units of SCALE / m, and SEEN: whether it is within the resolution limit."""
-    wide()
+    vector_code()
     ix, iy, iz, inverse = source[INCIDENT], source[INCIDENT + 1], source[INCIDENT + 2], source[INVERSE_LAMBDA]
     for j in range(lanes):
         v[X + j] = (v[AIM_X + j] - ix) * inverse
@@ -150,32 +153,51 @@ def scatter(v: Array, lanes: int, source: Array, dmin: float) -> None:
             v[SEEN + j] = 0.0 if dmin * np.sqrt(x * x + y * y + z * z) > 1.0 else 1.0
 
 
-@stage(fastmath=FINITE)
+@stage(fastmath=FAST)
 def offsets(v: Array, w: Array, lanes: int, box: Array) -> None:
     """q of the anchors, float32 differences from them, and how far both reach."""
-    wide()
-    most_x = most_y = most_z = w.dtype.type(0)
-    for g in range(lanes // GROUP):
-        first, middle = g * GROUP, g * GROUP + GROUP // 2
-        ax, ay, az = v[X + middle], v[Y + middle], v[Z + middle]
-        v[ANCHOR_X + g], v[ANCHOR_Y + g], v[ANCHOR_Z + g] = ax, ay, az
-        for j in range(first, first + GROUP):
-            w[DX + j], w[DY + j], w[DZ + j] = v[X + j] - ax, v[Y + j] - ay, v[Z + j] - az
+    vector_code()
+    _anchor(v, lanes, X, NEAR_X, ANCHOR_X)
+    _anchor(v, lanes, Y, NEAR_Y, ANCHOR_Y)
+    _anchor(v, lanes, Z, NEAR_Z, ANCHOR_Z)
     for j in range(lanes):
-        most_x, most_y, most_z = max(most_x, abs(w[DX + j])), max(most_y, abs(w[DY + j])), max(most_z, abs(w[DZ + j]))
-    box[REACH], box[REACH + 1], box[REACH + 2] = most_x, most_y, most_z
-    for axis in range(3):
-        row = ANCHOR_X + axis * (ANCHOR_Y - ANCHOR_X)
-        low, high = v[row], v[row]
-        for g in range(lanes // GROUP):
-            low, high = min(low, v[row + g]), max(high, v[row + g])
-        box[CENTRE + axis], box[HALF + axis] = (low + high) / 2, (high - low) / 2
+        w[DX + j] = v[X + j] - v[NEAR_X + j]
+        w[DY + j] = v[Y + j] - v[NEAR_Y + j]
+        w[DZ + j] = v[Z + j] - v[NEAR_Z + j]
+    far_x = far_y = far_z = abs(w[DX])
+    for j in range(lanes):
+        far_x = larger(abs(w[DX + j]), far_x)
+        far_y = larger(abs(w[DY + j]), far_y)
+        far_z = larger(abs(w[DZ + j]), far_z)
+    box[REACH], box[REACH + 1], box[REACH + 2] = far_x, far_y, far_z
+    _span(v, lanes, box, CENTRE, ANCHOR_X)
+    _span(v, lanes, box, CENTRE + 1, ANCHOR_Y)
+    _span(v, lanes, box, CENTRE + 2, ANCHOR_Z)
+
+
+@stage(inline="always", fastmath=FAST)
+def _anchor(v: Array, lanes: int, row: int, near: int, anchor: int) -> None:
+    """The middle of every group, once and in each of its lanes."""
+    for g in range(lanes // GROUP):
+        value = v[row + g * GROUP + GROUP // 2]
+        v[anchor + g] = value
+        for j in range(g * GROUP, g * GROUP + GROUP):
+            v[near + j] = value
+
+
+@stage(inline="always", fastmath=FAST)
+def _span(v: Array, lanes: int, box: Array, place: int, row: int) -> None:
+    """Middle and half range of the anchors on one axis."""
+    low, high = -v[row], v[row]
+    for g in range(lanes // GROUP):
+        low, high = larger(-v[row + g], low), larger(v[row + g], high)
+    box[place], box[place + HALF] = (high - low) / 2, (high + low) / 2
 
 
 @stage(fastmath=FAST)
 def polarizations(v: Array, lanes: int, source: Array, each: int) -> None:
     """POLAR: (1 + d M d) / 2 of this source; unless `each`, only in lanes that see a source for the first time."""
-    wide()
+    vector_code()
     xx, yy, zz = source[POLARIZATION], source[POLARIZATION + 4], source[POLARIZATION + 8]
     xy = source[POLARIZATION + 1] + source[POLARIZATION + 3]
     xz = source[POLARIZATION + 2] + source[POLARIZATION + 6]
@@ -183,15 +205,15 @@ def polarizations(v: Array, lanes: int, source: Array, each: int) -> None:
     for j in range(lanes):
         x, y, z = v[AIM_X + j], v[AIM_Y + j], v[AIM_Z + j]
         value = 0.5 + 0.5 * (x * (xx * x + xy * y + xz * z) + y * (yy * y + yz * z) + zz * z * z)
-        fresh = each or v[KNOWN + j] < v[SEEN + j]
-        v[POLAR + j] = value if fresh else v[POLAR + j]
-        v[KNOWN + j] = max(v[KNOWN + j], v[SEEN + j])
+        fresh = v[SEEN + j] * (1.0 - v[KNOWN + j]) if not each else 1.0
+        v[POLAR + j] += fresh * (value - v[POLAR + j])
+        v[KNOWN + j] += fresh
 
 
 @stage(fastmath=FAST)
 def factors(v: Array, lanes: int, source: Array, subs: int) -> bool:
     """FACTOR: what the sum over lattices of this source is multiplied by; whether any lane sees the source."""
-    wide()
+    vector_code()
     weight = source[SOURCE_WEIGHT] / subs
     seen = 0.0
     for j in range(lanes):

@@ -45,7 +45,7 @@ from nanobrag_torch.kernels.cpu_layout import (
     Y,
     Z,
 )
-from nanobrag_torch.kernels.cpu_math import FAST, stage, wide
+from nanobrag_torch.kernels.cpu_math import FAST, stage, vector_code
 
 NOTHING, OUTSIDE, INSIDE, PARTLY = -2, 0, 2, 4
 """Where a block lies in the table of structure factors; plus 1 where float32 differences are precise enough."""
@@ -99,7 +99,7 @@ def _outlook(box: Array, a: Array, spread: Array, bound: float, numbers: Array, 
 @stage(fastmath=FAST)
 def split_anchors(v: Array, w: Array, index: Array, lanes: int, a: Array, grid: Array) -> None:
     """float64: hkl at the anchor of each group, as float32 rest and table index of the nearest integers."""
-    wide()
+    vector_code()
     a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
     low_h, low_k, low_l, size_k, size_l = grid[0], grid[1], grid[2], grid[4], grid[5]
     for g in range(lanes // GROUP):
@@ -113,7 +113,7 @@ def split_anchors(v: Array, w: Array, index: Array, lanes: int, a: Array, grid: 
 @stage(fastmath=FAST)
 def peel(w: Array, lanes: int, a: Array) -> None:
     """float32: distance to the nearest integers, from the offsets to the anchors."""
-    wide()
+    vector_code()
     half = w.dtype.type(0.5)
     a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
     for g in range(lanes // GROUP):
@@ -129,7 +129,7 @@ def peel(w: Array, lanes: int, a: Array) -> None:
 @stage(fastmath=FAST)
 def peel_indexed(w: Array, index: Array, lanes: int, a: Array, grid: Array) -> None:
     """The same, with the table index of the nearest integers."""
-    wide()
+    vector_code()
     half, size_k, size_l = w.dtype.type(0.5), w.dtype.type(grid[4]), w.dtype.type(grid[5])
     a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
     for g in range(lanes // GROUP):
@@ -147,7 +147,7 @@ def peel_indexed(w: Array, index: Array, lanes: int, a: Array, grid: Array) -> N
 @stage(fastmath=FAST)
 def peel_wide(v: Array, w: Array, index: Array, lanes: int, a: Array, grid: Array) -> None:
     """float64: distance to the nearest integers, and their table index, -1 outside the table."""
-    wide()
+    vector_code()
     a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
     low_h, low_k, low_l, size_h, size_k, size_l = grid[0], grid[1], grid[2], grid[3], grid[4], grid[5]
     for j in range(lanes):

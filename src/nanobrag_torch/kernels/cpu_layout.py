@@ -17,46 +17,49 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 LANES = 256
+ROW = LANES + 16  # apart by no power of two, or rows would compete for the same lines of the cache
 GROUP = 16
 GROUPS = LANES // GROUP
 CHUNK = 4096  # pixels; blocks never cross from one chunk to the next, so that work can be dealt out by chunks
 BATCH = 64  # lattices whose float32 sums are then added up in float64
 SCALE = 2.0**33
 
-# float64 scratch: rows of LANES
-X, Y, Z = 0, LANES, 2 * LANES  # q
-AIM_X, AIM_Y, AIM_Z = 3 * LANES, 4 * LANES, 5 * LANES  # position, then unit vector to the sub-pixel
-INVERSE = 6 * LANES  # one over the distance to it
-OMEGA, CAPTURE, POLAR = 7 * LANES, 8 * LANES, 9 * LANES
-SEEN = 10 * LANES  # 1 where the source is within the resolution limit
-KNOWN = 11 * LANES  # 1 where a source has been seen before, so that POLAR is set
-FACTOR = 12 * LANES  # what the sum over lattices is multiplied by
-TOTAL = 13 * LANES  # the pixel's value
-FAST_INDEX, SLOW_INDEX = 14 * LANES, 15 * LANES
-UPSTREAM = 16 * LANES  # gradient that flows in
-PULL_X, PULL_Y, PULL_Z = 17 * LANES, 18 * LANES, 19 * LANES  # gradient by the unit vector, then by the position
-PULL_OMEGA, PULL_CAPTURE = 20 * LANES, 21 * LANES
-KEPT_OMEGA, KEPT_CAPTURE, KEPT_POLAR = 22 * LANES, 23 * LANES, 24 * LANES  # gradients by factors computed once
-SLOPE_X, SLOPE_Y, SLOPE_Z = 25 * LANES, 26 * LANES, 27 * LANES  # gradient by q
-STEP_SUM = 28 * LANES  # sum over lattices for one source
-PULL_POLAR = 29 * LANES
-FLAT_X, FLAT_Y, FLAT_Z = 30 * LANES, 31 * LANES, 32 * LANES  # position before a detector is bent
-ANCHOR_X, ANCHOR_Y, ANCHOR_Z = 33 * LANES, 33 * LANES + GROUPS, 33 * LANES + 2 * GROUPS
-WIDE_SIZE = 34 * LANES
+# float64 scratch: rows of ROW
+X, Y, Z = 0, ROW, 2 * ROW  # q
+AIM_X, AIM_Y, AIM_Z = 3 * ROW, 4 * ROW, 5 * ROW  # position, then unit vector to the sub-pixel
+INVERSE = 6 * ROW  # one over the distance to it
+OMEGA, CAPTURE, POLAR = 7 * ROW, 8 * ROW, 9 * ROW
+SEEN = 10 * ROW  # 1 where the source is within the resolution limit
+KNOWN = 11 * ROW  # 1 where a source has been seen before, so that POLAR is set
+FACTOR = 12 * ROW  # what the sum over lattices is multiplied by
+TOTAL = 13 * ROW  # the pixel's value
+FAST_INDEX, SLOW_INDEX = 14 * ROW, 15 * ROW
+UPSTREAM = 16 * ROW  # gradient that flows in
+PULL_X, PULL_Y, PULL_Z = 17 * ROW, 18 * ROW, 19 * ROW  # gradient by the unit vector, then by the position
+PULL_OMEGA, PULL_CAPTURE = 20 * ROW, 21 * ROW
+KEPT_OMEGA, KEPT_CAPTURE, KEPT_POLAR = 22 * ROW, 23 * ROW, 24 * ROW  # gradients by factors computed once
+SLOPE_X, SLOPE_Y, SLOPE_Z = 25 * ROW, 26 * ROW, 27 * ROW  # gradient by q
+STEP_SUM = 28 * ROW  # sum over lattices for one source
+PULL_POLAR = 29 * ROW
+FLAT_X, FLAT_Y, FLAT_Z = 30 * ROW, 31 * ROW, 32 * ROW  # position before a detector is bent
+ANCHOR_X, ANCHOR_Y, ANCHOR_Z = 33 * ROW, 33 * ROW + GROUPS, 33 * ROW + 2 * GROUPS
+RAMP = 34 * ROW  # 0, 1, 2 ...
+NEAR_X, NEAR_Y, NEAR_Z = 35 * ROW, 36 * ROW, 37 * ROW  # q of the anchor, in every lane of its group
+WIDE_SIZE = 38 * ROW
 
-# scratch of the image's type: rows of LANES
-DX, DY, DZ = 0, LANES, 2 * LANES  # q less the anchor of the group
-DH, DK, DL = 3 * LANES, 4 * LANES, 5 * LANES  # distance to the nearest integers, then slopes by hkl
-AMPLITUDE = 6 * LANES  # F
-SUM = 7 * LANES  # weighted F^2 L^2 over lattices
-SQUARE = 8 * LANES  # L^2
-FLOW = 9 * LANES  # gradient that flows into SUM
-QX, QY, QZ = 10 * LANES, 11 * LANES, 12 * LANES  # q
-GX, GY, GZ = 13 * LANES, 14 * LANES, 15 * LANES  # gradient by q
-FH, FK, FL = 16 * LANES, 17 * LANES, 18 * LANES  # slopes of an interpolated F by hkl
-BEND = 19 * LANES  # slope of L^2 by the quadratic form
-REST_H, REST_K, REST_L = 20 * LANES, 20 * LANES + GROUPS, 20 * LANES + 2 * GROUPS  # of the anchors' hkl
-NARROW_SIZE = 21 * LANES
+# scratch of the image's type: rows of ROW
+DX, DY, DZ = 0, ROW, 2 * ROW  # q less the anchor of the group
+DH, DK, DL = 3 * ROW, 4 * ROW, 5 * ROW  # distance to the nearest integers, then slopes by hkl
+AMPLITUDE = 6 * ROW  # F
+SUM = 7 * ROW  # weighted F^2 L^2 over lattices
+SQUARE = 8 * ROW  # L^2
+FLOW = 9 * ROW  # gradient that flows into SUM
+QX, QY, QZ = 10 * ROW, 11 * ROW, 12 * ROW  # q
+GX, GY, GZ = 13 * ROW, 14 * ROW, 15 * ROW  # gradient by q
+FH, FK, FL = 16 * ROW, 17 * ROW, 18 * ROW  # slopes of an interpolated F by hkl
+BEND = 19 * ROW  # slope of L^2 by the quadratic form
+REST_H, REST_K, REST_L = 20 * ROW, 20 * ROW + GROUPS, 20 * ROW + 2 * GROUPS  # of the anchors' hkl
+NARROW_SIZE = 21 * ROW
 
 # int32 scratch
 BASE = LANES  # table index of the anchors, behind that of the lanes

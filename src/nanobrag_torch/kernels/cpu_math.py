@@ -14,8 +14,6 @@ from nanobrag_torch.compilation import Compiled, compiled, deferred
 
 FAST = {"contract", "nsz", "arcp", "reassoc", "afn"}
 """What LLVM may do with sums and products; it may not assume that they are finite."""
-FINITE = FAST | {"nnan", "ninf"}
-"""For loops whose minima and maxima should become vector code, over values that are known to be finite."""
 
 
 def entry(**options: Any) -> Callable[[Callable[..., Any]], Compiled[..., Any]]:
@@ -128,18 +126,42 @@ def power_of_two() -> Any:
     return intrinsic(evaluate)
 
 
+@deferred(plain=max)
+def larger() -> Any:
+    """`larger(x, y)`, flagged so that LLVM finds vector code for a maximum over a loop, which it does not for max."""
+    from numba.extending import intrinsic
+
+    def choose(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        x, y = arguments
+        above = builder.fcmp_ordered(">", x, y, flags=("fast",))
+        return builder.select(above, x, y, flags=("fast",))
+
+    def evaluate(typing: Any, x: Any, y: Any) -> Any:
+        return x(x, x), choose
+
+    return intrinsic(evaluate)
+
+
 def _plain_nothing() -> None:
     return None
 
 
 @deferred(plain=_plain_nothing)
-def wide() -> Any:
-    """`wide()`: ask LLVM for 512-bit vectors in the calling function; on Intel it settles for 256 otherwise."""
+def vector_code() -> Any:
+    """`vector_code()` tells LLVM about the calling function what helps it to find vector code.
+
+    Its arrays do not overlap; vectors of 512 bits are welcome, where Intel's processors have them but LLVM settles for
+    256.
+    """
+    from llvmlite import ir
     from numba import types
     from numba.extending import intrinsic
 
     def request(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        for argument in builder.function.args[2:]:  # behind those for the result and for exceptions
+            if isinstance(argument.type, ir.PointerType):
+                argument.add_attribute("noalias")
         return context.get_dummy_value()
 
     def evaluate(typing: Any) -> Any:

@@ -41,8 +41,10 @@ def pack(pixels: Tensor | None, scene: Scene, options: Options) -> at.Packed:
 
 def scratch(packed: at.Packed) -> at.Scratch:
     """Arrays for one thread to work with."""
+    v = np.zeros(at.WIDE_SIZE)
+    v[at.RAMP : at.RAMP + at.LANES] = np.arange(at.LANES)
     return at.Scratch(
-        v=np.zeros(at.WIDE_SIZE),
+        v=v,
         w=np.zeros(at.NARROW_SIZE, packed.narrow.dtype),
         places=np.zeros(at.INDEX_SIZE, np.int32),
         place=np.zeros(at.LANES, np.int32),

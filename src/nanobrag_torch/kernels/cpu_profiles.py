@@ -39,7 +39,7 @@ from nanobrag_torch.kernels.cpu_math import (
     horner,
     power_of_two,
     stage,
-    wide,
+    vector_code,
 )
 from nanobrag_torch.physics.lattice_factor import TOPHAT_LIMIT
 
@@ -74,7 +74,7 @@ def _grating(w: Array, j: int, cells: Any, floor: Any, floors: Any) -> Any:
 @stage(fastmath=FAST)
 def add_grating(w: Array, lanes: int, shape: Array, weight: Any) -> None:
     """SUM += weight F^2 L^2."""
-    wide()
+    vector_code()
     cells, floors = (shape[0], shape[4], shape[8]), (shape[FLOOR_H], shape[FLOOR_K], shape[FLOOR_L])
     floor = shape[FLOOR]
     for j in range(lanes):
@@ -85,7 +85,7 @@ def add_grating(w: Array, lanes: int, shape: Array, weight: Any) -> None:
 @stage(fastmath=FAST)
 def grating_squares(w: Array, lanes: int, shape: Array) -> None:
     """SQUARE: L^2."""
-    wide()
+    vector_code()
     cells, floors = (shape[0], shape[4], shape[8]), (shape[FLOOR_H], shape[FLOOR_K], shape[FLOOR_L])
     floor = shape[FLOOR]
     for j in range(lanes):
@@ -112,7 +112,7 @@ def grating_slopes(w: Array, lanes: int, shape: Array, weight: Any) -> None:
     With s(x) = sin(pi x), u = N d - m: (s(u) / s(d))' = ((m P(u) + N d E(u)) P(d) - E(d) u P(u)) / (d P(d))^2, where
     s(x) = x P and E = 2 x^2 P'. Nothing large cancels at small d, where m = 0.
     """
-    wide()
+    vector_code()
     na, nb, nc, bias = shape[0], shape[4], shape[8], shape[BIAS]
     one, two = w.dtype.type(1), w.dtype.type(2)
     for j in range(lanes):
@@ -137,7 +137,7 @@ def grating_slopes(w: Array, lanes: int, shape: Array, weight: Any) -> None:
 @stage(fastmath=FAST)
 def grating_cells(w: Array, lanes: int, shape: Array, weight: Any, single: Array) -> None:
     """Add the gradient by the numbers of cells; before the slopes take the place of the distances."""
-    wide()
+    vector_code()
     na, nb, nc, bias = shape[0], shape[4], shape[8], shape[BIAS]
     one = w.dtype.type(1)
     by_a = by_b = by_c = w.dtype.type(0)
@@ -169,7 +169,7 @@ def _form(w: Array, j: int, shape: Array) -> Any:
 @stage(fastmath=FAST)
 def form_squares(w: Array, lanes: int, shape: Array, profile: int) -> None:
     """SQUARE: L^2 as a function of x = d Q d, and BEND: its derivative by x."""
-    wide()
+    vector_code()
     one, zero, two = w.dtype.type(1), w.dtype.type(0), w.dtype.type(2)
     if profile == TOPHAT:
         limit = w.dtype.type(TOPHAT_LIMIT)
@@ -193,7 +193,7 @@ def form_squares(w: Array, lanes: int, shape: Array, profile: int) -> None:
 @stage(fastmath=FAST)
 def _balls(w: Array, lanes: int) -> None:
     """x in SQUARE -> s^2 there and its derivative in BEND, s = 3 (sin t - t cos t) / t^3 of t = pi sqrt(x)."""
-    wide()
+    vector_code()
     one, two, three, pi = w.dtype.type(1), w.dtype.type(2), w.dtype.type(3), w.dtype.type(PI)
     inverse_pi = w.dtype.type(1 / PI)
     for j in range(lanes):
@@ -215,7 +215,7 @@ def _balls(w: Array, lanes: int) -> None:
 @stage(fastmath=FAST)
 def add_squares(w: Array, lanes: int, weight: Any) -> None:
     """SUM += weight F^2 SQUARE."""
-    wide()
+    vector_code()
     for j in range(lanes):
         w[SUM + j] += weight * w[AMPLITUDE + j] * w[AMPLITUDE + j] * w[SQUARE + j]
 
@@ -223,7 +223,7 @@ def add_squares(w: Array, lanes: int, weight: Any) -> None:
 @stage(fastmath=FAST)
 def form_slopes(w: Array, lanes: int, shape: Array, weight: Any) -> None:
     """Slopes by hkl of FLOW weight F^2 L^2 in place of the distances."""
-    wide()
+    vector_code()
     hk, hl, kl = shape[1] + shape[3], shape[2] + shape[6], shape[5] + shape[7]
     hh, kk, ll = shape[0] + shape[0], shape[4] + shape[4], shape[8] + shape[8]
     for j in range(lanes):
@@ -237,7 +237,7 @@ def form_slopes(w: Array, lanes: int, shape: Array, weight: Any) -> None:
 @stage(fastmath=FAST)
 def form_matrix(w: Array, lanes: int, weight: Any, single: Array) -> None:
     """Add the gradient by the matrix of the quadratic form; before the slopes take the place of the distances."""
-    wide()
+    vector_code()
     hh = hk = hl = kk = kl = ll = w.dtype.type(0)
     for j in range(lanes):
         h, k, l = w[DH + j], w[DK + j], w[DL + j]

@@ -54,13 +54,13 @@ from nanobrag_torch.kernels.cpu_layout import (
     Y,
     Z,
 )
-from nanobrag_torch.kernels.cpu_math import FAST, stage, wide
+from nanobrag_torch.kernels.cpu_math import FAST, stage, vector_code
 
 
 @stage(fastmath=FAST)
 def pull_factors(v: Array, lanes: int, source: Array, of_source: Array, whole: Array) -> None:
     """Gradients by the source's weight and by the three factors: kept where a factor is computed once a pixel."""
-    wide()
+    vector_code()
     weight = source[SOURCE_WEIGHT]
     share = 1.0 / (whole[OVERSAMPLE] * whole[OVERSAMPLE])
     omegas = PULL_OMEGA if whole[EACH_OMEGA] else KEPT_OMEGA
@@ -79,7 +79,7 @@ def pull_factors(v: Array, lanes: int, source: Array, of_source: Array, whole: A
 @stage(fastmath=FAST)
 def pull_scattering(v: Array, lanes: int, source: Array, of_source: Array) -> None:
     """q = (d - s) / lambda: SLOPE back to the unit vectors, the source's direction and one over its wavelength."""
-    wide()
+    vector_code()
     inverse = source[INVERSE_LAMBDA]
     x = y = z = by_inverse = 0.0
     for j in range(lanes):
@@ -100,7 +100,7 @@ def pull_scattering(v: Array, lanes: int, source: Array, of_source: Array) -> No
 @stage(fastmath=FAST)
 def pull_polarization(v: Array, lanes: int, source: Array, of_source: Array) -> None:
     """P = (1 + d M d) / 2: PULL_POLAR back to the unit vectors and to M, symmetric."""
-    wide()
+    vector_code()
     xx, yy, zz = source[POLARIZATION], source[POLARIZATION + 4], source[POLARIZATION + 8]
     xy = (source[POLARIZATION + 1] + source[POLARIZATION + 3]) / 2
     xz = (source[POLARIZATION + 2] + source[POLARIZATION + 6]) / 2
@@ -138,7 +138,7 @@ def pull_sample(v: Array, lanes: int, p: int, layer: int, sub: int, scene: Packe
 @stage(fastmath=FAST)
 def _pull_capture(v: Array, lanes: int, panel: Array, of_panel: Array, layer: int) -> None:
     """capture = exp(-t D) - exp(-(t + 1) D), D = step attenuation / cos: PULL_CAPTURE to unit vectors and sensor."""
-    wide()
+    vector_code()
     step, attenuation = panel[LAYER_STEP], panel[ATTENUATION]
     if step <= 0:
         return
@@ -168,7 +168,7 @@ def _pull_capture(v: Array, lanes: int, panel: Array, of_panel: Array, layer: in
 @stage(fastmath=FAST)
 def _pull_omega(v: Array, lanes: int, panel: Array, of_panel: Array, point_pixel: int) -> None:
     """PULL: from unit vectors and PULL_OMEGA to positions; area and close distance of the solid angle."""
-    wide()
+    vector_code()
     scale, power = (1.0, 2.0) if point_pixel else (panel[AREA] * panel[CLOSE], 3.0)
     total = 0.0
     for j in range(lanes):
@@ -191,7 +191,7 @@ def _pull_positions(
     v: Array, lanes: int, panel: Array, of_panel: Array, layer: int, slow: float, fast: float
 ) -> None:
     """PULL, by positions, to origin, axes, pixel size and layer step."""
-    wide()
+    vector_code()
     x = y = z = fx = fy = fz = sx = sy = sz = 0.0
     for j in range(lanes):
         gx, gy, gz = v[PULL_X + j], v[PULL_Y + j], v[PULL_Z + j]

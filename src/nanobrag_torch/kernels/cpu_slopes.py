@@ -49,14 +49,14 @@ from nanobrag_torch.kernels.cpu_layout import (
     Y,
     Z,
 )
-from nanobrag_torch.kernels.cpu_math import FAST, stage, wide
+from nanobrag_torch.kernels.cpu_math import FAST, stage, vector_code
 from nanobrag_torch.kernels.cpu_profiles import add_values, add_values_and_slopes, add_values_and_squares
 
 
 @stage(fastmath=FAST)
 def begin_source(v: Array, w: Array, lanes: int) -> None:
     """FLOW and q in the image's type; clear what the lattices of a source sum up."""
-    wide()
+    vector_code()
     for j in range(lanes):
         w[FLOW + j] = v[UPSTREAM + j] * v[FACTOR + j]
         w[QX + j], w[QY + j], w[QZ + j] = v[X + j], v[Y + j], v[Z + j]
@@ -116,7 +116,7 @@ def _pull_amplitudes(scratch: Scratch, scene: Packed, lanes: int, k: int, sums: 
 @stage(fastmath=FAST)
 def end_batch(v: Array, w: Array, lanes: int) -> None:
     """Add them to the float64 ones."""
-    wide()
+    vector_code()
     for j in range(lanes):
         v[STEP_SUM + j] += w[SUM + j]
         v[TOTAL + j] += v[FACTOR + j] * w[SUM + j]
@@ -128,7 +128,7 @@ def end_batch(v: Array, w: Array, lanes: int) -> None:
 @stage(fastmath=FAST)
 def add_table_slopes(w: Array, lanes: int, weight: Any) -> None:
     """Slopes by hkl through an interpolated F."""
-    wide()
+    vector_code()
     two = w.dtype.type(2)
     for j in range(lanes):
         common = two * weight * w[FLOW + j] * w[AMPLITUDE + j] * w[SQUARE + j]
@@ -140,7 +140,7 @@ def add_table_slopes(w: Array, lanes: int, weight: Any) -> None:
 @stage(fastmath=FAST)
 def pull_lattice(w: Array, lanes: int, of_lattice: Array) -> None:
     """Gradient by the lattice: sum of (slopes by hkl) q^T."""
-    wide()
+    vector_code()
     hx = hy = hz = kx = ky = kz = lx = ly = lz = w.dtype.type(0)
     for j in range(lanes):
         h, k, l = w[DH + j], w[DK + j], w[DL + j]
@@ -162,7 +162,7 @@ def pull_lattice(w: Array, lanes: int, of_lattice: Array) -> None:
 @stage(fastmath=FAST)
 def pull_q(w: Array, lanes: int, a: Array) -> None:
     """Gradient by q: lattice^T (slopes by hkl)."""
-    wide()
+    vector_code()
     a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
     for j in range(lanes):
         h, k, l = w[DH + j], w[DK + j], w[DL + j]
@@ -174,7 +174,7 @@ def pull_q(w: Array, lanes: int, a: Array) -> None:
 @stage(fastmath=FAST)
 def pull_weight(w: Array, lanes: int, of_lattice: Array) -> None:
     """Gradient by the lattice's weight."""
-    wide()
+    vector_code()
     total = w.dtype.type(0)
     for j in range(lanes):
         total += w[FLOW + j] * w[AMPLITUDE + j] * w[AMPLITUDE + j] * w[SQUARE + j]

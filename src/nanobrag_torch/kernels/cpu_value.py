@@ -34,7 +34,7 @@ from nanobrag_torch.kernels.cpu_layout import (
     Packed,
     Scratch,
 )
-from nanobrag_torch.kernels.cpu_math import FAST, entry, stage, wide
+from nanobrag_torch.kernels.cpu_math import FAST, entry, stage, vector_code
 from nanobrag_torch.kernels.cpu_profiles import add_values
 
 
@@ -51,6 +51,12 @@ def value(out: Array, first: int, last: int, scene: Packed, scratch: Scratch) ->
 @stage()
 def store(out: Array, scratch: Scratch, lanes: int) -> None:
     """TOTAL to its places."""
+    first = scratch.place[0]
+    if scratch.place[lanes - 1] == first + lanes - 1:
+        target = out[first : first + lanes]
+        for j in range(lanes):
+            target[j] = scratch.v[TOTAL + j]
+        return
     for j in range(lanes):
         if scratch.place[j] >= 0:
             out[scratch.place[j]] = scratch.v[TOTAL + j]
@@ -131,7 +137,7 @@ def add_lattices(scratch: Scratch, scene: Packed, lanes: int) -> None:
 
 @stage(fastmath=FAST)
 def _add_batch(v: Array, w: Array, lanes: int) -> None:
-    wide()
+    vector_code()
     for j in range(lanes):
         v[TOTAL + j] += v[FACTOR + j] * w[SUM + j]
 

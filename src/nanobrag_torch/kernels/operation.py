@@ -161,7 +161,6 @@ def _intensity_cpu(pixels: Tensor | None, *arguments: Any) -> Tensor:
     return cpu.value(pixels, Scene(*arguments[:TENSORS]), unpack_options(*arguments[TENSORS:]))
 
 
-@torch.library.impl("nanobrag_torch::intensity", "cuda")
 def _intensity_cuda(pixels: Tensor | None, *arguments: Any) -> Tensor:
     return cuda.forward(pixels, Scene(*arguments[:TENSORS]), unpack_options(*arguments[TENSORS:]))
 
@@ -180,7 +179,6 @@ def _adjoint_cpu(upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> li
     return [*gradients, values]
 
 
-@torch.library.impl("nanobrag_torch::intensity_adjoint", "cuda")
 def _adjoint_cuda(upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> list[Tensor]:
     *options, wanted, value = arguments[TENSORS:]
     scene, unpacked = Scene(*arguments[:TENSORS]), unpack_options(*options)
@@ -197,6 +195,8 @@ def _adjoint_fake(upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> l
     return [*found, torch.empty(count, dtype=dtype, device=tensors[0].device)]
 
 
+torch.library.impl("nanobrag_torch::intensity", "cuda", _intensity_cuda)
+torch.library.impl("nanobrag_torch::intensity_adjoint", "cuda", _adjoint_cuda)
 torch.library.register_fake("nanobrag_torch::intensity", _intensity_fake)
 torch.library.register_fake("nanobrag_torch::intensity_adjoint", _adjoint_fake)
 
