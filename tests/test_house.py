@@ -24,6 +24,7 @@ LEVELS = {
     "models": 4,
     "background": 5,
     "noise": 5,
+    "device_noise": 5,
     "simulator": 6,
     "gauss_newton": 7,
     "experiment": 7,

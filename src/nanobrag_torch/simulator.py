@@ -13,6 +13,7 @@ from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import BeamConfig
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation
+from nanobrag_torch.kernels.cuda_devices import checked_device
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.kernels.reference import Progress, first_visible, recorded
 from nanobrag_torch.models.beam import Beam, Sources
@@ -51,7 +52,7 @@ class Simulator:
         self.detector = detector if detector is not None else Detector(device=device)
         self.beam = Beam(beam_config, device=device)
         self.compat = Compat.of(compat, phi_mode)
-        self.kernel, self.dtype, self.device = kernel, dtype, torch.device(device)
+        self.kernel, self.dtype, self.device = kernel, dtype, checked_device(device)
         self.threads = threads or 0
 
     @property

@@ -166,7 +166,7 @@ def first_seen(
     count: tl.tensor,
     way: tl.constexpr,
 ) -> Any:
-    """Polarization, layer, sub-pixel and source of the first sample that a pixel sees; if none, no polarization and -1."""
+    """Polarization, layer, sub-pixel and source of the first sample that a pixel sees; if none, 0 and source -1."""
     zero = tl.full([way.group, way.lanes], 0, tl.int32)
     layer, sub, place = zero, zero, zero
     direction, _radius = aim(pixel, layer, sub, oversample, panel, scene, way)

@@ -1,0 +1,116 @@
+"""The GPU kernel behind the operation: registered, shaped as announced, and clear about what it cannot do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from cuda_cases import DEVICE, NAMES, case, every_pixel, relative, true_gradients, true_values, upstream_of
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.kernels import cuda_devices, operation
+
+
+def test_both_operators_have_a_kernel_for_cuda():
+    for name in ("intensity", "intensity_adjoint"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"nanobrag_torch::{name}", "CUDA")
+
+
+def test_the_registered_kernels_give_values_and_gradients():
+    """Called as the dispatcher calls them, whatever the device."""
+    scene, options = case("nearest", torch.float32)
+    pixels = every_pixel(scene, options)[20:60]
+    upstream, packed = upstream_of(40, torch.float32), operation.pack_options(options)
+    values = operation._intensity_cuda(pixels, *scene.tensors(), *packed)
+    wanted = [name in ("panels", "lattice") for name in NAMES]
+    *gradients, again = operation._adjoint_cuda(upstream, pixels, *scene.tensors(), *packed, wanted, True)
+    assert relative(values, true_values(pixels, scene, options)) < 2e-6
+    assert torch.equal(values, again)
+    true = true_gradients(upstream, pixels, scene, options)
+    for name, want, gradient in zip(NAMES, wanted, gradients, strict=True):
+        assert relative(gradient, true[name]) < 1e-4 if want else gradient.numel() == 0
+
+
+def test_shapes_types_and_devices_are_as_announced():
+    """The fake operators, which torch.compile sees, against the real ones."""
+    scene, options = case("tricubic", torch.float64)
+    packed, wanted = operation.pack_options(options), [name != "structure_factors" for name in NAMES]
+    upstream = upstream_of(117, torch.float64)
+    real = operation._adjoint_cuda(upstream, None, *scene.tensors(), *packed, wanted, False)
+    value = operation._intensity_cuda(None, *scene.tensors(), *packed)
+    with FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(tensor) for tensor in scene.tensors()]
+        announced = operation._adjoint_fake(mode.from_tensor(upstream), None, *fakes, *packed, wanted, False)
+        announced.append(operation._intensity_fake(None, *fakes, *packed))
+    for found, fake in zip([*real, value], announced, strict=True):
+        assert (found.shape, found.dtype, found.stride()) == (fake.shape, fake.dtype, fake.stride())
+
+
+def test_a_captured_cuda_graph_follows_its_inputs():
+    """On a GPU a replayed graph reads the inputs anew. Elsewhere there are no graphs, and a second call reads them."""
+    scene, options = case("nearest", torch.float32)
+    packed = operation.pack_options(options)
+    expected = operation._intensity_cuda(None, *scene.tensors(), *packed) * 2
+    if DEVICE.type == "cuda":
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = operation._intensity_cuda(None, *scene.tensors(), *packed)
+    for tensor in (scene.source_weights, scene.offset):
+        tensor.mul_(2)
+    if DEVICE.type == "cuda":
+        graph.replay()
+    else:
+        found = operation._intensity_cuda(None, *scene.tensors(), *packed)
+    assert relative(found, expected.double()) < 1e-6
+
+
+def test_importing_the_operation_imports_neither_triton_nor_cuda():
+    code = (
+        "import sys, torch; import nanobrag_torch.kernels.operation, nanobrag_torch.simulator; "
+        "sys.exit('triton' in sys.modules or torch.cuda.is_initialized())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [("triton", "Triton is not installed"), ("compiler", "no C compiler"), ("gpu", "no CUDA GPU"), ("new", "7.0")],
+)
+def test_obstacles_are_named(monkeypatch, missing, words):
+    """One line that says what is missing and that the reference kernel renders."""
+    monkeypatch.setattr(cuda_devices, "c_compiler", lambda: None if missing == "compiler" else "gcc")
+    monkeypatch.setattr(cuda_devices.importlib.util, "find_spec", lambda name: None if missing == "triton" else name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: missing != "gpu")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0) if missing == "new" else (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    cuda_devices.obstacle.cache_clear()
+    try:
+        found = cuda_devices.obstacle(torch.device("cuda"))
+    finally:
+        cuda_devices.obstacle.cache_clear()
+    assert words in found
+    assert "reference kernel renders" in found
+    assert "\n" not in found
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:999", "cuda:x"])
+def test_devices_that_are_not_there_are_refused(name):
+    with pytest.raises(InputError, match="device: got"):
+        cuda_devices.checked_device(name)
+
+
+def test_too_little_memory_says_what_would_fit():
+    """100 MB free, 40 MB of tables, 16 bytes a pixel: 60 MB are 3 932 160 pixels."""
+    error = cuda_devices.memory_error(100 * 2**20, 9_000_000, 16, 40 * 2**20)
+    assert "3932160 pixels" in str(error)
+    assert "100 MB of GPU memory free" in str(error)
+    assert "GPU with 200 MB" in str(cuda_devices.memory_error(2**20, 9, 16, 200 * 2**20))
+
+
+def test_running_out_of_memory_becomes_an_input_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**20, 2**30))
+    with pytest.raises(InputError, match="pixels"), cuda_devices.memory_explained(DEVICE, 10**9, 16, 0):
+        raise torch.OutOfMemoryError("CUDA out of memory")
