@@ -37,8 +37,12 @@ def output_files(request: Request) -> list[tuple[str, str]]:
 def check_outputs(request: Request) -> None:
     """Raise InputError for an output that cannot be written, is named twice, or is an input as well."""
     inputs = [request.hklfile, request.matfile, request.imgfile, request.maskfile, request.sourcefile]
+    inputs += [path for _, path in request.stolfiles]
     taken = {Path(path).resolve(): "an input file" for path in inputs if path is not None}
-    taken[Path(request.dumpfile).resolve()] = "the dump file"
+    dump = Path(request.dumpfile).resolve()
+    if request.hklfile is not None and dump in taken:
+        raise InputError("-dump", request.dumpfile, "a name of its own, not that of an input file")
+    taken[dump] = "the dump file"
     for flag, path in output_files(request):
         place = Path(path).resolve()
         if place in taken:

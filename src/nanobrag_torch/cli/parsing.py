@@ -134,6 +134,8 @@ def _take(words: Sequence[str], at: int, count: int, accepted: str = "a file nam
 def _plain(request: Request, flag: Flag, place: _Place) -> bool:
     """The effect of most flags: each value to its field, or one value to several, or three to a vector."""
     values = place.take(flag.values)
+    if not flag.sets and any(isinstance(value, float) and not math.isfinite(value) for value in values):
+        raise InputError(place.word, values[0] if len(values) == 1 else tuple(values), "finite numbers")
     if len(flag.sets) == 1 and len(values) > 1:
         setattr(request, flag.sets[0], tuple(values))
     elif values:
@@ -149,7 +151,8 @@ def _cell(request: Request, flag: Flag, place: _Place) -> bool:
             break
         texts.append(text)
     if not texts:
-        raise InputError(place.word, "nothing", "a [b c alpha beta gamma]")
+        first = next(iter(place.following()), "nothing")
+        raise InputError(place.word, first, "a [b c alpha beta gamma], none with a minus sign")
     place.claim(len(texts))
     request.cell = tuple(place.real(text) for text in texts)
     return len(texts) < 6
@@ -210,7 +213,7 @@ def _detector_abs(request: Request, flag: Flag, place: _Place) -> bool:
 
 def _energy(request: Request, flag: Flag, place: _Place) -> bool:
     energy_eV = float(place.take(flag.values)[0])
-    if not energy_eV > 0:
+    if not 0 < energy_eV < math.inf:
         raise InputError(place.word, energy_eV, "a photon energy above 0 eV")
     request.lambda_A = EV_ANGSTROM / energy_eV
     return False

@@ -21,6 +21,10 @@ MRAD_PER_RAD = 1000.0
 ZERO_CAPTURE_UM = 1e300
 """An attenuation depth that makes a sensor of any thickness capture nothing, as mu = 0 does in the C program (D29)."""
 MOST_PIXELS = 2**31 - 1
+MOST_DISPERSION_PCT = 200.0
+"""From here on the shortest wavelength is not above zero."""
+CELL_EDGES = (1e-3, 1e9)
+"""Angstrom; what is outside leaves the range of numbers on its way to a volume."""
 DEFAULT_MOSAIC_SEED = 12345678
 PARALLEL = 1e-9
 """Sine below which two axes count as parallel."""
@@ -74,6 +78,10 @@ def check_request(request: Request) -> None:
         raise InputError("-distance", 0.0, "a number other than 0")
     if request.close_distance_mm == 0:
         raise InputError("-close_distance", 0.0, "a number other than 0")
+    if request.dispersion_pct >= MOST_DISPERSION_PCT:
+        raise InputError("-dispersion", request.dispersion_pct, f"a spread below {MOST_DISPERSION_PCT:g} % of -lambda")
+    if request.shape == "round" and request.fudge < 0:
+        raise InputError("-fudge", request.fudge, "a number from 0 up with -round_xtal")
 
 
 _CHOICES = {
@@ -83,7 +91,7 @@ _CHOICES = {
 
 
 def _flag_that_sets(field: str) -> str:
-    return next((flag.names[0] for flag in FLAGS if field in flag.sets), f"-{field}")
+    return next((flag.names[0] for flag in FLAGS if field in flag.sets), f"-{field.removesuffix('_deg')}")
 
 
 def _above_zero(request: Request, *names: str) -> None:
@@ -191,6 +199,8 @@ def cell_of(request: Request) -> dict[str, Any]:
         raise InputError("-cell", values[0], "a cell edge above 0")
     lengths = [x if x > 0 else values[0] for x in values[:3]]
     angles = [x if x > 0 else 90.0 for x in values[3:]]
+    if not all(CELL_EDGES[0] <= x <= CELL_EDGES[1] for x in lengths):
+        raise InputError("-cell", tuple(lengths), "edges from {:g} to {:g} Angstrom".format(*CELL_EDGES))
     if not _closes(angles):
         raise InputError("-cell", tuple(angles), "angles of a cell: sum below 360, each below the sum of the other two")
     names = ("cell_a", "cell_b", "cell_c", "cell_alpha", "cell_beta", "cell_gamma")
@@ -274,19 +284,32 @@ def _custom_vectors(request: Request) -> dict[str, Any]:
         return {}
     vectors: dict[str, Any] = {"twotheta_axis": request.twotheta_axis}
     for name in ("fdet_vector", "sdet_vector", "odet_vector", "beam_vector", "polar_vector", "spindle_axis"):
-        value = getattr(request, name)
+        vectors[f"custom_{name}"] = getattr(request, name)
+    for name, value in vectors.items():
         if value is not None and math.hypot(*value) == 0:
-            raise InputError(f"-{name}", value, "a vector that is not zero")
-        vectors[f"custom_{name}"] = value
+            raise InputError(f"-{name.removeprefix('custom_')}", value, "a vector that is not zero")
     _check_plane(request)
+    _check_polarization(request)
     return vectors
 
 
 def _check_plane(request: Request) -> None:
     fast, slow = request.fdet_vector or CUSTOM.fast, request.sdet_vector or CUSTOM.slow
-    normal = [fast[i - 2] * slow[i - 1] - fast[i - 1] * slow[i - 2] for i in range(3)]
-    if math.hypot(*normal) < PARALLEL * math.hypot(*fast) * math.hypot(*slow):
+    if _parallel(fast, slow):
         raise InputError("-fdet_vector, -sdet_vector", (fast, slow), "two directions that are not parallel")
+
+
+def _check_polarization(request: Request) -> None:
+    """A beam that is polarized along itself has no plane of polarization."""
+    beam, polar = request.beam_vector or CUSTOM.beam, request.polar_vector or CUSTOM.polar
+    if request.polar != 0 and not request.nopolar and _parallel(beam, polar):
+        accepted = "two directions that are not parallel, with -polar"
+        raise InputError("-beam_vector, -polar_vector", (beam, polar), accepted)
+
+
+def _parallel(a: Sequence[float], b: Sequence[float]) -> bool:
+    normal = [a[i - 2] * b[i - 1] - a[i - 1] * b[i - 2] for i in range(3)]
+    return math.hypot(*normal) < PARALLEL * math.hypot(*a) * math.hypot(*b)
 
 
 def _sensor(request: Request) -> dict[str, Any]:
@@ -336,6 +359,8 @@ def fluence_of(request: Request) -> float:
     """Photons per m^2 (3.1). Raises InputError for a flux into no area."""
     if request.flux != 0 and request.exposure_s > 0 and request.beamsize_mm == 0:
         raise InputError("-beamsize", 0.0, "a number above 0 with -flux")
+    if request.flux < 0:
+        raise InputError("-flux", request.flux, "a number from 0 up")
     given = DEFAULT_FLUENCE if request.fluence is None else request.fluence
     return sampling.fluence(given, request.flux, request.exposure_s, request.beamsize_mm / MM_PER_M)
 
