@@ -139,11 +139,13 @@ class Crystal:
         return mosaicity.domain_rotations(domains.axes.to(self.device), angles), weights
 
     def _drawn_domains(self) -> mosaicity.MosaicDomains:
-        """The random domains, drawn once: a shared stream must not go on when an image is rendered again."""
+        """The random domains, drawn once and kept on the device: a shared stream must not go on at the next image."""
         seed, count = self.config.mosaic_seed, self.config.mosaic_domains
         if self._drawn is None or self._drawn[0] is not self.streams:
             streams = Streams() if self.streams is None else self.streams
-            self._drawn = self.streams, mosaicity.random_domains(streams, seed, count)
+            drawn = mosaicity.random_domains(streams, seed, count)
+            placed = drawn._replace(axes=drawn.axes.to(self.device), angles=drawn.angles.to(self.device))
+            self._drawn = self.streams, placed
         return self._drawn[1]
 
     @property

@@ -1,0 +1,48 @@
+"""Building what a kernel reads is a fixed number of array operations on the device, whatever the number of domains."""
+
+from __future__ import annotations
+
+import torch
+from cuda_cases import DEVICE
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nanobrag_torch import BeamConfig, CrystalConfig, DetectorConfig, Simulator
+from nanobrag_torch.models.crystal import Crystal
+from nanobrag_torch.models.detector import Detector
+
+
+class Counting(TorchDispatchMode):
+    """Counts operations and those that look at a value on the host."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.looks = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += 1
+        self.looks += "_local_scalar_dense" in func.name()
+        return func(*args, **(kwargs or {}))
+
+
+def operations(domains: int) -> tuple[int, int, Simulator]:
+    config = CrystalConfig(cell_a=80.0, mosaic_spread_deg=0.4, mosaic_domains=domains, phi_steps=3, osc_range_deg=0.2)
+    crystal = Crystal(config, device=DEVICE)
+    detector = Detector(DetectorConfig(distance_mm=100.0, spixels=32, fpixels=32), device=DEVICE)
+    beam = BeamConfig(dispersion_pct=1.0, dispersion_steps=4)
+    simulator = Simulator(crystal, detector, beam_config=beam, device=DEVICE)
+    simulator.scene()  # draws the domains
+    with Counting() as counting:
+        scene = simulator.scene()
+    assert scene.lattice.shape == (3 * domains, 3, 3)
+    assert all(tensor.device.type == DEVICE.type for tensor in scene.tensors())
+    return counting.calls, counting.looks, simulator
+
+
+def test_a_thousand_domains_take_no_more_operations_than_ten():
+    few, looks, _ = operations(10)
+    many, _, simulator = operations(1000)
+    assert few == many
+    assert looks == 0
+    turned = simulator.scene().lattice
+    lengths = torch.linalg.vector_norm(turned, dim=-1)
+    assert torch.allclose(lengths, torch.full_like(lengths, 80e-10), rtol=1e-12)
