@@ -75,7 +75,7 @@ def wrong_start(seed: int) -> Fit:
     """0.3 degrees and half a percent away from the truth."""
     generator = torch.Generator().manual_seed(seed)
     axis = torch.randn(3, generator=generator, dtype=torch.float64)
-    signs = torch.randint(0, 2, (3,), generator=generator) * 2 - 1
+    signs = torch.randint(0, 2, (3,), generator=generator).double() * 2 - 1
     return Fit(0.3 * axis / axis.norm(), torch.tensor(TRUE_CELL, dtype=torch.float64) * (1 + 0.005 * signs))
 
 
