@@ -60,14 +60,14 @@ def forward(pixels: Tensor | None, scene: Scene, options: Options) -> Tensor:
 
 
 def _values(pixels: Tensor | None, scene: Scene, options: Options, plan: Plan, way: Way) -> Tensor:
-    from nanobrag_torch.kernels.cuda_jit import WARPS
+    from nanobrag_torch.kernels.cuda_jit import LAUNCH
     from nanobrag_torch.kernels.cuda_value import value_kernel
 
     given = tables(scene, options)
     size = (plan.chunks, plan.count) if plan.chunks > 1 else (plan.count,)
     parts = torch.empty(size, dtype=options.dtype, device=scene.lattice.device)
     arguments = (_listed(pixels, given), *given.arguments(), parts, *numbers(plan, given, options))
-    value_kernel[(plan.tiles, plan.chunks)](*arguments, way, way._replace(wide=True), num_warps=WARPS)
+    value_kernel[(plan.tiles, plan.chunks)](*arguments, way, way._replace(wide=True), **LAUNCH)
     return parts.sum(0) if plan.chunks > 1 else parts
 
 
@@ -104,7 +104,7 @@ def _rows(
 ) -> Rows:
     """Run the adjoint kernel and add up the rows of its programs."""
     from nanobrag_torch.kernels.cuda_adjoint import adjoint_kernel
-    from nanobrag_torch.kernels.cuda_jit import ADJOINT_GROUP, WARPS
+    from nanobrag_torch.kernels.cuda_jit import ADJOINT_GROUP, LAUNCH
 
     count, device = upstream.numel(), scene.lattice.device
     lattices, sources, panels = scene.lattice.shape[0], scene.incident.shape[0], scene.panels.shape[0]
@@ -115,7 +115,7 @@ def _rows(
     arguments = (_listed(pixels, given), *given.arguments(), upstream.detach().contiguous(), *rows.arguments())
     whole = (plan.tiles, panels, *numbers(plan, given, options))
     if count:
-        adjoint_kernel[(plan.rows, plan.chunks)](*arguments, *whole, way, way._replace(wide=True), num_warps=WARPS)
+        adjoint_kernel[(plan.rows, plan.chunks)](*arguments, *whole, way, way._replace(wide=True), **LAUNCH)
     return rows.summed()
 
 
@@ -134,7 +134,7 @@ def _by_table(upstream: Tensor, pixels: Tensor | None, scene: Scene, options: Op
 
 
 def _add_records(total: Tensor, upstream: Tensor, pixels: Tensor, options: Options, given: Tables, way: Way) -> None:
-    from nanobrag_torch.kernels.cuda_jit import WARPS
+    from nanobrag_torch.kernels.cuda_jit import LAUNCH
     from nanobrag_torch.kernels.cuda_records import record_kernel
 
     count, nodes = pixels.numel(), NODES if way.cubic else 1
@@ -146,7 +146,7 @@ def _add_records(total: Tensor, upstream: Tensor, pixels: Tensor, options: Optio
         places = torch.empty((now, nodes, count), dtype=torch.int32, device=total.device)
         values = torch.empty((now, nodes, count), dtype=torch.float64, device=total.device)
         arguments = (pixels, *given.arguments(), upstream, places, values, start)
-        record_kernel[(plan.tiles, now)](*arguments, *numbers(plan, given, options), way, nodes, num_warps=WARPS)
+        record_kernel[(plan.tiles, now)](*arguments, *numbers(plan, given, options), way, nodes, **LAUNCH)
         total += segment_sums(places.flatten(), values.flatten(), total.numel())
 
 

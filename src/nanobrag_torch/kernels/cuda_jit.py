@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import triton
 
-WARPS = 1
+LAUNCH = {"num_warps": 1, "enable_fp_fusion": True}
 """One warp a program: sums over its lanes need no barrier, and many programs share a multiprocessor."""
 GROUP = 8
 """Neighbouring pixels that share a float64 anchor: what one thread works on."""
