@@ -125,7 +125,8 @@ class _Job:
         if self.suffix in FLOATING:
             return image
         top = LARGEST_COUNT.get(self.suffix, 2**31 - 1)
-        return np.clip(np.rint(image), 0, top).astype(self.dtype)
+        counts: NDArray[Any] = np.clip(np.rint(image), 0, top).astype(self.dtype)
+        return counts
 
     @property
     def dtype(self) -> str:
