@@ -5,10 +5,14 @@ Triton itself is imported first, without the interpreter, so that other tests of
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import torch
-import triton.experimental.gluon  # noqa: F401  # what Triton would import later, in the middle of an interpreted kernel
+import triton.language  # noqa: F401
+
+with contextlib.suppress(ImportError):  # newer versions would import this later, amid an interpreted kernel
+    import triton.experimental.gluon  # noqa: F401
 
 with_gpu = torch.cuda.is_available()
 before = os.environ.get("TRITON_INTERPRET")

@@ -112,5 +112,5 @@ def test_too_little_memory_says_what_would_fit():
 
 def test_running_out_of_memory_becomes_an_input_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**20, 2**30))
-    with pytest.raises(InputError, match="pixels"), cuda_devices.memory_explained(DEVICE, 10**9, 16, 0):
+    with pytest.raises(InputError, match="pixels"), cuda_devices.launching(DEVICE, 10**9, 16, 0):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -50,6 +50,27 @@ def test_no_pixel_is_no_value():
     assert cuda.forward(torch.zeros(0, dtype=torch.int64, device=DEVICE), scene, options).shape == (0,)
 
 
+def test_no_lattice_is_darkness_but_for_the_offset():
+    scene, options = case("nearest", torch.float32)
+    none = replace(scene, lattice=scene.lattice[:0], lattice_weights=scene.lattice_weights[:0])
+    dark = replace(scene, lattice_weights=torch.zeros_like(scene.lattice_weights))
+    found = cuda.forward(None, none, options)
+    assert found.min() > 0
+    assert relative(found, true_values(None, dark, options)) < WITHIN[torch.float32]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:All-NaN")
+@pytest.mark.parametrize("profile", [Profile.GRATING, Profile.SPHERE, Profile.GAUSS])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_what_is_not_a_number_is_none_in_the_image(profile, dtype):
+    """Maxima and masks must not swallow it: bad input gives no picture."""
+    scene = make_scene(profile=profile)
+    options = Options(image_shape=(4, 8), profile=profile, dtype=dtype)
+    for name in ("wavelengths", "lattice", "panels", "shape"):
+        spoiled = replace(scene, **{name: torch.full_like(getattr(scene, name), torch.nan)})
+        assert not torch.isfinite(cuda.forward(None, spoiled, options)).any(), name
+
+
 def test_lattices_in_chunks_add_up(monkeypatch):
     monkeypatch.setattr(cuda, "CHUNK", 2)
     options = Options(image_shape=(5, 8), profile=Profile.GRATING, hkl_first=(-4, -5, -5))

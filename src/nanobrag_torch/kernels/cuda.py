@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nanobrag_torch.kernels.cuda_devices import memory_explained
+from nanobrag_torch.kernels.cuda_devices import launching
 from nanobrag_torch.kernels.cuda_tables import Rows, Tables, by_name, empty_rows, tables
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.physics.lattice_factor import Profile
@@ -55,7 +55,7 @@ def forward(pixels: Tensor | None, scene: Scene, options: Options) -> Tensor:
         return torch.zeros(0, dtype=options.dtype, device=device)
     way = way_of(pixels, scene, options)
     plan = plan_of(count, way.group * way.lanes, scene.lattice.shape[0], processors(device))
-    with memory_explained(device, count, plan.chunks * BYTES_PER_PIXEL, table_bytes(scene)):
+    with launching(device, count, plan.chunks * BYTES_PER_PIXEL, table_bytes(scene)):
         return _values(pixels, scene, options, plan, way)
 
 
@@ -80,7 +80,7 @@ def adjoint(
     """
     asked = dict(zip((field.name for field in fields(Scene)), wanted, strict=True))
     found: dict[str, Tensor] = {}
-    with memory_explained(scene.lattice.device, upstream.numel(), BYTES_PER_PIXEL, ROW_BYTES + table_bytes(scene)):
+    with launching(scene.lattice.device, upstream.numel(), BYTES_PER_PIXEL, ROW_BYTES + table_bytes(scene)):
         given = tables(scene, options)
         if any(want for name, want in asked.items() if name != "structure_factors"):
             found = by_name(_rows(upstream, pixels, scene, options, asked, given), scene)
@@ -165,7 +165,7 @@ def adjoint_plan(count: int, tile: int, lattices: int, tables: int, processors: 
     chunks = max(1, -(-lattices // CHUNK))
     rows = max(1, min(tiles, -(-wanted // chunks)))
     chunk = max(1, -(-lattices // chunks))
-    return Plan(count, tiles, rows, chunk, -(-lattices // chunk))
+    return Plan(count, tiles, rows, chunk, max(1, -(-lattices // chunk)))
 
 
 def numbers(plan: Plan, given: Tables, options: Options) -> tuple[int, ...]:
@@ -191,9 +191,8 @@ def plan_of(count: int, tile: int, lattices: int, processors: int) -> Plan:
     tiles = -(-count // tile)
     wanted = processors * PROGRAMS_PER_PROCESSOR
     chunks = max(1, min(-(-lattices // CHUNK), -(-wanted // tiles)))
-    chunk = -(-lattices // chunks)
-    chunks = max(1, -(-lattices // chunk))
-    return Plan(count, tiles, tiles, chunk, chunks)
+    chunk = max(1, -(-lattices // chunks))
+    return Plan(count, tiles, tiles, chunk, max(1, -(-lattices // chunk)))
 
 
 def processors(device: torch.device) -> int:

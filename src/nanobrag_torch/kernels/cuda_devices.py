@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 
 import torch
@@ -57,10 +57,12 @@ def checked_device(device: torch.device | str) -> torch.device:
 
 
 @contextmanager
-def memory_explained(device: torch.device, pixels: int, bytes_per_pixel: int, fixed_bytes: int) -> Iterator[None]:
-    """Turn running out of GPU memory into an InputError that says how many pixels would fit."""
+def launching(device: torch.device, pixels: int, bytes_per_pixel: int, fixed_bytes: int) -> Iterator[None]:
+    """Work on this device, whichever is current; running out of memory is an InputError that says what would fit."""
+    current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     try:
-        yield
+        with current:
+            yield
     except torch.OutOfMemoryError:
         free = torch.cuda.mem_get_info(device)[0]
         raise memory_error(free, pixels, bytes_per_pixel, fixed_bytes) from None

@@ -40,9 +40,15 @@ def form(d: tl.tensor, cells: tl.tensor) -> Any:
 
 
 @jit
+def at_least(x: tl.tensor, least: tl.tensor) -> Any:
+    """The larger of |x| and `least`; what is not a number stays so, and is found in the image."""
+    return tl.maximum(tl.abs(x), least, propagate_nan=tl.PropagateNan.ALL)
+
+
+@jit
 def grating_axis(d: tl.tensor, number: tl.tensor, least: tl.tensor) -> Any:
     """sin(pi N d) and sin(pi d) of |d|, but for a common sign."""
-    d = tl.maximum(tl.abs(d), least)
+    d = at_least(d, least)
     u = number * d
     u = u - tl.floor(u + 0.5)
     return u * sine(u * u), d * sine(d * d)
@@ -66,7 +72,7 @@ def square(d: tl.tensor, cells: tl.tensor, way: tl.constexpr) -> Any:
 def of_form(x: tl.tensor, way: tl.constexpr) -> Any:
     """L^2 and its derivative by x = d^T Q d."""
     if way.profile == SPHERE:
-        y, s = x * PI2, tl.sqrt(tl.maximum(x, 0.01))
+        y, s = x * PI2, tl.sqrt(at_least(x, 0.01))
         u = s - tl.floor(s + 0.5)
         part = sine(u * u)
         edge = u * part / (s * 3.141592653589793)

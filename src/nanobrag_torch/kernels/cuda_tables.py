@@ -59,7 +59,8 @@ def tables(scene: Scene, options: Options) -> Tables:
 def _scene_numbers(scene: Scene, options: Options) -> Tensor:
     diagonal = scene.shape.diagonal().abs()
     cells = diagonal if options.profile is Profile.GRATING else diagonal.sqrt()
-    reach = cells[:, None] * scene.lattice.abs().amax(0) / NARROW_BOUND  # [3, 3]
+    longest = scene.lattice.abs().amax(0) if scene.lattice.shape[0] else scene.lattice.new_zeros((3, 3))
+    reach = cells[:, None] * longest / NARROW_BOUND  # [3, 3]
     dmin = reach.new_full((1,), options.dmin)
     once = torch.stack((scene.default_F, scene.offset)).to(reach.dtype)
     return torch.cat((scene.curvature, scene.shape.flatten(), once, reach.flatten(), dmin)).detach()
