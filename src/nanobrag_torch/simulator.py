@@ -92,17 +92,18 @@ class Simulator:
         config = self.crystal.config
         return self.sources.wavelengths.numel() * config.phi_steps * config.mosaic_domains * self.oversample**2
 
-    def run(self, *, progress: Progress | None = None) -> Tensor:
+    def run(self, *, progress: Progress | None = None, check: bool = True) -> Tensor:
         """The image (slow, fast), or (panel, slow, fast) of given panels, in photons per pixel.
 
-        Pixels outside the region of interest or the mask are zero. Raises InputError when a pixel is not finite.
+        Pixels outside the region of interest or the mask are zero. Raises InputError when a pixel is not finite;
+        check=False does not look, and so does not wait for a GPU.
         """
-        pixels, shape = self.wanted_pixels(), self.image_shape
+        pixels, shape = self.detector.pixels(), self.image_shape
         count = math.prod(shape)
         values = self.pixel_values(pixels, progress=progress)
-        if not bool(torch.isfinite(values).all()):
+        if check and not bool(torch.isfinite(values).all()):
             raise InputError("image", "not finite", "parameters that give finite pixels")
-        if pixels.numel() == count:
+        if pixels is None:
             return values.reshape(shape)
         return torch.zeros(count, dtype=self.dtype, device=self.device).index_put((pixels,), values).reshape(shape)
 
@@ -112,15 +113,18 @@ class Simulator:
         shape = self.detector.image_shape
         return (self.detector.panel_count, *shape) if self.detector.config.panels else shape
 
-    def pixel_values(self, pixels: Tensor, *, progress: Progress | None = None) -> Tensor:
-        """Values [n] of the flat pixel indices [n] over [panel, slow, fast]; a few pixels cost only their own."""
+    def pixel_values(self, pixels: Tensor | None, *, progress: Progress | None = None) -> Tensor:
+        """Values [n] of the flat pixel indices [n] over [panel, slow, fast]; None: all of them, without a list.
+
+        A few pixels cost only their own.
+        """
         scene, options = self.scene(), self.options()
         values = operation.intensity(pixels, scene, options, kernel=self.kernel, progress=progress)
         values = self._with_fresh_first_step(values, pixels, scene, options)
         water = self.water_values(pixels, scene, options)
         return values if water is None else values + water
 
-    def water_values(self, pixels: Tensor, scene: Scene, options: Options) -> Tensor | None:
+    def water_values(self, pixels: Tensor | None, scene: Scene, options: Options) -> Tensor | None:
         """What water around the crystal adds to the pixels [n]; None without water, or when the offset has it (D7)."""
         water = self.water_scene(scene, options)
         return None if water is None else operation.intensity(pixels, *water, kernel=self.kernel)
@@ -215,7 +219,10 @@ class Simulator:
         fresh, _ = self.crystal.lattice(self.geometry.spindle, replace(self.compat, stale_phi=False))
         return place, fresh.to(self.device)
 
-    def _with_fresh_first_step(self, values: Tensor, pixels: Tensor, scene: Scene, options: Options) -> Tensor:
+    def _with_fresh_first_step(self, values: Tensor, pixels: Tensor | None, scene: Scene, options: Options) -> Tensor:
+        if not self.compat.stale_phi:
+            return values
+        pixels = self.wanted_pixels() if pixels is None else pixels
         first = self.first_step(pixels, scene, options)
         if first is None:
             return values
