@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,25 +18,49 @@ def reported_solid_angle(simulator: Simulator) -> float:
     Under compat.solid_angle_over_steps the C program's number: the sum over layers and sub-pixels of the solid angle
     that each was given, divided by all steps (D36).
     """
-    from dataclasses import replace
-
     scene, options = simulator.scene(), simulator.options()
     if not simulator.compat.solid_angle_over_steps:
         return _sum(simulator, scene, replace(options, oversample=1, layers=1))
-    return _sum(simulator, scene, options) / simulator.steps
+    return _sum(simulator, scene, options) * options.oversample**2 / simulator.steps
 
 
 def _sum(simulator: Simulator, scene: Scene, options: Options) -> float:
+    """Sum over pixels of the mean solid angle of their sub-pixels: the image of what scatters one everywhere."""
     import torch
 
+    from nanobrag_torch.kernels.operation import intensity
+    from nanobrag_torch.physics.lattice_factor import Profile
+
+    if options.oversample_omega and options.layers > 1:
+        return _sum_in_depth(simulator, scene, options)
+    one, identity = torch.ones_like(scene.wavelengths[:1]), torch.eye(3).to(scene.panels)
+    flat = replace(
+        scene,
+        sensor=torch.zeros_like(scene.sensor),  # captures all
+        incident=scene.incident[:1],
+        wavelengths=scene.wavelengths[:1],
+        source_weights=one,
+        polarization=identity[None],
+        lattice=scene.lattice[:1],
+        lattice_weights=one,
+        shape=identity,
+        structure_factors=scene.structure_factors.new_zeros((0, 0, 0)),
+        default_F=one[0],
+        offset=torch.zeros_like(one[0]),
+    )
+    plain = replace(
+        options, profile=Profile.GRATING, dmin=0.0, interpolate=False, running_factors=False, interpolation_latch=False
+    )
+    pixels = simulator.detector.pixels()
+    with torch.no_grad():
+        return float(intensity(pixels, flat, plain, kernel=simulator.kernel).sum(dtype=torch.float64))
+
+
+def _sum_in_depth(simulator: Simulator, scene: Scene, options: Options) -> float:
+    """The same where each layer of the sensor has a solid angle of its own."""
     from nanobrag_torch.kernels.reference import look_at_pixels
 
-    wanted, (slow, fast) = simulator.detector.pixels(), simulator.detector.image_shape
-    count = slow * fast if wanted is None else wanted.numel()
+    pixels = simulator.wanted_pixels()
     step = max(1, CHUNK // (options.layers * options.oversample**2 * scene.incident.shape[0]))
-    total = 0.0
-    for start in range(0, count, step):
-        end = min(start + step, count)
-        pixels = torch.arange(start, end, device=scene.panels.device) if wanted is None else wanted[start:end]
-        total += float(look_at_pixels(pixels, scene, options).omega.sum())
-    return total
+    parts = [pixels[start : start + step] for start in range(0, pixels.numel(), step)]
+    return sum(float(look_at_pixels(part, scene, options).omega.sum()) for part in parts) / options.oversample**2

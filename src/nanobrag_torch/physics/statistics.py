@@ -149,8 +149,7 @@ def _block_sums(block: Image, mask: Mask | None) -> tuple[float, float, int, flo
 
 
 def _sum_of_squares(deviation: NDArray[np.float64]) -> float:
-    flat = deviation.ravel()
-    return float(flat @ flat)
+    return float(np.square(deviation, out=deviation).sum())
 
 
 def _place(in_block: int, block: int, shape: tuple[int, ...], roi: Roi | None) -> tuple[int, int]:
