@@ -1,7 +1,64 @@
 """Jacobian-vector products of the fused CPU kernel: slopes of pixels along many directions of the scene in one pass.
 
-Will hold: the loops of cpu_value with, per step, the slopes of F^2 L^2 by hkl, contracted with the directions of
-lattice, sources, panels and factors. Memory is O(directions x block) beside the result.
+Memory is O(directions x block) beside the result. All that the fused kernel renders has slopes here.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanobrag_torch.kernels import cpu_layout as at
+from nanobrag_torch.kernels.cpu import PIECES_PER_THREAD, Piece, _deal, _pieces, finite, pixel_count, thread_count
+from nanobrag_torch.kernels.cpu_packing import pack, scratch
+from nanobrag_torch.kernels.cpu_tangent_blocks import push
+from nanobrag_torch.kernels.cpu_tangent_layout import LOOSE, WIDE_TANGENTS, Ways
+from nanobrag_torch.kernels.cpu_tangent_packing import pack_directions, tally
+from nanobrag_torch.kernels.problem import Options, Scene
+
+
+def tangents(pixels: Tensor | None, scene: Scene, directions: Sequence[Tensor], options: Options) -> Tensor:
+    """Slopes [T, n] of the pixels [n], or of all in order, in options.dtype; NaN along directions that are not finite.
+
+    directions: for each tensor of the scene, in order, a stack [T, *shape], or an empty tensor where it stands still.
+    A nearest-hkl table has no slope in hkl: F is constant between the half-integers.
+    """
+    count, directed = pixel_count(pixels, scene, options), max(direction.shape[0] for direction in directions)
+    out = torch.zeros((directed, count), dtype=options.dtype)
+    if not finite(scene):
+        return out.fill_(torch.nan)
+    known = torch.stack([_finite_ones(direction, directed) for direction in directions]).all(0)
+    ways = pack_directions(scene, [_without(direction, known) for direction in directions], options)
+    packed, slopes, threads = pack(pixels, scene, options), out.numpy(), thread_count(options)
+
+    def work(piece: Piece) -> None:
+        push(slopes, *piece, packed, _room(packed, ways), ways, tally(directed))
+
+    _deal(work, _pieces(count, threads * PIECES_PER_THREAD, at.CHUNK), threads, None)
+    out[~known] = torch.nan
+    return out
+
+
+def _finite_ones(direction: Tensor, count: int) -> Tensor:
+    """Which directions [T] are finite in one tensor."""
+    if direction.numel() == 0:
+        return torch.ones(count, dtype=torch.bool)
+    return torch.isfinite(direction).reshape(count, -1).all(1)
+
+
+def _without(direction: Tensor, known: Tensor) -> Tensor:
+    """The directions, zero where they are not to be followed."""
+    if direction.numel() == 0 or bool(known.all()):
+        return direction
+    return torch.where(known.reshape(-1, *[1] * (direction.dim() - 1)), direction, torch.zeros_like(direction))
+
+
+def _room(packed: at.Packed, ways: Ways) -> at.Scratch:
+    """The scratch of cpu_packing with the rows of cpu_tangent_layout behind it."""
+    plain = scratch(packed)
+    v, w = np.zeros(WIDE_TANGENTS), np.zeros(LOOSE + ways.owner.size * at.ROW, plain.w.dtype)
+    v[: plain.v.size] = plain.v
+    return plain._replace(v=v, w=w)
