@@ -77,14 +77,16 @@ def test_importing_the_operation_imports_neither_triton_nor_cuda():
 
 @pytest.mark.parametrize(
     ("missing", "words"),
-    [("triton", "Triton is not installed"), ("compiler", "no C compiler"), ("gpu", "no CUDA GPU"), ("new", "7.0")],
+    [("triton", "Triton is not installed"), ("compiler", "no C compiler"), ("gpu", "no CUDA GPU"), ("new GPU", "7.0")]
+    + [("new Triton", "Triton 3.2 is older than 3.4")],
 )
 def test_obstacles_are_named(monkeypatch, missing, words):
     """One line that says what is missing and that the reference kernel renders."""
     monkeypatch.setattr(cuda_devices, "c_compiler", lambda: None if missing == "compiler" else "gcc")
     monkeypatch.setattr(cuda_devices.importlib.util, "find_spec", lambda name: None if missing == "triton" else name)
+    monkeypatch.setattr(cuda_devices, "triton_version", lambda: (3, 2) if missing == "new Triton" else (3, 9))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: missing != "gpu")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0) if missing == "new" else (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0) if missing == "new GPU" else (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
     cuda_devices.obstacle.cache_clear()
     try:

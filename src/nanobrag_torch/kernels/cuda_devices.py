@@ -15,6 +15,8 @@ from nanobrag_torch.errors import InputError
 
 OLDEST = (8, 0)
 """Compute capability that Triton needs."""
+OLDEST_TRITON = (3, 4)
+"""Older versions cannot pass named tuples to kernels."""
 _REFERENCE = "the reference kernel renders, many times slower"
 
 
@@ -23,6 +25,8 @@ def obstacle(device: torch.device) -> str:
     """Why the Triton kernel cannot run on a CUDA device; empty if it can. Looks once at the machine, not at tensors."""
     if importlib.util.find_spec("triton") is None:
         return f"Triton is not installed (pip install triton): {_REFERENCE}"
+    if triton_version() < OLDEST_TRITON:
+        return f"Triton {_dotted(triton_version())} is older than {_dotted(OLDEST_TRITON)}: {_REFERENCE}"
     if not c_compiler():
         return f"Triton finds no C compiler (install gcc or clang, or name one in CC): {_REFERENCE}"
     if not torch.cuda.is_available():
@@ -32,6 +36,14 @@ def obstacle(device: torch.device) -> str:
         name = torch.cuda.get_device_name(device)
         return f"{name} has compute capability {_dotted(capability)}, Triton needs {_dotted(OLDEST)}: {_REFERENCE}"
     return ""
+
+
+def triton_version() -> tuple[int, int]:
+    """Major and minor version; imports Triton."""
+    import triton
+
+    major, minor = triton.__version__.split(".")[:2]
+    return int(major), int(minor)
 
 
 def c_compiler() -> str | None:

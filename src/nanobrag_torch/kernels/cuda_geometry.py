@@ -142,11 +142,11 @@ def load_source(sources: tl.tensor, s: tl.tensor) -> Any:
 @jit
 def scattering(direction: tl.tensor, source: tl.tensor, scene: tl.tensor, way: tl.constexpr) -> Any:
     """q (1/m), and 1.0 where the source is within the resolution limit, else 0.0."""
-    incident, wavelength = source[0], source[1]
+    incident, inverse = source[0], 1.0 / source[1]
     q = (
-        (direction[0] - incident[0]) / wavelength,
-        (direction[1] - incident[1]) / wavelength,
-        (direction[2] - incident[2]) / wavelength,
+        (direction[0] - incident[0]) * inverse,
+        (direction[1] - incident[1]) * inverse,
+        (direction[2] - incident[2]) * inverse,
     )
     if way.limit:
         seen = tl.where(tl.sqrt(dot(q, q)) * tl.load(scene + 24) > 1.0, 0.0, 1.0).to(tl.float64)
