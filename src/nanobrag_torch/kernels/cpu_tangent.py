@@ -31,8 +31,9 @@ def tangents(pixels: Tensor | None, scene: Scene, directions: Sequence[Tensor], 
     if not finite(scene):
         return out.fill_(torch.nan)
     known = torch.stack([_finite_ones(direction, directed) for direction in directions]).all(0)
-    ways = pack_directions(scene, [_without(direction, known) for direction in directions], options)
     packed, slopes, threads = pack(pixels, scene, options), out.numpy(), thread_count(options)
+    followed = [_without(direction, known) for direction in directions]
+    ways = pack_directions(scene, followed, options, packed.narrow.dtype)
 
     def work(piece: Piece) -> None:
         push(slopes, *piece, packed, _room(packed, ways), ways, tally(directed))

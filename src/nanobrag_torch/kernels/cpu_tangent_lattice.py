@@ -10,7 +10,9 @@ from nanobrag_torch.kernels.cpu_layout import (
     AMPLITUDE,
     BATCH,
     BEND,
-    BIAS,
+    BY_A,
+    BY_B,
+    BY_C,
     CUBIC,
     DEFAULT_F,
     DH,
@@ -22,6 +24,7 @@ from nanobrag_torch.kernels.cpu_layout import (
     GY,
     GZ,
     LATTICE_WEIGHT,
+    PHASED,
     PROFILE,
     QX,
     QY,
@@ -43,12 +46,13 @@ from nanobrag_torch.kernels.cpu_layout import (
 from nanobrag_torch.kernels.cpu_math import FAST, stage, vector_code
 from nanobrag_torch.kernels.cpu_profiles import (
     GRATING,
-    _axis,
     add_squares,
     form_slopes,
     form_squares,
+    grating_cells,
     grating_slopes,
     grating_squares,
+    phases,
 )
 from nanobrag_torch.kernels.cpu_slopes import add_table_slopes, pull_q
 from nanobrag_torch.kernels.cpu_tangent_layout import (
@@ -94,7 +98,8 @@ def push_lattices(scratch: Scratch, scene: Packed, lanes: int, ways: Ways, tally
             filled = reflections(scratch, scene, lanes, k, default, filled)
             if scene.whole[CUBIC]:
                 interpolate(v, w, scratch.places, lanes, scene.lattice[k], scene.grid, scene.table, slopes)
-            _add_lattice(w, lanes, k, scene, moves)
+            phased = scene.numbers[PHASED] > 0 and scratch.where[k] & 1 == 0
+            _add_lattice(w, lanes, k, scene, moves, phased)
             if moves[SCATTERING]:
                 pull_q(w, lanes, scene.narrow[k])
             if moves[LATTICES]:
@@ -142,12 +147,15 @@ def _add_row(factor: Array, row: Array, total: Array, lanes: int) -> None:
 
 
 @stage()
-def _add_lattice(w: Array, lanes: int, k: int, scene: Packed, moves: Array) -> None:
+def _add_lattice(w: Array, lanes: int, k: int, scene: Packed, moves: Array, phased: bool) -> None:
     """Value of one lattice, and its gradients by shape and hkl as far as they are needed."""
     shape, profile, weight = scene.shape, scene.whole[PROFILE], scene.narrow[k, LATTICE_WEIGHT]
     if profile == GRATING:
+        if not phased:
+            phases(w, lanes, shape)
         if moves[SHAPES]:
-            _by_cells(w, lanes, shape, weight)
+            grating_cells(w, lanes, shape, weight)
+            _by_cells(w, lanes)
         if moves[SLOPES]:
             grating_slopes(w, lanes, shape, weight)
         else:
@@ -165,25 +173,14 @@ def _add_lattice(w: Array, lanes: int, k: int, scene: Packed, moves: Array) -> N
 
 
 @stage(fastmath=FAST)
-def _by_cells(w: Array, lanes: int, shape: Array, weight: Any) -> None:
-    """By the numbers of cells, before the slopes take the place of the distances."""
+def _by_cells(w: Array, lanes: int) -> None:
+    """By the numbers of cells, as hh, kk, ll of a form."""
     vector_code()
-    na, nb, nc, bias = shape[0], shape[4], shape[8], shape[BIAS]
-    one, two = w.dtype.type(1), w.dtype.type(2)
-    first = IN_BATCH + BY_SHAPE * ROW
+    two, first = w.dtype.type(2), IN_BATCH + BY_SHAPE * ROW
     for j in range(lanes):
-        dh, dk, dl = w[DH + j] + bias, w[DK + j] + bias, w[DL + j] + bias
-        top_h, bottom_h, _rh, _ph, _eh, by_h = _axis(dh, na)
-        top_k, bottom_k, _rk, _pk, _ek, by_k = _axis(dk, nb)
-        top_l, bottom_l, _rl, _pl, _el, by_l = _axis(dl, nc)
-        bottom_hk = bottom_h * bottom_k
-        r = one / (bottom_hk * bottom_l)
-        rh, rk, rl = r * (bottom_k * bottom_l), r * (bottom_h * bottom_l), r * bottom_hk
-        lh, lk, ll = top_h * rh, top_k * rk, top_l * rl
-        common = two * weight * (w[AMPLITUDE + j] * w[AMPLITUDE + j]) * lh * lk * ll
-        w[first + j] += common * lk * ll * by_h * dh * rh
-        w[first + 3 * ROW + j] += common * lh * ll * by_k * dk * rk
-        w[first + 5 * ROW + j] += common * lh * lk * by_l * dl * rl
+        w[first + j] += two * w[BY_A + j]
+        w[first + 3 * ROW + j] += two * w[BY_B + j]
+        w[first + 5 * ROW + j] += two * w[BY_C + j]
 
 
 @stage(fastmath=FAST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +18,15 @@ EXACT = 1e-13
 """Largest share of a direction of the lattices that may be rounding when one matrix stands for all of them."""
 
 
-def pack_directions(scene: Scene, directions: Sequence[Tensor], options: Options) -> rows.Ways:
-    """Arrays for the compiled stages from stacks [T, *shape], empty where a tensor stands still."""
+def pack_directions(
+    scene: Scene, directions: Sequence[Tensor], options: Options, real: np.dtype[Any]
+) -> rows.Ways:
+    """Arrays for the compiled stages, which compute in `real`, from stacks [T, *shape], empty for what stands still."""
     fixed = Scene(*(tensor.detach().double() for tensor in scene.tensors()))
     moving = _filled(scene, directions)
     common, lattice, moves_one_by_one = _lattices(fixed, moving)
-    tables, moves_table = _tables(scene, moving, options)
+    tables, moves_table = _tables(scene, moving, real)
     panels, sources, polarizations = _panels(fixed, moving, options), _sources(fixed, moving), _polarizations(moving)
-    real = np.float32 if options.dtype == torch.float32 else np.float64
     shared = _common(moving, common)
     loose = np.concatenate([np.flatnonzero(moves_one_by_one), np.flatnonzero(moves_table)])
     return rows.Ways(
@@ -144,15 +146,14 @@ def _lattices(scene: Scene, moving: Scene) -> tuple[Tensor, at.Array, at.Array]:
     return left, columns[which].transpose(0, 1).contiguous().numpy(), which.numpy()
 
 
-def _tables(scene: Scene, moving: Scene, options: Options) -> tuple[at.Array, at.Array]:
-    """Directions [H, elements] of the structure factors, in the image's type, and which directions they are."""
+def _tables(scene: Scene, moving: Scene, real: np.dtype[Any]) -> tuple[at.Array, at.Array]:
+    """Directions [H, elements] of the structure factors, and which directions they are."""
     table, size = moving.structure_factors, scene.structure_factors.numel()
     if table.numel() == 0:
-        real = np.float32 if options.dtype == torch.float32 else np.float64
         return np.zeros((0, size), real), np.zeros(0, bool)
-    flat = table.to(options.dtype).reshape(table.shape[0], -1)
+    flat = table.reshape(table.shape[0], -1)
     which = flat.abs().amax(1) > 0
-    return flat[which].contiguous().numpy(), which.numpy()
+    return np.ascontiguousarray(flat[which].numpy().astype(real)), which.numpy()
 
 
 def _moves(
