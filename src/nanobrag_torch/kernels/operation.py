@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from nanobrag_torch.compilation import available
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.kernels import cpu, cuda, cuda_devices, reference
+from nanobrag_torch.kernels import cpu, cpu_tangent, cuda, cuda_devices, reference
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.physics.lattice_factor import Profile
 
@@ -67,10 +68,21 @@ def intensity(
 def _fused(pixels: Tensor | None, scene: Scene, options: Options, progress: reference.Progress | None) -> Tensor:
     if progress is not None and scene.panels.device.type == "cpu" and not _differentiates(scene):
         return cpu.value(pixels, scene, options, progress)
-    result: Tensor = torch.ops.nanobrag_torch.intensity(pixels, *scene.tensors(), *pack_options(options))
+    primals, slopes = zip(*map(forward_ad.unpack_dual, scene.tensors()), strict=True)
+    result: Tensor = torch.ops.nanobrag_torch.intensity(pixels, *primals, *pack_options(options))
+    if any(slope is not None for slope in slopes):
+        slope = _slope(pixels, Scene(*primals), slopes, options)
+        result = forward_ad.make_dual(result, slope)  # type: ignore[no-untyped-call]
     if progress is not None:
         progress(1.0)
     return result
+
+
+def _slope(pixels: Tensor | None, scene: Scene, slopes: Sequence[Tensor | None], options: Options) -> Tensor:
+    """Slope [n] along one direction, for forward-mode differentiation, which operators cannot register."""
+    device = scene.panels.device
+    directions = [torch.zeros(0, device=device) if slope is None else slope[None] for slope in slopes]
+    return tangents(pixels, scene, directions, options)[0]
 
 
 def _differentiates(scene: Scene) -> bool:
@@ -220,13 +232,44 @@ def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
 torch.library.register_autograd("nanobrag_torch::intensity", _backward, setup_context=_keep)
 
 
+torch.library.define(
+    "nanobrag_torch::intensity_tangents", f"({_PIXELS}, {_SCENE}, {_OPTIONS}, Tensor[] directions) -> Tensor"
+)
+
+
+@torch.library.impl("nanobrag_torch::intensity_tangents", "cpu")
+def _tangents_cpu(pixels: Tensor | None, *arguments: Any) -> Tensor:
+    *options, directions = arguments[TENSORS:]
+    return cpu_tangent.tangents(pixels, Scene(*arguments[:TENSORS]), directions, unpack_options(*options))
+
+
+def _tangents_fake(pixels: Tensor | None, *arguments: Any) -> Tensor:
+    panels, (integers, _, dtype, directions) = arguments[0], arguments[TENSORS:]
+    shape = max(direction.shape[0] for direction in directions), _count(pixels, panels, integers)
+    return torch.empty(shape, dtype=dtype, device=panels.device)
+
+
+torch.library.register_fake("nanobrag_torch::intensity_tangents", _tangents_fake)
+
+
 def tangents(
-    pixels: Tensor, scene: Scene, directions: Sequence[Tensor], options: Options, *, kernel: str = "auto"
+    pixels: Tensor | None, scene: Scene, directions: Sequence[Tensor], options: Options, *, kernel: str = "auto"
 ) -> Tensor:
     """Jacobian-vector products [T, n] along T directions of the scene's tensors at once.
 
     directions: for each tensor of the scene, in order, a stack [T, *shape], or an empty tensor where it stands still.
+    pixels and kernel as for `intensity`; devices other than the CPU are left to the reference kernel. Not
+    differentiable again. Raises InputError like `intensity`.
     """
     if kernel not in KERNELS:
         raise InputError("kernel", kernel, ", ".join(KERNELS))
-    return reference.tangents(pixels, scene, directions, options)
+    obstacle = "" if kernel == "reference" else _obstacle(scene, options)
+    if kernel == "fused" and obstacle and not _left_to_reference(options):
+        raise InputError("kernel", "fused", f"reference: {obstacle}")
+    fixed = Scene(*(tensor.detach() for tensor in scene.tensors()))
+    if kernel == "reference" or obstacle or scene.panels.device.type != "cpu":
+        return reference.tangents(_all_pixels(scene, options) if pixels is None else pixels, fixed, directions, options)
+    found: Tensor = torch.ops.nanobrag_torch.intensity_tangents(
+        pixels, *fixed.tensors(), *pack_options(options), list(directions)
+    )
+    return found
