@@ -80,7 +80,7 @@ def gradients(
         return out.fill_(torch.nan), tuple(torch.full_like(t, torch.nan) if w else t.new_zeros(0) for t, w in pairs)
     wants, with_table = _wants(wanted)
     scale = _flow_scale(upstream, scene)
-    packed, flow = pack(pixels, scene, options), (upstream.detach() / scale).to(options.dtype).contiguous().numpy()
+    packed, flow = pack(pixels, scene, options), (upstream.detach() / scale).contiguous().numpy()
     parts = _pieces(count, _part_count(scene, with_table), at.CHUNK)
     sums = [_no_sums(scene, with_table) for _ in parts]
     image = out.numpy()

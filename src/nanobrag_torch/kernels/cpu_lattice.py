@@ -29,11 +29,18 @@ from nanobrag_torch.kernels.cpu_layout import (
     DX,
     DY,
     DZ,
+    FAR_H,
+    FAR_K,
+    FAR_L,
     GROUP,
     GROUPED,
     HALF,
     HAS_TABLE,
     NARROW_BOUND,
+    PHASE_H,
+    PHASE_K,
+    PHASE_L,
+    PHASED,
     REACH,
     REST_H,
     REST_K,
@@ -145,8 +152,34 @@ def peel_indexed(w: Array, index: Array, lanes: int, a: Array, grid: Array) -> N
 
 
 @stage(fastmath=FAST)
-def peel_wide(v: Array, w: Array, index: Array, lanes: int, a: Array, grid: Array) -> None:
-    """float64: distance to the nearest integers, and their table index, -1 outside the table."""
+def peel_wide(v: Array, lanes: int, a: Array) -> None:
+    """float64: distance to the nearest integers."""
+    vector_code()
+    a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
+    for j in range(lanes):
+        x, y, z = v[X + j], v[Y + j], v[Z + j]
+        h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
+        v[FAR_H + j], v[FAR_K + j], v[FAR_L + j] = h - np.ceil(h - 0.5), k - np.ceil(k - 0.5), l - np.ceil(l - 0.5)
+
+
+@stage(fastmath=FAST)
+def peel_wide_indexed(v: Array, index: Array, lanes: int, a: Array, grid: Array) -> None:
+    """The same, with the table index of reflections that are all in the table."""
+    vector_code()
+    a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
+    size_k, size_l = grid[4], grid[5]
+    base = (grid[0] * size_k + grid[1]) * size_l + grid[2]
+    for j in range(lanes):
+        x, y, z = v[X + j], v[Y + j], v[Z + j]
+        h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
+        near_h, near_k, near_l = np.ceil(h - 0.5), np.ceil(k - 0.5), np.ceil(l - 0.5)
+        v[FAR_H + j], v[FAR_K + j], v[FAR_L + j] = h - near_h, k - near_k, l - near_l
+        index[j] = np.int32((near_h * size_k + near_k) * size_l + near_l - base)
+
+
+@stage(fastmath=FAST)
+def peel_wide_checked(v: Array, index: Array, lanes: int, a: Array, grid: Array) -> None:
+    """The same, with the table index of the nearest reflections, -1 outside the table."""
     vector_code()
     a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
     low_h, low_k, low_l, size_h, size_k, size_l = grid[0], grid[1], grid[2], grid[3], grid[4], grid[5]
@@ -154,10 +187,28 @@ def peel_wide(v: Array, w: Array, index: Array, lanes: int, a: Array, grid: Arra
         x, y, z = v[X + j], v[Y + j], v[Z + j]
         h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
         near_h, near_k, near_l = np.ceil(h - 0.5), np.ceil(k - 0.5), np.ceil(l - 0.5)
-        w[DH + j], w[DK + j], w[DL + j] = h - near_h, k - near_k, l - near_l
+        v[FAR_H + j], v[FAR_K + j], v[FAR_L + j] = h - near_h, k - near_k, l - near_l
         ih, ik, il = near_h - low_h, near_k - low_k, near_l - low_l
         inside = (ih >= 0) & (ih < size_h) & (ik >= 0) & (ik < size_k) & (il >= 0) & (il < size_l)
         index[j] = np.int32((ih * size_k + ik) * size_l + il if inside else -1.0)
+
+
+@stage(fastmath=FAST)
+def narrow_distances(v: Array, w: Array, lanes: int) -> None:
+    """Distances in the image's type."""
+    vector_code()
+    for j in range(lanes):
+        w[DH + j], w[DK + j], w[DL + j] = v[FAR_H + j], v[FAR_K + j], v[FAR_L + j]
+
+
+@stage(fastmath=FAST)
+def narrow_phases(v: Array, w: Array, lanes: int, numbers: Array) -> None:
+    """N d less the nearest integer: float32 distances would leave an error of N times theirs, far from a reflection."""
+    vector_code()
+    na, nb, nc = numbers[CELLS], numbers[CELLS + 1], numbers[CELLS + 2]
+    for j in range(lanes):
+        h, k, l = na * v[FAR_H + j], nb * v[FAR_K + j], nc * v[FAR_L + j]
+        w[PHASE_H + j], w[PHASE_K + j], w[PHASE_L + j] = h - np.rint(h), k - np.rint(k), l - np.rint(l)
 
 
 @stage(fastmath=FAST)
@@ -189,19 +240,33 @@ def reflections(scratch: Scratch, scene: Packed, lanes: int, k: int, default: An
 
     `filled` says whether it was so before, and `where` which ways are precise enough.
     """
-    v, w, index, where, a = scratch.v, scratch.w, scratch.places, scratch.where[k], scene.lattice[k]
+    w, index, where = scratch.w, scratch.places, scratch.where[k]
     if where & 1:
-        split_anchors(v, w, index, lanes, a, scene.grid)
+        split_anchors(scratch.v, w, index, lanes, scene.lattice[k], scene.grid)
         if where & INSIDE:
             peel_indexed(w, index, lanes, scene.narrow[k], scene.grid)
-            gather(w, index, lanes, scene.table)
-            return False
-        peel(w, lanes, scene.narrow[k])
+        else:
+            peel(w, lanes, scene.narrow[k])
     else:
-        peel_wide(v, w, index, lanes, a, scene.grid)
-        if where:
-            gather_or_default(w, index, lanes, scene.table, default)
-            return False
-    if not filled:
+        _wide_distances(scratch, scene, lanes, k)
+    if where & INSIDE:
+        gather(w, index, lanes, scene.table)
+    elif where & PARTLY:
+        gather_or_default(w, index, lanes, scene.table, default)
+    elif not filled:
         fill_amplitude(w, lanes, default)
-    return True
+    return bool(where & (INSIDE | PARTLY) == 0)
+
+
+@stage()
+def _wide_distances(scratch: Scratch, scene: Packed, lanes: int, k: int) -> None:
+    v, index, where, a = scratch.v, scratch.places, scratch.where[k], scene.lattice[k]
+    if where & INSIDE:
+        peel_wide_indexed(v, index, lanes, a, scene.grid)
+    elif where & PARTLY:
+        peel_wide_checked(v, index, lanes, a, scene.grid)
+    else:
+        peel_wide(v, lanes, a)
+    narrow_distances(v, scratch.w, lanes)
+    if scene.numbers[PHASED] > 0:
+        narrow_phases(v, scratch.w, lanes, scene.numbers)

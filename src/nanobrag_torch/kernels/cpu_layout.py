@@ -24,7 +24,7 @@ CHUNK = 4096  # pixels; blocks never cross from one chunk to the next, so that w
 BATCH = 64  # lattices whose float32 sums are then added up in float64
 SCALE = 2.0**33
 
-# float64 scratch: rows of ROW
+# float64 scratch: rows of LANES, ROW apart
 X, Y, Z = 0, ROW, 2 * ROW  # q
 AIM_X, AIM_Y, AIM_Z = 3 * ROW, 4 * ROW, 5 * ROW  # position, then unit vector to the sub-pixel
 INVERSE = 6 * ROW  # one over the distance to it
@@ -45,9 +45,10 @@ FLAT_X, FLAT_Y, FLAT_Z = 30 * ROW, 31 * ROW, 32 * ROW  # position before a detec
 ANCHOR_X, ANCHOR_Y, ANCHOR_Z = 33 * ROW, 33 * ROW + GROUPS, 33 * ROW + 2 * GROUPS
 RAMP = 34 * ROW  # 0, 1, 2 ...
 NEAR_X, NEAR_Y, NEAR_Z = 35 * ROW, 36 * ROW, 37 * ROW  # q of the anchor, in every lane of its group
-WIDE_SIZE = 38 * ROW
+FAR_H, FAR_K, FAR_L = 38 * ROW, 39 * ROW, 40 * ROW  # distance to the nearest integers
+WIDE_SIZE = 41 * ROW
 
-# scratch of the image's type: rows of ROW
+# scratch of the image's type: rows of LANES, ROW apart
 DX, DY, DZ = 0, ROW, 2 * ROW  # q less the anchor of the group
 DH, DK, DL = 3 * ROW, 4 * ROW, 5 * ROW  # distance to the nearest integers, then slopes by hkl
 AMPLITUDE = 6 * ROW  # F
@@ -59,7 +60,9 @@ GX, GY, GZ = 13 * ROW, 14 * ROW, 15 * ROW  # gradient by q
 FH, FK, FL = 16 * ROW, 17 * ROW, 18 * ROW  # slopes of an interpolated F by hkl
 BEND = 19 * ROW  # slope of L^2 by the quadratic form
 REST_H, REST_K, REST_L = 20 * ROW, 20 * ROW + GROUPS, 20 * ROW + 2 * GROUPS  # of the anchors' hkl
-NARROW_SIZE = 21 * ROW
+PHASE_H, PHASE_K, PHASE_L = 21 * ROW, 22 * ROW, 23 * ROW  # N d less the nearest integers, from float64
+BY_A, BY_B, BY_C = 24 * ROW, 25 * ROW, 26 * ROW  # gradients by the numbers of cells
+NARROW_SIZE = 27 * ROW
 
 # int32 scratch
 BASE = LANES  # table index of the anchors, behind that of the lanes
@@ -79,11 +82,9 @@ LATTICE_COLUMNS = 10
 SHAPE_SUM, DEFAULT_SUM, OFFSET_SUM, CURVATURE_SUM = 0, 9, 10, 11
 SINGLE_COLUMNS = 15
 
-# places in the shape array: nine elements of the shape matrix, then what keeps divisions finite at d = 0
-BIAS, FLOOR, FLOOR_H, FLOOR_K, FLOOR_L = 9, 10, 11, 12, 13
-SHAPE_SIZE = 14
-# places in the grid array (float64): first hkl, size on each axis
-GRID_SIZE = 6
+# place in the shape array, behind nine elements of the shape matrix: what keeps divisions finite at d = 0
+BIAS = 9
+# the grid array (float64): first hkl, then the size on each axis
 # places in the box array: centre and half extent of the anchors' q, largest offset from an anchor, 1 if groups are of
 # neighbours
 CENTRE, HALF, REACH, GROUPED = 0, 3, 6, 9
@@ -92,9 +93,10 @@ BOX_SIZE = 10
 SLOW_COUNT, FAST_COUNT, OVERSAMPLE, LAYERS, PROFILE, CUBIC, POINT_PIXEL, CURVED = 0, 1, 2, 3, 4, 5, 6, 7
 EACH_OMEGA, EACH_POLAR, EACH_CAPTURE, LAST_CAPTURE, HAS_TABLE = 8, 9, 10, 11, 12
 INTEGERS = 13
-# places in the array of real numbers: effective number of cells on each axis and the bound for float32 differences
-CELLS, NARROW_BOUND, DEFAULT_F, OFFSET, DMIN, CURVATURE = 0, 3, 4, 5, 6, 7
-NUMBERS = 11
+# places in the array of real numbers: effective number of cells on each axis, the bound for float32 differences, and 1
+# if float32 distances would be too coarse for N d
+CELLS, NARROW_BOUND, DEFAULT_F, OFFSET, DMIN, CURVATURE, PHASED = 0, 3, 4, 5, 6, 7, 11
+NUMBERS = 12
 # places in the array of what is wanted
 WANT_LATTICE, WANT_SCATTERING, WANT_WEIGHTS, WANT_SHAPE, WANT_TABLE, WANT_FACTORS, WANT_OFFSET = 0, 1, 2, 3, 4, 5, 6
 WANTS = 7

@@ -14,6 +14,8 @@ from nanobrag_torch.compilation import Compiled, compiled, deferred
 
 FAST = {"contract", "nsz", "arcp", "reassoc", "afn"}
 """What LLVM may do with sums and products; it may not assume that they are finite."""
+ORDERED = {"contract", "nsz"}
+"""The same where another order of products could overflow or underflow; sums over a loop do not become vector code."""
 
 
 def entry(**options: Any) -> Callable[[Callable[..., Any]], Compiled[..., Any]]:

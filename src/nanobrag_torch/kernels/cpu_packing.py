@@ -14,25 +14,28 @@ from nanobrag_torch.physics.lattice_factor import Profile
 
 Array = np.ndarray[Any, Any]
 
-NARROW_BOUND = 48.0
-"""Largest number of cells times reach of a group in hkl for which float32 differences are taken; 0.3e-5 of the peak."""
+NARROW_BOUND = 24.0
+"""Largest number of cells times reach of a group in hkl for which float32 differences are taken: 3e-6 of the image."""
+NARROW_CELLS = 40.0
+"""Largest number of cells N for which N d of a float32 distance d is precise enough far from reflections too."""
 
 
 def pack(pixels: Tensor | None, scene: Scene, options: Options) -> at.Packed:
     """Arrays for the compiled stages."""
-    real = np.float32 if options.dtype == torch.float32 else np.float64
+    dtype = computed_in(scene, options)
+    real = np.float32 if dtype == torch.float32 else np.float64
     lattice = np.column_stack([_array(scene.lattice).reshape(-1, 9) * at.SCALE, _array(scene.lattice_weights)])
-    table = scene.structure_factors.detach().to(options.dtype).contiguous().reshape(-1).numpy()
+    table = scene.structure_factors.detach().to(dtype).contiguous().reshape(-1).numpy()
     size = scene.structure_factors.shape if table.size else (0, 0, 0)
     return at.Packed(
         pixels=np.zeros(0, np.int64) if pixels is None else pixels.detach().to(torch.int64).contiguous().numpy(),
         whole=_whole_numbers(scene, options),
-        numbers=_real_numbers(scene, options),
+        numbers=_real_numbers(scene, options, dtype),
         panels=_panels(scene),
         sources=_sources(scene),
         lattice=lattice,
         narrow=lattice.astype(real),
-        shape=_shape(scene, options).astype(real),
+        shape=_shape(scene, dtype).astype(real),
         grid=np.array([*options.hkl_first, *size], np.float64),
         table=table,
         envelope=_envelope(lattice),
@@ -75,11 +78,24 @@ def _whole_numbers(scene: Scene, options: Options) -> Array:
     return whole
 
 
-def _real_numbers(scene: Scene, options: Options) -> Array:
+def computed_in(scene: Scene, options: Options) -> torch.dtype:
+    """The image's type, but float64 for round crystals so large that float32 would lose the phase of their fringes."""
+    coarse = options.profile == Profile.SPHERE and bool((_effective_cells(scene, options) > NARROW_CELLS).any())
+    return torch.float64 if coarse else options.dtype
+
+
+def _effective_cells(scene: Scene, options: Options) -> Array:
+    diagonal: Array = np.abs(np.diagonal(_array(scene.shape)))
+    return diagonal if options.profile == Profile.GRATING else np.sqrt(diagonal)
+
+
+def _real_numbers(scene: Scene, options: Options, dtype: torch.dtype) -> Array:
     numbers = np.zeros(at.NUMBERS)
-    diagonal = np.abs(np.diagonal(_array(scene.shape)))
-    numbers[at.CELLS : at.CELLS + 3] = diagonal if options.profile == Profile.GRATING else np.sqrt(diagonal)
-    numbers[at.NARROW_BOUND] = NARROW_BOUND if options.dtype == torch.float32 else 0.0
+    cells = _effective_cells(scene, options)
+    single, grating = dtype == torch.float32, options.profile == Profile.GRATING
+    numbers[at.CELLS : at.CELLS + 3] = cells
+    numbers[at.NARROW_BOUND] = NARROW_BOUND if single and not (grating and (cells > NARROW_CELLS).any()) else 0.0
+    numbers[at.PHASED] = single and grating
     numbers[[at.DEFAULT_F, at.OFFSET]] = float(scene.default_F), float(scene.offset)
     numbers[at.DMIN] = options.dmin * at.SCALE
     numbers[at.CURVATURE : at.CURVATURE + 4] = _array(scene.curvature)
@@ -104,8 +120,6 @@ def _envelope(lattice: Array) -> Array:
     return np.stack([(low + high) / 2, (high - low) / 2, np.zeros_like(low)])
 
 
-def _shape(scene: Scene, options: Options) -> Array:
-    matrix = _array(scene.shape)
-    small, least = (1.2360679e-12, 3e-13) if options.dtype == torch.float32 else (1.2360679e-90, 1e-100)
-    floors = least * np.array([1.0, *np.diagonal(matrix) ** 2])
-    return np.concatenate([matrix.reshape(-1), [small], floors])
+def _shape(scene: Scene, dtype: torch.dtype) -> Array:
+    """The shape matrix, and a bias that changes no result, that no distance cancels, and whose cube is not yet zero."""
+    return np.append(_array(scene.shape).reshape(-1), 1.2360679e-12 if dtype == torch.float32 else 1.2360679e-90)

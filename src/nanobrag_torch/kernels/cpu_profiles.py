@@ -1,6 +1,6 @@
 """The squared lattice factor L^2 and its slopes for a block of pixels: stages of the compiled CPU kernel.
 
-The shape array holds the nine elements of the shape matrix, symmetric, and what keeps divisions finite at d = 0.
+The shape array holds the nine elements of the shape matrix and a bias that keeps divisions finite at d = 0.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from nanobrag_torch.kernels.cpu_layout import (
     AMPLITUDE,
     BEND,
     BIAS,
+    BY_A,
+    BY_B,
+    BY_C,
     DH,
     DK,
     DL,
-    FLOOR,
-    FLOOR_H,
-    FLOOR_K,
-    FLOOR_L,
     FLOW,
+    PHASE_H,
+    PHASE_K,
+    PHASE_L,
     SHAPE_SUM,
     SQUARE,
     SUM,
@@ -30,6 +32,7 @@ from nanobrag_torch.kernels.cpu_layout import (
 )
 from nanobrag_torch.kernels.cpu_math import (
     FAST,
+    ORDERED,
     POWER_32,
     POWER_64,
     SINE_32,
@@ -53,107 +56,136 @@ BALL_SLOPE_32 = tuple(k * c for k, c in enumerate(BALL_32))[1:]
 BALL_SLOPE_64 = tuple(k * c for k, c in enumerate(BALL_64))[1:]
 
 
-@stage(inline="always", fastmath=FAST)
-def _grating(w: Array, j: int, cells: Any, floor: Any, floors: Any) -> Any:
-    """prod sin^2(pi N d) / sin^2(pi d) in lane j, as a fraction.
-
-    sin^2(pi x) is x^2 P(x^2)^2. With d^2 + e in place of d^2 and N^2 e added above, d = 0 gives N^2 without a branch.
-    """
-    h, k, l = w[DH + j], w[DK + j], w[DL + j]
-    uh, uk, ul = cells[0] * h, cells[1] * k, cells[2] * l
-    uh -= np.rint(uh)
-    uk -= np.rint(uk)
-    ul -= np.rint(ul)
-    yh, yk, yl = h * h + floor, k * k + floor, l * l + floor
-    zh, zk, zl = uh * uh + floors[0], uk * uk + floors[1], ul * ul + floors[2]
-    top = horner(zh, SINE_32, SINE_64) * horner(zk, SINE_32, SINE_64) * horner(zl, SINE_32, SINE_64)
-    bottom = horner(yh, SINE_32, SINE_64) * horner(yk, SINE_32, SINE_64) * horner(yl, SINE_32, SINE_64)
-    return top * top * (zh * zk * zl), bottom * bottom * yh * yk * yl
-
-
-@stage(fastmath=FAST)
-def add_grating(w: Array, lanes: int, shape: Array, weight: Any) -> None:
-    """SUM += weight F^2 L^2."""
-    vector_code()
-    cells, floors = (shape[0], shape[4], shape[8]), (shape[FLOOR_H], shape[FLOOR_K], shape[FLOOR_L])
-    floor = shape[FLOOR]
-    for j in range(lanes):
-        top, bottom = _grating(w, j, cells, floor, floors)
-        w[SUM + j] += weight * (w[AMPLITUDE + j] * w[AMPLITUDE + j]) * top / bottom
-
-
-@stage(fastmath=FAST)
-def grating_squares(w: Array, lanes: int, shape: Array) -> None:
-    """SQUARE: L^2."""
-    vector_code()
-    cells, floors = (shape[0], shape[4], shape[8]), (shape[FLOOR_H], shape[FLOOR_K], shape[FLOOR_L])
-    floor = shape[FLOOR]
-    for j in range(lanes):
-        top, bottom = _grating(w, j, cells, floor, floors)
-        w[SQUARE + j] = top / bottom
-
-
-@stage(inline="always", fastmath=FAST)
-def _axis(d: Any, cells: Any) -> Any:
-    """N d, its nearest integer, and of u = N d - that: u P(u^2), P + slope term; the same two of d."""
+@stage(inline="always", fastmath=ORDERED)
+def _phase(d: Any, cells: Any) -> Any:
+    """N d less the nearest integer."""
     a = cells * d
-    m = np.rint(a)
-    u = a - m
+    return a - np.rint(a)
+
+
+@stage(inline="always", fastmath=ORDERED)
+def _grating(h: Any, k: Any, l: Any, uh: Any, uk: Any, ul: Any) -> Any:
+    """prod sin(pi N d) / sin(pi d) for d = h, k, l, none of them zero, and u, N d less the nearest integer."""
+    top = uh * uk * ul * horner(uh * uh, SINE_32, SINE_64) * horner(uk * uk, SINE_32, SINE_64)
+    bottom = h * k * l * horner(h * h, SINE_32, SINE_64) * horner(k * k, SINE_32, SINE_64)
+    return top * horner(ul * ul, SINE_32, SINE_64) / (bottom * horner(l * l, SINE_32, SINE_64))
+
+
+@stage(inline="always", fastmath=ORDERED)
+def _phased(w: Array, j: int, cells: Any, bias: Any) -> Any:
+    """The same in lane j, from PHASE rows."""
+    uh, uk, ul = w[PHASE_H + j] + cells[0] * bias, w[PHASE_K + j] + cells[1] * bias, w[PHASE_L + j] + cells[2] * bias
+    return _grating(w[DH + j] + bias, w[DK + j] + bias, w[DL + j] + bias, uh, uk, ul)
+
+
+@stage(fastmath=ORDERED)
+def add_grating(w: Array, lanes: int, shape: Array, weight: Any, phased: bool) -> None:
+    """SUM += weight F^2 L^2; phased: N d is in PHASE rows.
+
+    A tiny bias on d makes d = 0 give N without a branch.
+    """
+    vector_code()
+    cells, bias = (shape[0], shape[4], shape[8]), shape[BIAS]
+    if phased:
+        for j in range(lanes):
+            value = w[AMPLITUDE + j] * _phased(w, j, cells, bias)
+            w[SUM + j] += weight * value * value
+    else:
+        for j in range(lanes):
+            h, k, l = w[DH + j] + bias, w[DK + j] + bias, w[DL + j] + bias
+            uh, uk, ul = _phase(h, cells[0]), _phase(k, cells[1]), _phase(l, cells[2])
+            value = w[AMPLITUDE + j] * _grating(h, k, l, uh, uk, ul)
+            w[SUM + j] += weight * value * value
+
+
+@stage(fastmath=ORDERED)
+def phases(w: Array, lanes: int, shape: Array) -> None:
+    """PHASE rows from the distances."""
+    vector_code()
+    na, nb, nc = shape[0], shape[4], shape[8]
+    for j in range(lanes):
+        w[PHASE_H + j], w[PHASE_K + j] = _phase(w[DH + j], na), _phase(w[DK + j], nb)
+        w[PHASE_L + j] = _phase(w[DL + j], nc)
+
+
+@stage(fastmath=ORDERED)
+def grating_squares(w: Array, lanes: int, shape: Array) -> None:
+    """SQUARE: L^2, from PHASE rows."""
+    vector_code()
+    cells, bias = (shape[0], shape[4], shape[8]), shape[BIAS]
+    for j in range(lanes):
+        value = _phased(w, j, cells, bias)
+        w[SQUARE + j] = value * value
+
+
+@stage(inline="always", fastmath=ORDERED)
+def _axis(d: Any, u: Any, cells: Any, bias: Any) -> Any:
+    """s(u) / pi and s(d) / pi for sin(pi x) = s(x), what the slope needs of both, and P(u) + E(u)."""
+    d += bias
+    a = cells * d
+    m = np.rint(a - u)
+    u += cells * bias
     yu, yd = u * u, d * d
     pu, pd = horner(yu, SINE_32, SINE_64), horner(yd, SINE_32, SINE_64)
     eu, ed = yu * horner(yu, SLOPE_32, SLOPE_64), yd * horner(yd, SLOPE_32, SLOPE_64)
-    return u * pu, d * pd, m * pu + a * eu, pd, ed, pu + eu
+    return u * pu, d * pd, pu * (m * pd - u * ed) + a * eu * pd, d * (pu + eu)
 
 
-@stage(fastmath=FAST)
+@stage(fastmath=ORDERED)
 def grating_slopes(w: Array, lanes: int, shape: Array, weight: Any) -> None:
-    """SUM and SQUARE, and the slopes by hkl of FLOW weight F^2 L^2 in place of the distances.
+    """SUM and SQUARE, and the slopes by hkl of FLOW weight F^2 L^2 in place of the distances; from PHASE rows.
 
-    With s(x) = sin(pi x), u = N d - m: (s(u) / s(d))' = ((m P(u) + N d E(u)) P(d) - E(d) u P(u)) / (d P(d))^2, where
+    With s(x) = sin(pi x), u = N d - m: (s(u) / s(d))' = (P(u) (m P(d) - u E(d)) + N d E(u) P(d)) / (d P(d))^2, where
     s(x) = x P and E = 2 x^2 P'. Nothing large cancels at small d, where m = 0.
     """
     vector_code()
     na, nb, nc, bias = shape[0], shape[4], shape[8], shape[BIAS]
     one, two = w.dtype.type(1), w.dtype.type(2)
     for j in range(lanes):
-        top_h, bottom_h, rise_h, pd_h, ed_h, _h = _axis(w[DH + j] + bias, na)
-        top_k, bottom_k, rise_k, pd_k, ed_k, _k = _axis(w[DK + j] + bias, nb)
-        top_l, bottom_l, rise_l, pd_l, ed_l, _l = _axis(w[DL + j] + bias, nc)
-        bottom_hk = bottom_h * bottom_k
-        r = one / (bottom_hk * bottom_l)
-        rh, rk, rl = r * (bottom_k * bottom_l), r * (bottom_h * bottom_l), r * bottom_hk
-        lh, lk, ll = top_h * rh, top_k * rk, top_l * rl
-        product = lh * lk * ll
+        th, bh, xh, _h = _axis(w[DH + j], w[PHASE_H + j], na, bias)
+        tk, bk, xk, _k = _axis(w[DK + j], w[PHASE_K + j], nb, bias)
+        tl, bl, xl, _l = _axis(w[DL + j], w[PHASE_L + j], nc, bias)
+        bottom_hk, bottom_kl, bottom_hl = bh * bk, bk * bl, bh * bl
+        r = one / (bottom_hk * bl)
+        top_hk, top_kl, top_hl = th * tk, tk * tl, th * tl
+        product = top_hk * tl * r
         square = product * product
         term = weight * (w[AMPLITUDE + j] * w[AMPLITUDE + j])
         w[SUM + j] += term * square
         w[SQUARE + j] = square
         common = two * w[FLOW + j] * term * product
-        w[DH + j] = common * lk * ll * rh * (rise_h * (pd_h * rh) - ed_h * lh)
-        w[DK + j] = common * lh * ll * rk * (rise_k * (pd_k * rk) - ed_k * lk)
-        w[DL + j] = common * lh * lk * rl * (rise_l * (pd_l * rl) - ed_l * ll)
+        w[DH + j] = common * (r * bottom_kl * xh) * (r * top_kl)
+        w[DK + j] = common * (r * bottom_hl * xk) * (r * top_hl)
+        w[DL + j] = common * (r * bottom_hk * xl) * (r * top_hk)
 
 
-@stage(fastmath=FAST)
-def grating_cells(w: Array, lanes: int, shape: Array, weight: Any, single: Array) -> None:
-    """Add the gradient by the numbers of cells; before the slopes take the place of the distances."""
+@stage(fastmath=ORDERED)
+def grating_cells(w: Array, lanes: int, shape: Array, weight: Any) -> None:
+    """BY_A, BY_B, BY_C: half the gradient by the numbers of cells; before slopes take the place of the distances."""
     vector_code()
     na, nb, nc, bias = shape[0], shape[4], shape[8], shape[BIAS]
     one = w.dtype.type(1)
+    for j in range(lanes):
+        th, bh, _xh, nh = _axis(w[DH + j], w[PHASE_H + j], na, bias)
+        tk, bk, _xk, nk = _axis(w[DK + j], w[PHASE_K + j], nb, bias)
+        tl, bl, _xl, nl = _axis(w[DL + j], w[PHASE_L + j], nc, bias)
+        r = one / (bh * bk * bl)
+        flow = w[FLOW + j] * weight * (w[AMPLITUDE + j] * w[AMPLITUDE + j])
+        common = flow * (th * tk * tl * r)
+        w[BY_A + j] = common * (tk * tl * r * nh)
+        w[BY_B + j] = common * (th * tl * r * nk)
+        w[BY_C + j] = common * (th * tk * r * nl)
+
+
+@stage(fastmath=FAST)
+def add_cells(w: Array, lanes: int, single: Array) -> None:
+    """Sum BY_A, BY_B, BY_C up."""
+    vector_code()
     by_a = by_b = by_c = w.dtype.type(0)
     for j in range(lanes):
-        top_h, bottom_h, _rh, pd_h, _eh, by_h = _axis(w[DH + j] + bias, na)
-        top_k, bottom_k, _rk, pd_k, _ek, by_k = _axis(w[DK + j] + bias, nb)
-        top_l, bottom_l, _rl, pd_l, _el, by_l = _axis(w[DL + j] + bias, nc)
-        bottom_hk = bottom_h * bottom_k
-        r = one / (bottom_hk * bottom_l)
-        rh, rk, rl = r * (bottom_k * bottom_l), r * (bottom_h * bottom_l), r * bottom_hk
-        lh, lk, ll = top_h * rh, top_k * rk, top_l * rl
-        flow = w[FLOW + j] * weight * (w[AMPLITUDE + j] * w[AMPLITUDE + j])
-        common = flow * lh * lk * ll
-        by_a += common * lk * ll * by_h * (w[DH + j] + bias) * rh
-        by_b += common * lh * ll * by_k * (w[DK + j] + bias) * rk
-        by_c += common * lh * lk * by_l * (w[DL + j] + bias) * rl
+        by_a += w[BY_A + j]
+        by_b += w[BY_B + j]
+        by_c += w[BY_C + j]
     single[SHAPE_SUM] += 2.0 * by_a
     single[SHAPE_SUM + 4] += 2.0 * by_b
     single[SHAPE_SUM + 8] += 2.0 * by_c
@@ -255,10 +287,10 @@ def form_matrix(w: Array, lanes: int, weight: Any, single: Array) -> None:
 
 
 @stage()
-def add_values(w: Array, lanes: int, shape: Array, profile: int, weight: Any) -> None:
-    """SUM += weight F^2 L^2."""
+def add_values(w: Array, lanes: int, shape: Array, profile: int, weight: Any, phased: bool) -> None:
+    """SUM += weight F^2 L^2; phased: PHASE rows are set."""
     if profile == GRATING:
-        add_grating(w, lanes, shape, weight)
+        add_grating(w, lanes, shape, weight, phased)
     else:
         form_squares(w, lanes, shape, profile)
         add_squares(w, lanes, weight)
@@ -266,13 +298,16 @@ def add_values(w: Array, lanes: int, shape: Array, profile: int, weight: Any) ->
 
 @stage()
 def add_values_and_squares(
-    w: Array, lanes: int, shape: Array, profile: int, weight: Any, want_shape: int, single: Array
+    w: Array, lanes: int, shape: Array, profile: int, weight: Any, phased: bool, want_shape: int, single: Array
 ) -> None:
     """SUM += weight F^2 L^2, with SQUARE, and the gradient by the shape matrix if wanted."""
     if profile == GRATING:
+        if not phased:
+            phases(w, lanes, shape)
         grating_squares(w, lanes, shape)
         if want_shape:
-            grating_cells(w, lanes, shape, weight, single)
+            grating_cells(w, lanes, shape, weight)
+            add_cells(w, lanes, single)
     else:
         form_squares(w, lanes, shape, profile)
         if want_shape:
@@ -282,13 +317,16 @@ def add_values_and_squares(
 
 @stage()
 def add_values_and_slopes(
-    w: Array, lanes: int, shape: Array, profile: int, weight: Any, want_shape: int, single: Array
+    w: Array, lanes: int, shape: Array, profile: int, weight: Any, phased: bool, want_shape: int, single: Array
 ) -> None:
     """The same, with the slopes by hkl in place of the distances."""
     if profile != GRATING:
-        add_values_and_squares(w, lanes, shape, profile, weight, want_shape, single)
+        add_values_and_squares(w, lanes, shape, profile, weight, phased, want_shape, single)
         form_slopes(w, lanes, shape, weight)
         return
+    if not phased:
+        phases(w, lanes, shape)
     if want_shape:
-        grating_cells(w, lanes, shape, weight, single)
+        grating_cells(w, lanes, shape, weight)
+        add_cells(w, lanes, single)
     grating_slopes(w, lanes, shape, weight)

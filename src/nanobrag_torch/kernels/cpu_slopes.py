@@ -24,6 +24,7 @@ from nanobrag_torch.kernels.cpu_layout import (
     GY,
     GZ,
     LATTICE_WEIGHT,
+    PHASED,
     PROFILE,
     QX,
     QY,
@@ -78,7 +79,8 @@ def add_lattices_and_slopes(scratch: Scratch, scene: Packed, lanes: int, wants: 
             filled = reflections(scratch, scene, lanes, k, default, filled)
             if scene.whole[CUBIC]:
                 interpolate(scratch.v, w, scratch.places, lanes, scene.lattice[k], scene.grid, scene.table, slopes)
-            _add_lattice(w, lanes, k, scene, wants, sums, slopes)
+            phased = scene.numbers[PHASED] > 0 and scratch.where[k] & 1 == 0
+            _add_lattice(w, lanes, k, scene, wants, sums, slopes, phased)
             if wants[WANT_LATTICE]:
                 pull_lattice(w, lanes, sums.lattice[k])
             if wants[WANT_SCATTERING]:
@@ -91,17 +93,19 @@ def add_lattices_and_slopes(scratch: Scratch, scene: Packed, lanes: int, wants: 
 
 
 @stage()
-def _add_lattice(w: Array, lanes: int, k: int, scene: Packed, wants: Array, sums: Sums, slopes: bool) -> None:
+def _add_lattice(
+    w: Array, lanes: int, k: int, scene: Packed, wants: Array, sums: Sums, slopes: bool, phased: bool
+) -> None:
     """Value, squares and slopes of one lattice, as far as they are needed."""
     shape, profile, weight = scene.shape, scene.whole[PROFILE], scene.narrow[k, LATTICE_WEIGHT]
     if slopes:
-        add_values_and_slopes(w, lanes, shape, profile, weight, wants[WANT_SHAPE], sums.single)
+        add_values_and_slopes(w, lanes, shape, profile, weight, phased, wants[WANT_SHAPE], sums.single)
         if scene.whole[CUBIC]:
             add_table_slopes(w, lanes, weight)
     elif wants[WANT_WEIGHTS] or wants[WANT_SHAPE] or wants[WANT_TABLE]:
-        add_values_and_squares(w, lanes, shape, profile, weight, wants[WANT_SHAPE], sums.single)
+        add_values_and_squares(w, lanes, shape, profile, weight, phased, wants[WANT_SHAPE], sums.single)
     else:
-        add_values(w, lanes, shape, profile, weight)
+        add_values(w, lanes, shape, profile, weight, phased)
 
 
 @stage()

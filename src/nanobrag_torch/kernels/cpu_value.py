@@ -24,6 +24,7 @@ from nanobrag_torch.kernels.cpu_layout import (
     OFFSET,
     OMEGA,
     OVERSAMPLE,
+    PHASED,
     POINT_PIXEL,
     POLAR,
     PROFILE,
@@ -131,7 +132,8 @@ def add_lattices(scratch: Scratch, scene: Packed, lanes: int) -> None:
             filled = reflections(scratch, scene, lanes, k, default, filled)
             if scene.whole[CUBIC]:
                 interpolate(v, w, scratch.places, lanes, scene.lattice[k], scene.grid, scene.table, slopes)
-            add_values(w, lanes, scene.shape, scene.whole[PROFILE], scene.narrow[k, LATTICE_WEIGHT])
+            phased = scene.numbers[PHASED] > 0 and scratch.where[k] & 1 == 0
+            add_values(w, lanes, scene.shape, scene.whole[PROFILE], scene.narrow[k, LATTICE_WEIGHT], phased)
         _add_batch(v, w, lanes)
 
 

@@ -1,0 +1,149 @@
+"""The operation: registered with torch, independent of threads, honest about what it cannot do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from kernel_scenes import D, Draw, deviation, draw_scene, options_of
+
+from nanobrag_torch.compilation import Availability
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.kernels import cpu, operation
+from nanobrag_torch.kernels.problem import Scene
+
+TENSORS = [field.name for field in fields(Scene)]
+
+
+def arguments(draw: Draw, pixels: torch.Tensor | None, grad: bool, **more: object) -> tuple[object, ...]:
+    tensors = [tensor.requires_grad_(grad) for tensor in draw_scene(draw).tensors()]
+    return pixels, *tensors, *operation.pack_options(options_of(draw, **more))
+
+
+@pytest.mark.parametrize("pixels", [None, torch.tensor([1, 2, 7, 9])], ids=["all", "list"])
+@pytest.mark.parametrize("dtype", [torch.float32, D])
+def test_opcheck(pixels, dtype):
+    draw = Draw(panels=1, lattices=2)
+    inputs = arguments(draw, pixels, True, dtype=dtype)
+    torch.library.opcheck(torch.ops.nanobrag_torch.intensity.default, inputs)
+    upstream = torch.ones(117 if pixels is None else 4, dtype=dtype)
+    plain = arguments(draw, pixels, False, dtype=dtype)
+    wanted = [name in ("panels", "lattice", "structure_factors") for name in TENSORS]
+    torch.library.opcheck(torch.ops.nanobrag_torch.intensity_adjoint.default, (upstream, *plain, wanted, True))
+
+
+def test_options_survive_packing():
+    options = options_of(Draw(), oversample=3, layers=2, dmin=1e-10, curved=True, oversample_thick=True, threads=5)
+    assert operation.unpack_options(*operation.pack_options(options)) == options
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, D])
+def test_results_do_not_depend_on_threads(dtype):
+    draw = Draw(lattices=3)
+    scene, options = draw_scene(draw), options_of(draw, image_shape=(110, 130), dtype=dtype)
+    upstream = torch.randn(2 * 110 * 130, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    found = []
+    for threads in (1, 2, 3):
+        part = replace(options, threads=threads)
+        value, gradients = cpu.gradients(upstream, None, scene, part, [True] * len(TENSORS), value=True)
+        found.append((cpu.value(None, scene, part), value, *gradients))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_one_gradient_alone_is_the_same(name):
+    draw = Draw(offset=2.0, lattices=2)
+    scene, options = draw_scene(draw), options_of(draw, oversample=2)
+    upstream = torch.ones(2 * 9 * 13, dtype=D)
+    _, every = cpu.gradients(upstream, None, scene, options, [True] * len(TENSORS))
+    _, alone = cpu.gradients(upstream, None, scene, options, [other == name for other in TENSORS])
+    for other, gradient, full in zip(TENSORS, alone, every, strict=True):
+        if other == name:
+            assert deviation(gradient, full) < 1e-13
+        else:
+            assert gradient.numel() == 0
+
+
+def test_no_gradient_wanted_runs_no_adjoint(monkeypatch):
+    monkeypatch.setattr(cpu, "gradients", None)
+    draw = Draw()
+    scene = draw_scene(draw)
+    assert not operation.intensity(None, scene, options_of(draw)).requires_grad
+    with torch.no_grad():
+        moving = replace(scene, lattice=scene.lattice.requires_grad_())
+        assert not operation.intensity(None, moving, options_of(draw)).requires_grad
+
+
+def test_scenes_that_are_not_finite_give_nan():
+    draw = Draw(panels=1)
+    scene = replace(draw_scene(draw), wavelengths=torch.full((3,), torch.nan, dtype=D, requires_grad=True))
+    value = operation.intensity(None, scene, options_of(draw), kernel="fused")
+    assert bool(torch.isnan(value).all())
+    assert bool(torch.isnan(torch.autograd.grad(value.sum(), scene.wavelengths)[0]).all())
+
+
+def test_progress_ends_at_one():
+    draw, seen = Draw(lattices=1), []
+    with torch.no_grad():
+        operation.intensity(None, draw_scene(draw), options_of(draw, image_shape=(200, 200)), progress=seen.append)
+    assert seen[-1] == 1.0
+    assert seen == sorted(seen)
+
+
+def test_unknown_kernels_are_refused():
+    with pytest.raises(InputError, match="kernel: got 'fast'"):
+        operation.intensity(None, draw_scene(Draw()), options_of(Draw()), kernel="fast")
+
+
+@pytest.mark.parametrize("switch", ["running_factors", "interpolation_latch"])
+def test_what_depends_on_the_order_of_steps_goes_to_the_reference(switch, capsys):
+    operation._warn_once.cache_clear()
+    options = options_of(Draw(), **{switch: True, "oversample_omega": True})
+    found = operation.intensity(None, draw_scene(Draw()), options)
+    assert torch.equal(found, operation.intensity(None, draw_scene(Draw()), options, kernel="reference"))
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "reference kernel" in said
+
+
+def test_without_numba_the_reference_takes_over_and_says_so(monkeypatch, capsys):
+    operation._warn_once.cache_clear()
+    monkeypatch.setattr(operation, "available", lambda: Availability(False, "numba cannot be imported (x)"))
+    draw = Draw(lattices=1)
+    found = operation.intensity(None, draw_scene(draw), options_of(draw))
+    assert torch.equal(found, operation.intensity(None, draw_scene(draw), options_of(draw), kernel="reference"))
+    said = capsys.readouterr().err
+    assert "numba cannot be imported" in said
+    assert "slower" in said
+    with pytest.raises(InputError, match="numba cannot be imported"):
+        operation.intensity(None, draw_scene(draw), options_of(draw), kernel="fused")
+
+
+def test_importing_compiles_nothing():
+    code = "import sys, nanobrag_torch.kernels.operation; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_memory_does_not_grow_with_steps():
+    """Beside the result, a million pixels and 200 steps take less than 16 MB, gradients included."""
+    code = """
+import resource, torch
+from kernel_scenes import Draw, draw_scene, options_of
+from nanobrag_torch.kernels import cpu
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def run(side, lattices):
+    draw = Draw(panels=1, sources=1, lattices=lattices, pixel=1e-5)
+    scene, options = draw_scene(draw), options_of(draw, image_shape=(side, side), dtype=torch.float32)
+    value = cpu.value(None, scene, options)
+    cpu.gradients(torch.ones_like(value), None, scene, options, [True] * 14)
+run(16, 2)
+before = peak()
+run(512, 200)
+print(peak() - before)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=sys.path[0])
+    assert float(found.stdout) < 16
