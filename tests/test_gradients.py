@@ -88,7 +88,8 @@ def test_gradients_of_several_parameters_at_once_are_those_of_each_alone():
 
 
 def test_the_page_has_every_row_and_no_failing_one():
-    lines = [line.split("|")[1:-1] for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    table = PAGE.read_text().partition("<!-- table -->")[2]
+    lines = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| `")]
     assert [cells[0].strip().strip("`") for cells in lines] == gradients.rows()
     for cells in lines:
         figures = [float(cell) for cell in cells[1:]]
