@@ -200,6 +200,20 @@ def test_forward_mode_differentiates_the_operation():
         assert torch.equal(forward_ad.unpack_dual(dual).tangent, slopes)
 
 
+def test_forward_jacobians_take_one_pass():
+    draw = Draw(lattices=2)
+    scene, options = draw_scene(draw), options_of(draw, image_shape=SMALL)
+
+    def image(wavelengths: Tensor, scale: Tensor) -> Tensor:
+        moved = replace(scene, wavelengths=wavelengths, lattice=scale * scene.lattice)
+        return operation.intensity(None, moved, options, kernel="fused")
+
+    leaves = scene.wavelengths, torch.ones((), dtype=D)
+    found = torch.func.jacfwd(image, argnums=(0, 1))(*leaves)
+    true = torch.autograd.functional.jacobian(image, leaves)
+    assert all(deviation(a, b) < 1e-12 for a, b in zip(found, true, strict=True))
+
+
 @pytest.mark.parametrize("pixels", [None, torch.tensor([1, 2, 7, 9])], ids=["all", "list"])
 def test_opcheck(pixels):
     draw = Draw(panels=1, lattices=2)

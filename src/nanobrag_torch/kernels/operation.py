@@ -66,11 +66,12 @@ def intensity(
 
 
 def _fused(pixels: Tensor | None, scene: Scene, options: Options, progress: reference.Progress | None) -> Tensor:
-    if progress is not None and scene.panels.device.type == "cpu" and not _differentiates(scene):
-        return cpu.value(pixels, scene, options, progress)
     primals, slopes = zip(*map(forward_ad.unpack_dual, scene.tensors()), strict=True)
+    moves = any(slope is not None for slope in slopes)
+    if progress is not None and scene.panels.device.type == "cpu" and not moves and not _differentiates(scene):
+        return cpu.value(pixels, scene, options, progress)
     result: Tensor = torch.ops.nanobrag_torch.intensity(pixels, *primals, *pack_options(options))
-    if any(slope is not None for slope in slopes):
+    if moves:
         slope = _slope(pixels, Scene(*primals), slopes, options)
         result = forward_ad.make_dual(result, slope)  # type: ignore[no-untyped-call]
     if progress is not None:
@@ -249,7 +250,27 @@ def _tangents_fake(pixels: Tensor | None, *arguments: Any) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=panels.device)
 
 
+def _tangents_together(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
+    """A batch of directions, as torch.func.jacfwd asks for them, in one pass; scenes are not batched."""
+    *others, directions = arguments
+    *fixed, batched = in_dims
+    if any(isinstance(dim, int) for dim in fixed):
+        raise InputError("vmap", "a batch of scenes", "a batch of directions")
+    count = info.batch_size
+    whole = [_in_a_row(stack, dim, count) for stack, dim in zip(directions, batched, strict=True)]
+    slopes: Tensor = torch.ops.nanobrag_torch.intensity_tangents(*others, whole)
+    return slopes.reshape(count, slopes.shape[0] // count, slopes.shape[1]), 0
+
+
+def _in_a_row(stack: Tensor, dim: int | None, count: int) -> Tensor:
+    """Batched stacks [count, T, *shape] one after the other; the same ones `count` times where there is no batch."""
+    if stack.numel() == 0:
+        return stack
+    return stack.repeat(count, *[1] * (stack.dim() - 1)) if dim is None else stack.movedim(dim, 0).flatten(0, 1)
+
+
 torch.library.register_fake("nanobrag_torch::intensity_tangents", _tangents_fake)
+torch.library.register_vmap("nanobrag_torch::intensity_tangents", _tangents_together)
 
 
 def tangents(
