@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,9 +156,9 @@ class Detector:
         """Number of layers and [2]: thickness of one (m) and attenuation (1/m) (section 3.4)."""
         config = self.config
         depth = config.detector_abs_um
-        absorbing = depth is None or (depth != 0 and depth != float("inf"))
+        absorbing = depth is None or isinstance(depth, Tensor) or depth not in (0, math.inf)
         thick = self._tensor(config.detector_thick_um) * MICRON
-        if not absorbing or not isinstance(thick, Tensor) or _is_zero(config.detector_thick_um):
+        if not absorbing or _is_zero(config.detector_thick_um):
             return 1, torch.zeros(2, dtype=torch.float64, device=self.device)
         layers = 2 if config.detector_thicksteps is None else max(2, config.detector_thicksteps)
         overshoot = compat.layers_overshoot and config.detector_thicksteps is not None
