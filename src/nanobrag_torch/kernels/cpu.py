@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from nanobrag_torch.kernels.problem import Options, Scene
 Progress = Callable[[float], None]
 Piece = tuple[int, int]
 
-PIECES_PER_THREAD = 4
+PIECES_PER_THREAD = 8
 MOST_PARTS = 64
 SUMS_BYTES = 2**26
 TABLE_BYTES = 2**28
@@ -166,7 +168,8 @@ def pixel_count(pixels: Tensor | None, scene: Scene, options: Options) -> int:
 
 def finite(scene: Scene) -> bool:
     """Whether everything but the table is finite: vector code may not be relied on to carry NaN through."""
-    return all(bool(torch.isfinite(t).all()) for t in scene.tensors() if t is not scene.structure_factors)
+    small = (tensor for tensor in scene.tensors() if tensor is not scene.structure_factors)
+    return all(bool(np.isfinite(tensor.detach().numpy()).all()) for tensor in small)
 
 
 def thread_count(options: Options) -> int:
@@ -183,16 +186,33 @@ def _pieces(count: int, wanted: int, unit: int) -> list[tuple[int, int]]:
 
 
 def _deal(work: Callable[[Any], None], pieces: Sequence[Any], threads: int, progress: Progress | None) -> None:
-    """Do the work of every piece on so many threads."""
-    if threads == 1 or len(pieces) <= 1:
-        for done, piece in enumerate(pieces, 1):
+    """Do the work of every piece on so many threads, this one among them."""
+    left = deque(pieces)
+
+    def help_out(report: Progress | None = None) -> None:
+        while left:
+            try:
+                piece = left.popleft()
+            except IndexError:  # another thread was faster
+                return
             work(piece)
-            if progress is not None:
-                progress(done / len(pieces))
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = [pool.submit(work, piece) for piece in pieces]
-        for done, finished in enumerate(as_completed(waiting), 1):
-            finished.result()
-            if progress is not None:
-                progress(done / len(pieces))
+            if report is not None:
+                report(1 - len(left) / len(pieces))
+
+    helpers = min(threads, len(pieces)) - 1
+    waiting = [_pool(threads - 1).submit(help_out) for _ in range(helpers)]
+    help_out(progress)
+    for helper in waiting:
+        helper.result()
+    if progress is not None and pieces:
+        progress(1.0)
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that wait for work: starting them anew takes as long as a small image."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="nanobrag_torch")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of these threads

@@ -52,7 +52,7 @@ from nanobrag_torch.kernels.cpu_layout import (
     Y,
     Z,
 )
-from nanobrag_torch.kernels.cpu_math import FAST, stage, vector_code
+from nanobrag_torch.kernels.cpu_math import FAST, larger, stage, vector_code
 
 NOTHING, OUTSIDE, INSIDE, PARTLY = -2, 0, 2, 4
 """Where a block lies in the table of structure factors; plus 1 where float32 differences are precise enough."""
@@ -60,47 +60,59 @@ EXACT_FLOAT32 = 2.0**23
 
 
 @stage()
-def survey(scratch: Scratch, scene: Packed) -> None:
+def survey(scratch: Scratch, scene: Packed, lanes: int) -> None:
     """How a block is to be treated for each lattice, into where [K]: at a glance for all of them, or one by one."""
-    box, where, envelope, numbers = scratch.box, scratch.where, scene.envelope, scene.numbers
-    has_table, cubic = scene.whole[HAS_TABLE], scene.whole[CUBIC]
-    narrow = numbers[NARROW_BOUND] if box[GROUPED] > 0 else -1.0
-    everywhere = PARTLY if cubic else _outlook(box, envelope[0], envelope[1], narrow, numbers, scene.grid, has_table)
-    each = not cubic and (everywhere == PARTLY or not everywhere & 1)
+    where, envelope = scratch.where, scene.envelope
+    everywhere = _look(scratch, scene, lanes, envelope[0], envelope[1])
+    each = everywhere == PARTLY or (scene.numbers[NARROW_BOUND] > 0 and not everywhere & 1)
+    each = each and where.size > 1 and not scene.whole[CUBIC]
     for k in range(where.size):
         where[k] = everywhere
         if each:
-            where[k] = _outlook(box, scene.lattice[k], envelope[2], narrow, numbers, scene.grid, has_table)
-        if where[k] < INSIDE and numbers[DEFAULT_F] == 0:
+            where[k] = _look(scratch, scene, lanes, scene.lattice[k], envelope[2])
+        if where[k] < INSIDE and scene.numbers[DEFAULT_F] == 0:
             where[k] = NOTHING
 
 
 @stage()
-def _outlook(box: Array, a: Array, spread: Array, bound: float, numbers: Array, grid: Array, has_table: int) -> int:
+def _look(scratch: Scratch, scene: Packed, lanes: int, a: Array, spread: Array) -> int:
     """Bounds on hkl over a block, for all lattices within `spread` of `a`, element by element.
 
     The error of hkl is about 2^-24 times the reach of a group, that of the image N times as much: so N times the
     reach is bounded. Table indices relative to an anchor's must be exact in float32 too.
     """
-    narrow, inside, touches, span = True, has_table > 0, has_table > 0, 0.0
+    box, numbers, grid, has_table = scratch.box, scene.numbers, scene.grid, scene.whole[HAS_TABLE] > 0
+    narrow, inside, touches, span = box[GROUPED] > 0, has_table, has_table, 0.0
+    if scene.whole[CUBIC]:
+        return PARTLY
     for axis in range(3):
-        centre, half, reach = -grid[axis], 0.51, 0.0
+        reach, margin = 0.0, 0.51
         for i in range(3):
-            element, some = a[3 * axis + i], spread[3 * axis + i]
-            most = abs(element) + some
-            reach += most * box[REACH + i]
-            centre += element * box[CENTRE + i]
-            half += most * box[HALF + i] + some * abs(box[CENTRE + i])
-        half += reach
-        narrow = narrow and numbers[CELLS + axis] * reach <= bound
-        inside = inside and centre - half >= 0 and centre + half <= grid[3 + axis] - 1
-        touches = touches and centre + half >= 0 and centre - half <= grid[3 + axis] - 1
+            some = spread[3 * axis + i]
+            reach += (abs(a[3 * axis + i]) + some) * box[REACH + i]
+            margin += some * (abs(box[CENTRE + i]) + box[HALF + i])
+        low, high = _range_of_anchors(scratch.v, lanes, a[3 * axis], a[3 * axis + 1], a[3 * axis + 2])
+        low, high = low - reach - margin - grid[axis], high + reach + margin - grid[axis]
+        narrow = narrow and numbers[CELLS + axis] * reach <= numbers[NARROW_BOUND]
+        inside = inside and low >= 0 and high <= grid[3 + axis] - 1
+        touches = touches and high >= 0 and low <= grid[3 + axis] - 1
         span = span * grid[3 + axis] + reach + 1
     if not touches:
         return OUTSIDE + (1 if narrow else 0)
     if inside:
         return INSIDE + (1 if narrow and span < EXACT_FLOAT32 else 0)
     return PARTLY
+
+
+@stage(inline="always", fastmath=FAST)
+def _range_of_anchors(v: Array, lanes: int, x: float, y: float, z: float) -> Any:
+    """Least and largest x q_x + y q_y + z q_z of the anchors."""
+    first = x * v[ANCHOR_X] + y * v[ANCHOR_Y] + z * v[ANCHOR_Z]
+    low, high = -first, first
+    for g in range(lanes // GROUP):
+        value = x * v[ANCHOR_X + g] + y * v[ANCHOR_Y + g] + z * v[ANCHOR_Z + g]
+        low, high = larger(-value, low), larger(value, high)
+    return -low, high
 
 
 @stage(fastmath=FAST)

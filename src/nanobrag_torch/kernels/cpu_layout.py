@@ -20,7 +20,7 @@ LANES = 256
 ROW = LANES + 16  # apart by no power of two, or rows would compete for the same lines of the cache
 GROUP = 16
 GROUPS = LANES // GROUP
-CHUNK = 4096  # pixels; blocks never cross from one chunk to the next, so that work can be dealt out by chunks
+CHUNK = 2048  # pixels; blocks never cross from one chunk to the next, so that work can be dealt out by chunks
 BATCH = 64  # lattices whose float32 sums are then added up in float64
 SCALE = 2.0**33
 

@@ -113,7 +113,7 @@ def look_at_source(scratch: Scratch, scene: Packed, lanes: int, s: int, very_fir
     if not factors(v, lanes, source, whole[OVERSAMPLE] * whole[OVERSAMPLE]):
         return False
     offsets(v, scratch.w, lanes, scratch.box)
-    survey(scratch, scene)
+    survey(scratch, scene, lanes)
     return True
 
 
