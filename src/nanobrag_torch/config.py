@@ -98,11 +98,13 @@ class CrystalConfig:
         _require_finite(self)
         _require_positive(self, "cell_a", "cell_b", "cell_c", "cell_alpha", "cell_beta", "cell_gamma", "sample_size_mm")
         _require_at_least(self, 1, "phi_steps", "mosaic_domains")
+        _require_whole(self, "phi_steps", "mosaic_domains", "mosaic_seed")
         _require_at_least(self, 0, "mosaic_spread_deg")
         _require_length(self, 3, "misset_deg", "N_cells", "spindle_axis", "orientation_vector_deg")
         _require_length(self, 3, "mosflm_a_star", "mosflm_b_star", "mosflm_c_star")
         _require_length(self, 4, "orientation_quaternion")
-        if len(_flat(self.mosaic_spread_deg)) not in (1, 3, 9):
+        _require_nonzero(self, "spindle_axis", "orientation_quaternion")
+        if _spread_shape(self.mosaic_spread_deg) not in ((), (1,), (3,), (3, 3)):
             raise InputError(
                 "mosaic_spread_deg", _shown(self.mosaic_spread_deg), "1 number, 3 numbers or a 3 x 3 matrix"
             )
@@ -137,7 +139,9 @@ class PanelConfig:
         _require_finite(self, but=("detector_abs_um", "mask_array"))
         _require_positive(self, "pixel_size_mm", "spixels", "fpixels", "detector_abs_um")
         _require_at_least(self, 0, "detector_thick_um")
+        _require_whole(self, "spixels", "fpixels")
         _require_length(self, 3, "origin_mm", "fast_axis", "slow_axis")
+        _require_nonzero(self, "fast_axis", "slow_axis")
         _require_mask(self)
 
 
@@ -154,6 +158,14 @@ class GroupConfig:
     def __post_init__(self) -> None:
         _require_finite(self)
         _require_length(self, 3, "shift_mm", "rotation_deg", "centre_mm")
+
+
+REPLACED_BY_PANELS = (
+    "distance_mm", "close_distance_mm", "beam_center_s", "beam_center_f", "detector_pivot", "pix0_vector_mm",
+    "detector_rotx_deg", "detector_roty_deg", "detector_rotz_deg", "detector_twotheta_deg",
+    "detector_abs_um", "detector_thick_um", "roi_xmin", "roi_xmax", "roi_ymin", "roi_ymax", "mask_array",
+)  # fmt: skip
+"""Fields of DetectorConfig that each panel has for itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +211,7 @@ class DetectorConfig:
     roi_ymin: int | None = None  # slow axis, inclusive
     roi_ymax: int | None = None
     mask_array: Any | None = None  # (spixels, fpixels), zero = skip
-    panels: Sequence[PanelConfig] = ()  # replaces distance, centre, pivot, rotations, sizes, thickness and mask
+    panels: Sequence[PanelConfig] = ()  # replaces distance, centre, pivot, rotations, sizes, thickness, region and mask
     groups: Sequence[GroupConfig] = ()  # that panels belong to
 
     def __post_init__(self) -> None:
@@ -212,12 +224,24 @@ class DetectorConfig:
         _require_at_least(self, 1, "detector_thicksteps")
         vectors = ("fdet_vector", "sdet_vector", "odet_vector", "beam_vector", "polar_vector", "spindle_axis")
         _require_length(self, 3, "twotheta_axis", "pix0_vector_mm", *(f"custom_{v}" for v in vectors))
+        _require_whole(self, "spixels", "fpixels", "oversample", "detector_thicksteps")
+        _require_whole(self, "roi_xmin", "roi_xmax", "roi_ymin", "roi_ymax")
+        _require_nonzero(self, "distance_mm", "close_distance_mm")
         _require_mask(self)
         self._require_groups()
+        if self.panels:
+            self._require_unused(*REPLACED_BY_PANELS)
         for low, high in (("roi_xmin", "roi_xmax"), ("roi_ymin", "roi_ymax")):
             a, b = getattr(self, low), getattr(self, high)
             if a is not None and b is not None and 0 <= b < a:
                 raise InputError(f"{low}, {high}", (a, b), "first <= last")
+
+    def _require_unused(self, *names: str) -> None:
+        """What the panels replace must not be given beside them: it would do nothing."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in names and (value is not field.default and _flat(value) != _flat(field.default)):
+                raise InputError(field.name, _shown(value), "nothing where panels are given: they replace it")
 
     def _require_groups(self) -> None:
         """Every group that is named exists, and no group belongs to itself."""
@@ -268,12 +292,16 @@ class BeamConfig:
             self, 0, "flux", "exposure", "fluence", "dmin", "water_size_um", "source_weights", "beamsize_mm"
         )
         _require_at_least(self, 1, "dispersion_steps", "hdiv_steps", "vdiv_steps")
+        _require_whole(self, "dispersion_steps", "hdiv_steps", "vdiv_steps")
         _require_length(self, 3, "polarization_axis")
         self._require_source_table()
 
     def _require_source_table(self) -> None:
         columns = {n: getattr(self, n) for n in ("source_directions", "source_wavelengths", "source_weights")}
         sizes = {n: len(v) for n, v in columns.items() if v is not None}
+        directions = self.source_directions
+        if directions is not None and len(_flat(directions)) != 3 * len(directions):
+            raise InputError("source_directions", f"{len(_flat(directions))} numbers", "3 numbers a source")
         if len(set(sizes.values())) > 1:
             raise InputError(", ".join(sizes), tuple(sizes.values()), "one entry a source in each")
         if 0 in sizes.values():
@@ -282,8 +310,8 @@ class BeamConfig:
 
 def _require_mask(config: Any) -> None:
     mask, shape = config.mask_array, (config.spixels, config.fpixels)
-    if mask is not None and tuple(mask.shape) != shape:
-        raise InputError("mask_array", tuple(mask.shape), f"shape {shape}")
+    if mask is not None and tuple(getattr(mask, "shape", ())) != shape:
+        raise InputError("mask_array", tuple(getattr(mask, "shape", ())), f"an array of shape {shape}")
 
 
 def _flat(value: Any) -> list[float]:
@@ -332,6 +360,27 @@ def _require_length(config: Any, length: int, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and len(_flat(value)) != length:
             raise InputError(name, _shown(value), f"{length} numbers")
+
+
+def _require_whole(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not (hasattr(value, "__index__") and not isinstance(value, bool)):
+            raise InputError(name, _shown(value), "a whole number")
+
+
+def _require_nonzero(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not any(_flat(value)):
+            raise InputError(name, _shown(value), "anything but 0")
+
+
+def _spread_shape(value: Any) -> tuple[int, ...]:
+    """Shape of a number, a sequence of numbers or of rows, or an array."""
+    if hasattr(value, "shape"):
+        return tuple(value.shape)
+    return () if isinstance(value, (int, float)) else (len(value), *_spread_shape(value[0]))
 
 
 def _coerce_enum(config: Any, name: str, kind: type[Enum]) -> None:

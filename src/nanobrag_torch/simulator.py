@@ -48,11 +48,13 @@ class Simulator:
             raise InputError("dtype", dtype, "float32, float64")
         if kernel not in operation.KERNELS:
             raise InputError("kernel", kernel, ", ".join(operation.KERNELS))
+        if threads is not None and threads < 1:
+            raise InputError("threads", threads, "a whole number from 1 up")
+        self.kernel, self.dtype, self.device = kernel, dtype, checked_device(device)
         self.crystal = crystal
         self.detector = detector if detector is not None else Detector(device=device)
         self.beam = Beam(beam_config, device=device)
         self.compat = Compat.of(compat, phi_mode)
-        self.kernel, self.dtype, self.device = kernel, dtype, checked_device(device)
         self.threads = threads or 0
 
     @property

@@ -17,6 +17,7 @@ from nanobrag_torch.io.mosflm import read_mosflm_matrix
 from nanobrag_torch.models.beam import Beam
 from nanobrag_torch.models.crystal import Crystal, stale_steps
 from nanobrag_torch.models.detector import Detector
+from nanobrag_torch.simulator import Simulator
 from nanobrag_torch.testing import EXAMPLES
 
 F64 = torch.float64
@@ -208,12 +209,52 @@ def test_flux_over_beam_area_replaces_fluence():
         (BeamConfig, {"dispersion_steps": 0}, "dispersion_steps"),
         (BeamConfig, {"source_directions": torch.eye(3), "source_weights": [1.0]}, "one entry"),
         (BeamConfig, {"source_wavelengths": []}, "at least one"),
+        (BeamConfig, {"source_directions": [[1.0, 0.0]]}, "3 numbers a source"),
+        (BeamConfig, {"hdiv_steps": 2.5}, "hdiv_steps.*whole"),
+        (CrystalConfig, {"cell_a": 50.0, "phi_steps": 2.5}, "phi_steps.*whole"),
+        (CrystalConfig, {"cell_a": 50.0, "mosaic_spread_deg": [0.1] * 9}, "mosaic_spread_deg"),
+        (CrystalConfig, {"cell_a": 50.0, "spindle_axis": (0, 0, 0)}, "spindle_axis"),
+        (DetectorConfig, {"distance_mm": 0.0}, "distance_mm.*but 0"),
+        (DetectorConfig, {"roi_xmin": 3.5}, "roi_xmin.*whole"),
+        (DetectorConfig, {"mask_array": [[1, 1], [1, 1]]}, "mask_array.*an array"),
     ],
 )
 def test_bad_values_are_named(maker, fields, names):
     with pytest.raises(InputError, match=names) as error:
         maker(**fields)
     assert "\n" not in str(error.value)
+
+
+def test_a_parameter_may_have_one_element_instead_of_no_axis():
+    """Optimisers' parameters are often made as torch.tensor([x])."""
+    whole = {"cell_a": 50.0, "mosaic_spread_deg": 0.5, "N_cells": (5, 5, 5), "mosaic_domains": 4}
+    plain, listed = (
+        Crystal(CrystalConfig(**whole | {name: torch.tensor(whole[name], dtype=F64).reshape(shape) for name in given}))
+        for given in [("cell_a", "mosaic_spread_deg")]
+        for shape in [(), (1,)]
+    )
+    spindle = torch.tensor([0.0, 0.0, 1.0], dtype=F64)
+    assert torch.equal(plain.lattice(spindle)[0], listed.lattice(spindle)[0])
+
+
+@pytest.mark.parametrize(
+    ("table", "metadata", "names"),
+    [
+        (torch.ones(3, 3), {"h_min": 0, "k_min": 0, "l_min": 0}, "hkl_data"),
+        (torch.ones(3, 3, 3), {"h_min": 0}, "hkl_metadata"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(table, metadata, names):
+    crystal = Crystal(CrystalConfig(cell_a=50.0))
+    crystal.hkl_data, crystal.hkl_metadata = table, metadata
+    with pytest.raises(InputError, match=names):
+        crystal.structure_factors(F64)
+
+
+@pytest.mark.parametrize("options", [{"threads": 0}, {"device": "cudda"}, {"kernel": "fast"}, {"dtype": torch.int32}])
+def test_bad_options_of_a_simulator_are_named(options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        Simulator(Crystal(CrystalConfig(cell_a=50.0)), **options)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -92,6 +92,10 @@ def test_bad_panels_are_refused(origin):
         DetectorConfig(panels=[tile(origin, 0, 0, (4, 4), group="nowhere")])
     with pytest.raises(InputError, match="contain themselves"):
         DetectorConfig(groups=[GroupConfig(name="a", parent="b"), GroupConfig(name="b", parent="a")])
+    with pytest.raises(InputError, match="distance_mm.*panels are given"):
+        DetectorConfig(panels=[tile(origin, 0, 0, (4, 4))], distance_mm=torch.tensor(100.0, requires_grad=True))
+    with pytest.raises(InputError, match="roi_xmax.*panels are given"):
+        DetectorConfig(panels=[tile(origin, 0, 0, (4, 4))], roi_xmax=2)
     with pytest.raises(InputError, match="every panel, or none"):
         tiles = [tile(origin, 0, 0, (4, 4), detector_thick_um=300.0), tile(origin, 0, 0, (4, 4))]
         Detector(DetectorConfig(panels=tiles)).geometry()

@@ -78,7 +78,8 @@ class Beam:
     def fluence(self) -> Tensor:
         """Photons per square metre []: flux * exposure / beam size squared when a flux is given."""
         config = self.config
-        if isinstance(config.flux, Tensor) or (config.flux != 0 and config.exposure > 0):
+        exposed = isinstance(config.exposure, Tensor) or config.exposure > 0
+        if isinstance(config.flux, Tensor) or (config.flux != 0 and exposed):
             size = self._tensor(config.beamsize_mm) * MM
             return self._tensor(config.flux) * self._tensor(config.exposure) / size / size
         return self._tensor(config.fluence)

@@ -151,7 +151,7 @@ class Crystal:
     @property
     def _is_anisotropic(self) -> bool:
         spread = self.config.mosaic_spread_deg
-        return not isinstance(spread, float | int) and self._tensor(spread).dim() > 0
+        return not isinstance(spread, float | int) and self._tensor(spread).numel() > 1
 
     def _domain_rotations(self, vectors: Tensor, rows: Tensor) -> Tensor:
         """Rotations [M, 3, 3] from rotation vectors in the unit ball [M, 3]."""
@@ -173,8 +173,10 @@ class Crystal:
         """Table of amplitudes [H, K, L] after scale and B factor, and its first indices; no element without a table."""
         if self.hkl_data is None:
             return torch.zeros((0, 0, 0), dtype=dtype, device=self.device), (0, 0, 0)
-        if self.hkl_metadata is None:
-            raise InputError("hkl_metadata", None, "h_min ... l_max of hkl_data")
+        if self.hkl_data.dim() != 3:
+            raise InputError("hkl_data", tuple(self.hkl_data.shape), "a table (H, K, L)")
+        if self.hkl_metadata is None or not {"h_min", "k_min", "l_min"} <= self.hkl_metadata.keys():
+            raise InputError("hkl_metadata", self.hkl_metadata, "h_min ... l_max of hkl_data")
         first = tuple(int(self.hkl_metadata[f"{axis}_min"]) for axis in "hkl")
         table = self.hkl_data.to(dtype=dtype, device=self.device)
         return self._scaled(table, first).to(dtype), (first[0], first[1], first[2])
@@ -216,7 +218,7 @@ class Crystal:
         return as_tensor(value, self.device)
 
     def _stack(self, values: list[Any]) -> Tensor:
-        return torch.stack([self._tensor(value) for value in values])
+        return torch.stack([self._tensor(value).squeeze() for value in values])  # a parameter may have shape (1,)
 
 
 def stale_steps(phi: Tensor) -> Tensor:
