@@ -58,6 +58,8 @@ R = TypeVar("R")
 
 PACKAGE = "nanobrag_torch"
 DEFAULTS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
+LIGHT_VERSIONS = ("0.68.",)
+"""Of numba, whose cache `_load_lightly` knows."""
 _LOCK = threading.RLock()
 
 
@@ -200,7 +202,32 @@ def _dispatcher(kernel: Compiled[..., Any]) -> Any:
     # numba decides where a function is cached when it is defined, by these two settings.
     place = folder / f"{kernel.function.__name__}-{kernel.fingerprint[:16]}"
     with _numba_settings(CACHE_DIR=str(place), CACHE_LOCATOR_CLASSES=""):
-        return numba.njit(cache=True, **kernel.options)(function)
+        dispatcher = numba.njit(cache=True, **kernel.options)(function)
+    _load_lightly(dispatcher)
+    return dispatcher
+
+
+def _load_lightly(dispatcher: Any) -> None:
+    """Look for machine code in the cache before numba sets up what only compiling needs: half a second of imports.
+
+    Where that finds nothing, and in versions of numba in which it was not tried, numba's own way is taken.
+    """
+    import numba
+
+    if not numba.__version__.startswith(LIGHT_VERSIONS):
+        return
+    cache = dispatcher._cache
+    look, look_and_prepare = cache._load_overload, cache.load_overload
+
+    def load_overload(signature: Any, context: Any) -> Any:
+        try:
+            importlib.import_module("numba.core.runtime").rtsys.initialize(context)  # what machine code may call
+            found = look(signature, context)
+        except Exception:  # numba's own way repairs or reports whatever it was
+            found = None
+        return look_and_prepare(signature, context) if found is None else found
+
+    cache.load_overload = load_overload
 
 
 @contextmanager

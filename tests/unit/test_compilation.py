@@ -170,3 +170,21 @@ def test_what_the_cache_could_not_see_is_refused():
         compiled()(lambda x: outside * x)
     with pytest.raises(TypeError, match="import what it needs from nanobrag_torch.errors by name"):
         through_a_module(1.0)
+
+
+def test_code_from_the_cache_runs_without_setting_up_the_compiler(tmp_path):
+    """A second process takes the same result from the cache, and never imports what numba compiles arrays with."""
+    program = (
+        "import sys, numpy as np\n"
+        "from nanobrag_torch.noise import poisson_image\n"
+        "from nanobrag_torch.physics.random_streams import Streams\n"
+        "photons, _ = poisson_image(np.full((3, 5), 7.5, np.float32), Streams(), -4)\n"
+        "print(photons.sum(), 'numba.np.arraymath' in sys.modules)\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    runs = [
+        subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    (first, compiled), (second, again) = (run.stdout.split() for run in runs)
+    assert first == second and compiled == "True" and again == "False"
