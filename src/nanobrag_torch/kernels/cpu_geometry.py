@@ -37,9 +37,6 @@ from nanobrag_torch.kernels.cpu_layout import (
     INVERSE_LAMBDA,
     KNOWN,
     LAYER_STEP,
-    NEAR_X,
-    NEAR_Y,
-    NEAR_Z,
     NORMAL,
     OMEGA,
     ORIGIN,
@@ -52,6 +49,7 @@ from nanobrag_torch.kernels.cpu_layout import (
     SLOW_INDEX,
     SLOW_SIZE,
     SOURCE_WEIGHT,
+    TOTAL,
     Array,
     X,
     Y,
@@ -99,6 +97,37 @@ def _normalise(v: Array, lanes: int) -> None:
         x, y, z = v[AIM_X + j], v[AIM_Y + j], v[AIM_Z + j]
         inverse = 1 / np.sqrt(x * x + y * y + z * z)
         v[AIM_X + j], v[AIM_Y + j], v[AIM_Z + j], v[INVERSE + j] = x * inverse, y * inverse, z * inverse, inverse
+
+
+@stage(fastmath=FAST)
+def look_once(v: Array, lanes: int, panel: Array, source: Array, point_pixel: int) -> None:
+    """q, FACTOR and an empty TOTAL where a pixel has one sample and one source, in one go: `aim` to `factors` at once.
+
+    For flat panels whose sensor has no thickness.
+    """
+    vector_code()
+    ox, oy, oz = panel[ORIGIN], panel[ORIGIN + 1], panel[ORIGIN + 2]
+    fx, fy, fz = panel[FAST_AXIS], panel[FAST_AXIS + 1], panel[FAST_AXIS + 2]
+    sx, sy, sz = panel[SLOW_AXIS], panel[SLOW_AXIS + 1], panel[SLOW_AXIS + 2]
+    fast_size, slow_size = panel[FAST_SIZE], panel[SLOW_SIZE]
+    ix, iy, iz, per_length = source[INCIDENT], source[INCIDENT + 1], source[INCIDENT + 2], source[INVERSE_LAMBDA]
+    xx, yy, zz = source[POLARIZATION], source[POLARIZATION + 4], source[POLARIZATION + 8]
+    xy = source[POLARIZATION + 1] + source[POLARIZATION + 3]
+    xz = source[POLARIZATION + 2] + source[POLARIZATION + 6]
+    yz = source[POLARIZATION + 5] + source[POLARIZATION + 7]
+    flat, tilted = (1.0, 0.0) if point_pixel else (0.0, panel[AREA] * panel[CLOSE])
+    half = source[SOURCE_WEIGHT] / 2
+    for j in range(lanes):
+        along_fast, along_slow = (v[FAST_INDEX + j] + 0.5) * fast_size, (v[SLOW_INDEX + j] + 0.5) * slow_size
+        x = along_fast * fx + along_slow * sx + ox
+        y = along_fast * fy + along_slow * sy + oy
+        z = along_fast * fz + along_slow * sz + oz
+        inverse = 1 / np.sqrt(x * x + y * y + z * z)
+        x, y, z = x * inverse, y * inverse, z * inverse
+        v[X + j], v[Y + j], v[Z + j] = (x - ix) * per_length, (y - iy) * per_length, (z - iz) * per_length
+        twice = 1 + x * (xx * x + xy * y + xz * z) + y * (yy * y + yz * z) + zz * z * z
+        v[FACTOR + j] = half * inverse * inverse * (flat + tilted * inverse) * twice
+        v[TOTAL + j] = 0.0
 
 
 @stage(fastmath=FAST)
@@ -154,35 +183,29 @@ def scatter(v: Array, lanes: int, source: Array, dmin: float) -> None:
 
 
 @stage(fastmath=FAST)
-def offsets(v: Array, w: Array, lanes: int, box: Array) -> None:
-    """q of the anchors, float32 differences from them, and how far both reach."""
+def offsets(v: Array, w: Array, lanes: int, box: Array, has_table: int) -> None:
+    """q of the anchors, float32 differences from them, and how far both reach; the anchors' reach for a table alone."""
     vector_code()
-    _anchor(v, lanes, X, NEAR_X, ANCHOR_X)
-    _anchor(v, lanes, Y, NEAR_Y, ANCHOR_Y)
-    _anchor(v, lanes, Z, NEAR_Z, ANCHOR_Z)
-    for j in range(lanes):
-        w[DX + j] = v[X + j] - v[NEAR_X + j]
-        w[DY + j] = v[Y + j] - v[NEAR_Y + j]
-        w[DZ + j] = v[Z + j] - v[NEAR_Z + j]
+    groups = lanes // GROUP
+    size = lanes // groups  # which is GROUP; a constant would be unrolled into scalar code
+    for g in range(groups):
+        first = g * GROUP
+        x, y, z = v[X + first + GROUP // 2], v[Y + first + GROUP // 2], v[Z + first + GROUP // 2]
+        v[ANCHOR_X + g], v[ANCHOR_Y + g], v[ANCHOR_Z + g] = x, y, z
+        for t in range(size):
+            w[DX + first + t] = v[X + first + t] - x
+            w[DY + first + t] = v[Y + first + t] - y
+            w[DZ + first + t] = v[Z + first + t] - z
     far_x = far_y = far_z = abs(w[DX])
     for j in range(lanes):
         far_x = larger(abs(w[DX + j]), far_x)
         far_y = larger(abs(w[DY + j]), far_y)
         far_z = larger(abs(w[DZ + j]), far_z)
     box[REACH], box[REACH + 1], box[REACH + 2] = far_x, far_y, far_z
-    _span(v, lanes, box, CENTRE, ANCHOR_X)
-    _span(v, lanes, box, CENTRE + 1, ANCHOR_Y)
-    _span(v, lanes, box, CENTRE + 2, ANCHOR_Z)
-
-
-@stage(inline="always", fastmath=FAST)
-def _anchor(v: Array, lanes: int, row: int, near: int, anchor: int) -> None:
-    """The middle of every group, once and in each of its lanes."""
-    for g in range(lanes // GROUP):
-        value = v[row + g * GROUP + GROUP // 2]
-        v[anchor + g] = value
-        for j in range(g * GROUP, g * GROUP + GROUP):
-            v[near + j] = value
+    if has_table:
+        _span(v, lanes, box, CENTRE, ANCHOR_X)
+        _span(v, lanes, box, CENTRE + 1, ANCHOR_Y)
+        _span(v, lanes, box, CENTRE + 2, ANCHOR_Z)
 
 
 @stage(inline="always", fastmath=FAST)

@@ -91,12 +91,13 @@ def _look(scratch: Scratch, scene: Packed, lanes: int, a: Array, spread: Array) 
             some = spread[3 * axis + i]
             reach += (abs(a[3 * axis + i]) + some) * box[REACH + i]
             margin += some * (abs(box[CENTRE + i]) + box[HALF + i])
-        low, high = _range_of_anchors(scratch.v, lanes, a[3 * axis], a[3 * axis + 1], a[3 * axis + 2])
-        low, high = low - reach - margin - grid[axis], high + reach + margin - grid[axis]
         narrow = narrow and numbers[CELLS + axis] * reach <= numbers[NARROW_BOUND]
-        inside = inside and low >= 0 and high <= grid[3 + axis] - 1
-        touches = touches and high >= 0 and low <= grid[3 + axis] - 1
-        span = span * grid[3 + axis] + reach + 1
+        if has_table:
+            low, high = _range_of_anchors(scratch.v, lanes, a[3 * axis], a[3 * axis + 1], a[3 * axis + 2])
+            low, high = low - reach - margin - grid[axis], high + reach + margin - grid[axis]
+            inside = inside and low >= 0 and high <= grid[3 + axis] - 1
+            touches = touches and high >= 0 and low <= grid[3 + axis] - 1
+            span = span * grid[3 + axis] + reach + 1
     if not touches:
         return OUTSIDE + (1 if narrow else 0)
     if inside:

@@ -44,9 +44,8 @@ PULL_POLAR = 29 * ROW
 FLAT_X, FLAT_Y, FLAT_Z = 30 * ROW, 31 * ROW, 32 * ROW  # position before a detector is bent
 ANCHOR_X, ANCHOR_Y, ANCHOR_Z = 33 * ROW, 33 * ROW + GROUPS, 33 * ROW + 2 * GROUPS
 RAMP = 34 * ROW  # 0, 1, 2 ...
-NEAR_X, NEAR_Y, NEAR_Z = 35 * ROW, 36 * ROW, 37 * ROW  # q of the anchor, in every lane of its group
-FAR_H, FAR_K, FAR_L = 38 * ROW, 39 * ROW, 40 * ROW  # distance to the nearest integers
-WIDE_SIZE = 41 * ROW
+FAR_H, FAR_K, FAR_L = 35 * ROW, 36 * ROW, 37 * ROW  # distance to the nearest integers
+WIDE_SIZE = 38 * ROW
 
 # scratch of the image's type: rows of LANES, ROW apart
 DX, DY, DZ = 0, ROW, 2 * ROW  # q less the anchor of the group
@@ -91,8 +90,8 @@ CENTRE, HALF, REACH, GROUPED = 0, 3, 6, 9
 BOX_SIZE = 10
 # places in the array of whole numbers
 SLOW_COUNT, FAST_COUNT, OVERSAMPLE, LAYERS, PROFILE, CUBIC, POINT_PIXEL, CURVED = 0, 1, 2, 3, 4, 5, 6, 7
-EACH_OMEGA, EACH_POLAR, EACH_CAPTURE, LAST_CAPTURE, HAS_TABLE = 8, 9, 10, 11, 12
-INTEGERS = 13
+EACH_OMEGA, EACH_POLAR, EACH_CAPTURE, LAST_CAPTURE, HAS_TABLE, SIMPLE = 8, 9, 10, 11, 12, 13
+INTEGERS = 14
 # places in the array of real numbers: effective number of cells on each axis, the bound for float32 differences, and 1
 # if float32 distances would be too coarse for N d
 CELLS, NARROW_BOUND, DEFAULT_F, OFFSET, DMIN, CURVATURE, PHASED = 0, 3, 4, 5, 6, 7, 11

@@ -73,6 +73,7 @@ def _whole_numbers(scene: Scene, options: Options) -> Array:
     alone = samples == 1 and scene.incident.shape[0] == 1 and options.dmin <= 0
     whole[at.EACH_OMEGA] = options.oversample_omega or samples == 1
     whole[at.EACH_POLAR] = options.oversample_polar or alone
+    whole[at.SIMPLE] = alone and not options.curved and float(scene.offset) == 0
     whole[at.LAST_CAPTURE] = options.last_layer_capture and not options.oversample_thick and options.layers > 1
     whole[at.EACH_CAPTURE] = (options.oversample_thick or options.oversample == 1) and not whole[at.LAST_CAPTURE]
     return whole

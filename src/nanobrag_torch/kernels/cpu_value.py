@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from nanobrag_torch.kernels.cpu_blocks import next_block
 from nanobrag_torch.kernels.cpu_cubic import interpolate
-from nanobrag_torch.kernels.cpu_geometry import aim, captures, factors, offsets, polarizations, scatter, solid_angles
+from nanobrag_torch.kernels.cpu_geometry import (
+    aim,
+    captures,
+    factors,
+    look_once,
+    offsets,
+    polarizations,
+    scatter,
+    solid_angles,
+)
 from nanobrag_torch.kernels.cpu_lattice import NOTHING, reflections, survey
 from nanobrag_torch.kernels.cpu_layout import (
     BATCH,
@@ -17,9 +26,11 @@ from nanobrag_torch.kernels.cpu_layout import (
     EACH_OMEGA,
     EACH_POLAR,
     FACTOR,
+    HAS_TABLE,
     KNOWN,
     LAST_CAPTURE,
     LATTICE_WEIGHT,
+    LAYER_STEP,
     LAYERS,
     OFFSET,
     OMEGA,
@@ -29,6 +40,7 @@ from nanobrag_torch.kernels.cpu_layout import (
     POLAR,
     PROFILE,
     SEEN,
+    SIMPLE,
     SUM,
     TOTAL,
     Array,
@@ -67,6 +79,12 @@ def store(out: Array, scratch: Scratch, lanes: int) -> None:
 def add_block(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> None:
     """TOTAL of one block."""
     v, whole = scratch.v, scene.whole
+    if whole[SIMPLE] and panel[LAYER_STEP] <= 0:
+        look_once(v, lanes, panel, scene.sources[0], whole[POINT_PIXEL])
+        offsets(v, scratch.w, lanes, scratch.box, whole[HAS_TABLE])
+        survey(scratch, scene, lanes)
+        add_lattices(scratch, scene, lanes)
+        return
     begin(v, lanes, panel, scene)
     for layer in range(whole[LAYERS]):
         for sub in range(whole[OVERSAMPLE] * whole[OVERSAMPLE]):
@@ -84,8 +102,11 @@ def add_block(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> None
 def begin(v: Array, lanes: int, panel: Array, scene: Packed) -> None:
     """Clear what a block sums up; capture of the last layer where it stands for all."""
     for j in range(lanes):
-        v[TOTAL + j] = v[POLAR + j] = v[KNOWN + j] = 0.0
+        v[TOTAL + j] = 0.0
         v[SEEN + j] = 1.0
+    if not scene.whole[EACH_POLAR]:
+        for j in range(lanes):
+            v[POLAR + j] = v[KNOWN + j] = 0.0
     if scene.whole[LAST_CAPTURE]:
         last, first = scene.whole[LAYERS] - 1, scene.whole[LAYERS] * 0
         aim(v, lanes, panel, last, first, scene.whole, scene.numbers)
@@ -112,7 +133,7 @@ def look_at_source(scratch: Scratch, scene: Packed, lanes: int, s: int, very_fir
         polarizations(v, lanes, source, whole[EACH_POLAR])
     if not factors(v, lanes, source, whole[OVERSAMPLE] * whole[OVERSAMPLE]):
         return False
-    offsets(v, scratch.w, lanes, scratch.box)
+    offsets(v, scratch.w, lanes, scratch.box, whole[HAS_TABLE])
     survey(scratch, scene, lanes)
     return True
 
