@@ -253,6 +253,29 @@ VERBS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trace"], "missing option '--pixel' (see nb trace --help)"),
+        (["trace", "--pixel", "1", "x"], "'--pixel'"),
+        (["diff-json", "A"], "missing argument 'B'"),
+        (["compare", "--bogus"], "no such option: --bogus"),
+        (["tarce"], "no such command 'tarce'"),
+    ],
+)
+def test_words_that_make_no_command_are_one_line(capsys, words, said):
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("nb: error: ") and said in printed.err and printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_without_words_nb_lists_its_verbs(capsys):
+    assert main([]) == 2
+    printed = capsys.readouterr().err
+    assert all(verb in printed for verb in VERBS)
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_is_complete(verb):
     environment = {**os.environ, "COLUMNS": "200"}

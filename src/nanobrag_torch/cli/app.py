@@ -30,6 +30,7 @@ VERBS: dict[str, str] = {
     "view": "nanobrag_torch.cli.nb_view:view",
 }
 """Name of each verb -> "module:function"; in the order that help shows them."""
+UsageError: Any = typer.BadParameter.__base__  # what the parser raises; typer has no public name for it
 
 
 def build() -> typer.Typer:
@@ -52,11 +53,22 @@ def build() -> typer.Typer:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; the exit code is 2 for bad input, after one line that says what is wrong."""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        typer.main.get_command(build()).main(args=argv, prog_name="nb")
+        code = typer.main.get_command(build()).main(args=words, prog_name="nb", standalone_mode=False)
     except InputError as error:
         print(f"nb: error: {error}", file=sys.stderr)
         return 2
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-    return 0
+    except UsageError as error:
+        print(_usage(error) if words else error.format_message(), file=sys.stderr)
+        return 2
+    except typer.Abort:
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: Any) -> str:
+    """One line for words that do not make a command line."""
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    home = "nb" if error.ctx is None else error.ctx.command_path
+    return f"nb: error: {message[:1].lower()}{message[1:]} (see {home} --help)"

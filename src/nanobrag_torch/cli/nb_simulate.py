@@ -166,7 +166,8 @@ def _draw(job: _Job, frame: int, picture: Path) -> None:
 
 def _one_of(experiment: Path | None, geometry: Path | None) -> Path:
     if (experiment is None) == (geometry is None):
-        raise InputError("--geometry", geometry and str(geometry), "one file, as an argument or by --geometry")
+        shown = "nothing" if geometry is None else str(geometry)
+        raise InputError("--geometry", shown, "one file, as an argument or by --geometry")
     path = experiment or geometry
     assert path is not None
     return path
