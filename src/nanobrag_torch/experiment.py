@@ -96,7 +96,7 @@ class Experiment:
         device = options.get("device", "cpu")
         crystal = Crystal(self.crystal_config(frame), device=device)
         if self.structure_factors is not None:
-            attach_structure_factors(crystal, self.structure_factors, default_F=float(self.options.get("default_F", 0)))
+            attach_structure_factors(crystal, self.structure_factors, default_F=self.options.get("default_F", 0.0))
         detector = Detector(self.detector_config(), device=device)
         return Simulator(crystal, detector, beam_config=self.beam_config(frame), **options)
 

@@ -108,6 +108,16 @@ def test_default_fills_what_is_missing_but_not_what_is_extinct():
     assert table[absent[0] - h0, absent[1] - k0, absent[2] - l0] == 7
 
 
+def test_the_default_amplitude_has_a_gradient():
+    expansion = expand_to_p1(unique_reflections("P 21 21 21", (20, 30, 40, 90, 90, 90), 4.0, 3, part=0.5))
+    amplitudes = torch.from_numpy(np.ones(expansion.unique.max() + 1))
+    default = torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
+    make = table_maker(expansion, default_F=default)
+    for _ in range(2):  # a table of each step of a refinement
+        (slope,) = torch.autograd.grad(make(amplitudes).sum(), default)
+        assert slope == (make(amplitudes) == 7).sum() > 0
+
+
 def test_conditions_of_the_tables_are_extinct():
     """Reflection conditions of International Tables A for the zones that these groups extinguish."""
     conditions = {

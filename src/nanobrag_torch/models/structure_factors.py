@@ -23,6 +23,7 @@ from nanobrag_torch.physics.symmetry import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
 
     from nanobrag_torch.models.crystal import Crystal
     from nanobrag_torch.physics.fcalc import BulkSolvent
@@ -122,7 +123,9 @@ def calculated_reflections(
     )
 
 
-def attach_structure_factors(crystal: Crystal, reflections: Reflections, *, default_F: float = 0.0) -> Expansion:
+def attach_structure_factors(
+    crystal: Crystal, reflections: Reflections, *, default_F: float | Tensor = 0.0
+) -> Expansion:
     """Expand reflections to P1 and make them the crystal's table; missing ones get default_F.
 
     To refine amplitudes, make `crystal.hkl_data` from a vector of unique ones with `table_maker(expansion)`.

@@ -174,11 +174,11 @@ def merge_equivalents(reflections: Reflections) -> Reflections:
 def table_maker(
     expansion: Expansion,
     *,
-    default_F: float = 0.0,
+    default_F: float | torch.Tensor = 0.0,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function from unique amplitudes [n] to the table [H, K, L]; gradients act on the unique amplitudes.
+    """A function from unique amplitudes [n] to the table [H, K, L]; gradients act on them, and on default_F [].
 
     Cells without a reflection hold default_F, those that the space group extinguishes 0. The index stays on `device`,
     so that the function is quick in a loop. dtype: that of the amplitudes unless given.
@@ -188,17 +188,20 @@ def table_maker(
     flat = torch.from_numpy(expansion.flat).to(device)
     unique = torch.from_numpy(expansion.unique).to(device)
     cells = expansion.shape[0] * expansion.shape[1] * expansion.shape[2]
-    background = torch.full((cells,), float(default_F), dtype=torch.float64, device=device)
-    if default_F != 0:
-        background[torch.from_numpy(expansion.absences()).to(device)] = 0.0
+    present = torch.ones(cells, dtype=torch.float64, device=device)
+    if isinstance(default_F, torch.Tensor) or default_F != 0:
+        present[torch.from_numpy(expansion.absences()).to(device)] = 0.0
+    default = torch.as_tensor(default_F, dtype=torch.float64, device=device)
 
     def make(amplitudes: torch.Tensor) -> torch.Tensor:
         values = amplitudes.to(device=device, dtype=dtype or amplitudes.dtype)
-        return background.to(values.dtype).index_copy(0, flat, values[unique]).reshape(expansion.shape)
+        return (present * default).to(values.dtype).index_copy(0, flat, values[unique]).reshape(expansion.shape)
 
     return make
 
 
-def amplitude_table(expansion: Expansion, amplitudes: torch.Tensor, *, default_F: float = 0.0) -> torch.Tensor:
+def amplitude_table(
+    expansion: Expansion, amplitudes: torch.Tensor, *, default_F: float | torch.Tensor = 0.0
+) -> torch.Tensor:
     """The table [H, K, L] of unique amplitudes [n], on their device and differentiable by them; see `table_maker`."""
     return table_maker(expansion, default_F=default_F, device=amplitudes.device)(amplitudes)
