@@ -1,0 +1,148 @@
+"""Times and memory of the scenes, round by round with the yardstick, so that a machine's moods cancel in the ratio."""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks.scenes import CASES, Case
+
+from nanobrag_torch.kernels import operation
+
+SLOW_SECONDS = 4.0
+"""Scenes whose gradients take longer than this are repeated SLOW_REPEATS times."""
+SLOW_REPEATS = 3
+
+
+@dataclass
+class Timer:
+    """One thing to time, and the seconds it took, the yardstick's of the same round beside them."""
+
+    run: Callable[[], object]
+    steps: int
+    beside: Timer | None = None
+    seconds: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+
+    def once(self) -> None:
+        """Take the time once more."""
+        start = time.perf_counter()
+        self.run()
+        self.seconds.append(time.perf_counter() - start)
+        if self.beside is not None:
+            other = self.beside
+            self.ratios.append((self.steps / self.seconds[-1]) / (other.steps / other.seconds[-1]))
+
+    def report(self) -> dict[str, float]:
+        """Medians; rates in million pixel-steps a second."""
+        middle = statistics.median(self.seconds)
+        found = {
+            "median_s": middle,
+            "best_s": min(self.seconds),
+            "repeats": len(self.seconds),
+            "million_steps_per_s": self.steps / middle / 1e6,
+        }
+        return found | ({"ratio_to_yardstick": statistics.median(self.ratios)} if self.ratios else {})
+
+
+def yardstick(path: Path) -> dict[str, Timer]:
+    """Value and gradients of the measurement sketch at this path, compiled."""
+    spec = importlib.util.spec_from_file_location("yardstick", path)
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"--yardstick: no Python file at {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    d, incident, inverse, lattice, cells, squares, low = module.problem()
+    pixels = d.shape[1]
+    out, of_d = np.zeros(pixels, np.float32), np.zeros((3, pixels), np.float32)
+    of_a = np.zeros((16, len(lattice), 3, 3))
+    upstream = np.ones(pixels, np.float32)
+
+    def render(gradients: bool) -> None:
+        of_a[:] = 0
+        zero = np.float32(0)
+        module.render(
+            d, incident, inverse, lattice, cells, squares, low, zero, upstream, out, of_d, of_a, gradients
+        )  # fmt: skip
+
+    steps = pixels * inverse.size * len(lattice)
+    for gradients in (False, True):
+        render(gradients)
+    return {"value": Timer(lambda: render(False), steps), "gradients": Timer(lambda: render(True), steps)}
+
+
+def measure(names: list[str], repeats: int, sketch: dict[str, Timer] | None) -> list[dict[str, Any]]:
+    """Every scene's figures."""
+    return [_measure(CASES[name](), repeats, sketch) for name in names]
+
+
+def _measure(case: Case, repeats: int, sketch: dict[str, Timer] | None) -> dict[str, Any]:
+    print(f"{case.name:12s}{case.title}", flush=True)
+    timers = timers_of(case, sketch)
+    memory = {}
+    for name, timer in timers.items():
+        timer.run()
+        memory[name] = _peak_megabytes(case.name, name) if name in ("value", "backward") else None
+    started = time.perf_counter()
+    for number in range(repeats):
+        if number >= SLOW_REPEATS and time.perf_counter() - started > SLOW_SECONDS * repeats:
+            break
+        for mark in sketch.values() if sketch else ():
+            mark.once()
+        for timer in timers.values():
+            timer.once()
+    found = {name: timer.report() | {"peak_MB": memory[name]} for name, timer in timers.items()}
+    return {"scene": case.name, "title": case.title, "pixels": case.count, "steps": case.steps, **found}
+
+
+def timers_of(case: Case, sketch: dict[str, Timer] | None) -> dict[str, Timer]:
+    """value: the operation; one pass: value and gradients for a given upstream gradient; backward: the same through
+    autograd, from the parameters and back to them; program: the image from the configuration, all included."""
+    with torch.no_grad():
+        fixed = case.scene
+    options, upstream = case.options, torch.ones(case.count)
+
+    def value() -> object:
+        return operation.intensity(case.pixels, fixed, options, kernel="fused")
+
+    def one_pass() -> object:
+        scene = case.scene
+        wanted = [tensor.requires_grad for tensor in scene.tensors()]
+        detached = [tensor.detach() for tensor in scene.tensors()]
+        *gradients, _ = torch.ops.nanobrag_torch.intensity_adjoint(
+            upstream, case.pixels, *detached, *operation.pack_options(options), wanted, True
+        )
+        moving = [tensor for tensor, w in zip(scene.tensors(), wanted, strict=True) if w]
+        flowing = [gradient for gradient, w in zip(gradients, wanted, strict=True) if w]
+        return torch.autograd.grad(moving, list(case.parameters.values()), flowing)
+
+    def backward() -> object:
+        image = operation.intensity(case.pixels, case.scene, options, kernel="fused")
+        return torch.autograd.grad((image * upstream).sum(), list(case.parameters.values()))
+
+    def program() -> object:
+        with torch.no_grad():
+            return case.simulator.pixel_values(case.pixels)
+
+    beside = sketch or {}
+    return {
+        "value": Timer(value, case.steps, beside.get("value")),
+        "one_pass": Timer(one_pass, case.steps, beside.get("gradients")),
+        "backward": Timer(backward, case.steps, beside.get("gradients")),
+        "program": Timer(program, case.steps, beside.get("value")),
+    }
+
+
+def _peak_megabytes(name: str, what: str) -> float:
+    """The most memory that a process of its own held in which the scene was rendered once."""
+    words = [sys.executable, "-m", "benchmarks.memory", name, what]
+    return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)

@@ -1,0 +1,85 @@
+"""docs/benchmarks.md, written from the results of every machine; losses stand beside wins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+INTRODUCTION = """\
+# Benchmarks of the CPU kernel
+
+<!-- written by `python -m benchmarks` from benchmarks/results/; do not edit -->
+
+`make bench` measures this machine and writes this page anew. A pixel-step is one pixel, source and lattice (a phi step
+of a mosaic domain). Rates are medians in million pixel-steps a second, float32, all cores that the process may use.
+
+* **value**: the operation alone, from the scene's tensors to the image.
+* **one pass**: value and gradients for cell, misset, detector and wavelength in one pass, for a gradient that flows in
+  and is known beforehand; from the parameters to the parameters.
+* **backward**: the same through autograd, for a loss that is known only once the image is: two passes.
+* **program**: the image from the configuration, all included.
+* In brackets: the rate over that of the *yardstick*, a hand-tuned sketch of nothing but the inner loop for scene c,
+  which took turns with the scene in the same process. "one pass" and "backward" are held against its gradients. Below
+  one is a loss.
+* **memory**: the most that a process held in which the scene was rendered once; Python, torch and numba alone are most
+  of it.
+"""
+COLUMNS = ("value", "one_pass", "backward", "program")
+
+
+def page() -> str:
+    """The whole page."""
+    found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("cpu-*.json"))]
+    return "\n".join([INTRODUCTION, *(line for results in found for line in _machine(results))]) + "\n"
+
+
+def write_page() -> None:
+    """Write it where it belongs."""
+    PAGE.write_text(page())
+    print(f"wrote {PAGE.relative_to(ROOT)}")
+
+
+def _machine(results: dict[str, Any]) -> Iterator[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    yield f"## {results['machine']}, {results['cores']} cores"
+    yield ""
+    yield versions + "."
+    if results.get("load_before"):
+        yield f"Load of the machine before the run: {results['load_before'][0]:.1f}."
+    if "yardstick" in results:
+        value, gradients = (results["yardstick"][name]["million_steps_per_s"] for name in ("value", "gradients"))
+        yield f"The yardstick: {value:.0f} for the value, {gradients:.0f} with gradients."
+    yield ""
+    timed = [scene for scene in results["scenes"] if "value" in scene]
+    yield "| scene | | value | one pass | backward | program | memory, value | memory, backward |"
+    yield "|---|---|---|---|---|---|---|---|"
+    yield from (_row(scene) for scene in timed)
+    yield ""
+    yield from (line for scene in results["scenes"] if "command_s" in scene for line in _shell(scene))
+
+
+def _row(scene: dict[str, Any]) -> str:
+    rates = " | ".join(_rate(scene[column]) for column in COLUMNS)
+    memory = " | ".join(_megabytes(scene[column]["peak_MB"]) for column in ("value", "backward"))
+    return f"| {scene['scene']} | {scene['title']} | {rates} | {memory} |"
+
+
+def _rate(timed: dict[str, Any]) -> str:
+    ratio = f" ({timed['ratio_to_yardstick']:.2f})" if "ratio_to_yardstick" in timed else ""
+    return f"{timed['million_steps_per_s']:.0f}{ratio}"
+
+
+def _megabytes(found: float | None) -> str:
+    return "" if found is None else f"{found:.0f} MB"
+
+
+def _shell(scene: dict[str, Any]) -> Iterator[str]:
+    yield f"Scene {scene['scene']}, {scene['title']}, compile cache warm: {scene['command_s']:.2f} s, which is"
+    yield f"{scene['beyond_imports_s']:.2f} s beyond `import torch, numba`; {scene['peak_MB']:.0f} MB at its highest."
+    yield ""

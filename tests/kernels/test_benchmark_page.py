@@ -1,0 +1,46 @@
+"""The page of benchmarks is the one that its results give."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _from_the_root(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    sys.modules.pop("benchmarks", None)
+
+
+def test_the_page_is_up_to_date():
+    from benchmarks.page import PAGE, page
+
+    assert PAGE.read_text() == page(), "python -m benchmarks writes it"
+
+
+def test_results_name_machine_and_versions():
+    found = sorted((ROOT / "benchmarks" / "results").glob("cpu-*.json"))
+    assert found
+    for path in found:
+        results = json.loads(path.read_text())
+        assert results["machine"]
+        assert {"python", "torch", "numba", "nanobrag_torch"} <= results["versions"].keys()
+        assert {scene["scene"][0] for scene in results["scenes"]} == set("abcde")
+
+
+def test_a_small_scene_can_be_measured():
+    from benchmarks.measure import Timer, timers_of
+    from benchmarks.scenes import build
+
+    case = build("x", "small", side=24, pixel_mm=0.5, domains=2, wavelengths=2, table=True)
+    timers = timers_of(case, {"value": Timer(lambda: None, 1, seconds=[1.0])})
+    for timer in timers.values():
+        timer.once()
+    assert case.steps == 24 * 24 * 4
+    assert timers["value"].report()["million_steps_per_s"] > 0
+    assert "ratio_to_yardstick" in timers["value"].report()
