@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from nanobrag_torch import normal_equations
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.kernels import operation
 from nanobrag_torch.testing import Example, cubic_still, phi_sweep, triclinic_turned
 
 
@@ -78,3 +81,22 @@ def test_parameters_that_do_not_shape_the_image_are_refused():
         normal_equations(cubic_still().with_fields(cell_a=cell).simulator(), [cell, leaf(1.0)], torch.zeros(24, 20))
     with pytest.raises(InputError, match="phi"):
         normal_equations(phi_sweep().simulator(compat="c"), [cell], torch.zeros(20, 20))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_torch_compile_sees_the_operation_as_one_node(backend):
+    """A loss around the operation compiles without a break in the graph, and has the gradients of the plain one."""
+    simulator = cubic_still().simulator()
+    scene, options = simulator.scene(), simulator.options()
+    pixels = torch.arange(24 * 20)
+
+    def loss(lattice: torch.Tensor) -> torch.Tensor:
+        image = operation.intensity(pixels, replace(scene, lattice=lattice), options)
+        return ((image - 1.0) ** 2).sum()
+
+    slopes = []
+    for function in (loss, torch.compile(loss, backend=backend, fullgraph=True)):
+        lattice = scene.lattice.clone().requires_grad_()
+        function(lattice).backward()
+        slopes.append(lattice.grad)
+    assert torch.equal(slopes[0], slopes[1])

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 from nanobrag_torch.cli.nanobragg import main
+from nanobrag_torch.testing import PARITY, PARITY_ROUND, SINGLE
 
 DATA = Path(__file__).parent / "data"
 CASES = dict(line.split("\t", 1) for line in (DATA / "cases.tsv").read_text().splitlines() if line.strip())
 
-FLOAT64_OF_MAXIMUM = 1e-6
-FLOAT32_OF_MAXIMUM = 1e-5
-ROUND_XTAL_OF_MAXIMUM = 1e-4  # the C program loses digits there (D32)
+FLOAT64_OF_MAXIMUM = PARITY.of_maximum
+FLOAT32_OF_MAXIMUM = SINGLE.of_maximum
+ROUND_XTAL_OF_MAXIMUM = PARITY_ROUND.of_maximum  # the C program loses digits there (D32)
 COUNTS_APART, SHARE_APART = 1, 0.01
 
 

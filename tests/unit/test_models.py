@@ -168,6 +168,13 @@ def test_layers_span_the_thickness_unless_the_c_program_is_asked_for():
     assert layers * sensor[0] == pytest.approx(600e-6)
 
 
+def test_automatic_oversampling_of_a_known_crystal():
+    """500 A along b, 1 A, 100 mm, 0.4 mm pixels: 3 * 500 / 250 = 6."""
+    crystal = Crystal(CrystalConfig(cell_a=60.0, cell_b=100.0, cell_c=20.0, N_cells=(5, 5, 5), default_F=1.0))
+    detector = Detector(DetectorConfig(distance_mm=100.0, pixel_size_mm=0.4))
+    assert Simulator(crystal, detector).oversample == 6
+
+
 # beam
 
 

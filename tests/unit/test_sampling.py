@@ -19,9 +19,7 @@ from nanobrag_torch.physics.sampling import (
     interpolates,
     mosaic_steps,
     phi_steps,
-    recommended_oversample,
     roi,
-    total_steps,
 )
 
 
@@ -129,13 +127,6 @@ def test_clipping_and_cells():
     assert cells_along(2.1e-8, 1, 1e-8) == 3
     assert cells_along(0.0, 7, 1e-8) == 7
     assert cells_along(0.0, 0, 1e-8) == 1
-
-
-def test_oversampling_of_a_known_crystal():
-    """500 A along b, 1 A, 100 mm, 0.4 mm pixels: 3 * 500 / 250 = 6."""
-    assert recommended_oversample(1e-10, 0.1, 0.4e-3, (3e-8, 5e-8, 1e-8)) == 6
-    assert recommended_oversample(1e-10, -0.1, 0.4e-3, (3e-8, 5e-8, 1e-8)) == 1
-    assert total_steps(3, 10, 1_000_000, 100) == 300_000_000_000
 
 
 @given(st.floats(1e-6, 10.0), st.floats(1e-6, 1.0))

@@ -54,6 +54,9 @@ def intensity(
     """
     if kernel not in KERNELS:
         raise InputError("kernel", kernel, ", ".join(KERNELS))
+    if torch.compiler.is_compiling() and kernel != "reference" and not _left_to_reference(options):
+        compiled: Tensor = torch.ops.nanobrag_torch.intensity(pixels, *scene.tensors(), *pack_options(options))
+        return compiled  # one node of the graph; the operator says what it cannot do when it runs
     obstacle = "" if kernel == "reference" else _obstacle(scene, options)
     if kernel == "reference" or obstacle:
         if kernel == "fused" and not _left_to_reference(options):

@@ -109,23 +109,10 @@ def roi(low: int, high: int, pixels: int) -> tuple[int, int]:
     return (low if low >= 0 else 0), min(high if high >= 0 else pixels, pixels - 1)
 
 
-def recommended_oversample(wavelength: float, distance: float, pixel: float, sizes: tuple[float, float, float]) -> int:
-    """Sub-pixels along a pixel edge that resolve the spots of a crystal of `sizes` (3.6)."""
-    reciprocal_pixel_size = wavelength * distance / pixel
-    if reciprocal_pixel_size == 0:
-        return 1
-    return max(1, math.ceil(3.0 * max(sizes) / reciprocal_pixel_size))
-
-
 def interpolates(cells: tuple[int, int, int], forced: bool | None, reflections: int) -> bool:
     """Whether structure factors are interpolated (7.4): when forced, else with two cells or fewer along any axis."""
     wanted = any(n <= 2 for n in cells) if forced is None else forced
     return wanted and reflections > 0
-
-
-def total_steps(sources: int, domains: int, phi: int, oversample: int) -> int:
-    """Steps that the sum is divided by (3.7); sensor layers do not count."""
-    return sources * domains * phi * oversample**2
 
 
 def clipped(size: float, beamsize: float) -> float:
