@@ -21,6 +21,7 @@ from nanobrag_torch.kernels import operation
 SLOW_SECONDS = 4.0
 """Scenes whose gradients take longer than this are repeated SLOW_REPEATS times."""
 SLOW_REPEATS = 3
+PAUSE_SECONDS = 0.02
 
 
 @dataclass
@@ -34,7 +35,8 @@ class Timer:
     ratios: list[float] = field(default_factory=list)
 
     def once(self) -> None:
-        """Take the time once more."""
+        """Take the time once more, when threads of what ran before no longer spin."""
+        time.sleep(PAUSE_SECONDS)
         start = time.perf_counter()
         self.run()
         self.seconds.append(time.perf_counter() - start)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -16,8 +15,10 @@ from scripts.demo import REPLACED, write_structure_factors
 from nanobrag_torch.validation.scenes import named_scene, scene_in
 
 REPEATS = 5
-COMMAND = [sys.executable, "-c", "import sys; from nanobrag_torch.cli.nanobragg import main; sys.exit(main())"]
-IMPORTS = [sys.executable, "-c", "import torch, numba"]
+REMEMBER = "print([line for line in open('/proc/self/status') if line.startswith('VmHWM')][0], file=sys.stderr)"
+RENDER = "import sys; from nanobrag_torch.cli.nanobragg import main; assert main() == 0"
+COMMAND = [sys.executable, "-c", f"{RENDER}; {REMEMBER}"]
+IMPORTS = [sys.executable, "-c", f"import sys, torch, numba; {REMEMBER}"]
 
 
 def measure_shell() -> dict[str, Any]:
@@ -53,11 +54,8 @@ def _words(folder: Path) -> list[str]:
 def _timed(words: list[str], folder: str) -> tuple[float, float]:
     """Seconds and peak memory (MB) of a command in a folder."""
     start = time.perf_counter()
-    with tempfile.TemporaryFile() as said:
-        child = subprocess.Popen(words, cwd=folder, stdout=said, stderr=said)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode != 0:
-            said.seek(0)
-            raise SystemExit(f"{' '.join(words)}: {said.read().decode()[-500:]}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - start
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(words)}: {done.stderr[-500:]}")
+    return seconds, int(done.stderr.rsplit("VmHWM:", 1)[1].split()[0]) / 1024

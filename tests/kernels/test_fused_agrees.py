@@ -59,6 +59,17 @@ def test_float32_differences_from_anchors(profile, table):
     assert max(found.values()) < SINGLE, found
 
 
+@pytest.mark.parametrize("table", [True, False])
+@pytest.mark.parametrize("point_pixel", [True, False])
+@pytest.mark.parametrize("cells", [3.0, 40.0])
+def test_pixels_with_one_sample_and_one_source(table, point_pixel, cells):
+    """Runs of fine pixels, whose unit vectors come from those of anchors; and the end of a row, no whole group."""
+    draw = Draw(table=table, panels=2, sources=1, lattices=2, pixel=2e-5, cells=(cells,) * 3, thick=False)
+    options = options_of(draw, image_shape=(16, 301), point_pixel=point_pixel, dtype=torch.float32)
+    scene = onto_reflection(draw_scene(draw), 2000, options)
+    assert deviations(None, scene, options)["value"] < SINGLE / 3
+
+
 @pytest.mark.parametrize("shift", [(0, 0, 0), (3, 0, 0), (0, -5, 2), (40, 40, 40)])
 @pytest.mark.parametrize("dtype", [torch.float32, D])
 def test_edges_of_the_table(shift, dtype):

@@ -9,6 +9,7 @@ from nanobrag_torch.kernels.cpu_layout import (
     GROUPED,
     LANES,
     RAMP,
+    RUN,
     SLOW_COUNT,
     SLOW_INDEX,
     Array,
@@ -29,20 +30,21 @@ def next_block(scratch: Scratch, scene: Packed, start: int, stop: int) -> tuple[
     neighbours, which lists of far-flung pixels are not worth.
     """
     v, place, grouped = scratch.v, scratch.place, True
-    used, lanes, panel = _fill(scene.pixels, start, stop, scene.whole, v, place, grouped)
+    used, lanes, panel, runs = _fill(scene.pixels, start, stop, scene.whole, v, place, grouped)
     if 5 * used < 4 * lanes:
         grouped = False
-        used, lanes, panel = _fill(scene.pixels, start, stop, scene.whole, v, place, grouped)
+        used, lanes, panel, runs = _fill(scene.pixels, start, stop, scene.whole, v, place, grouped)
     scratch.box[GROUPED] = 1.0 if grouped else 0.0
+    scratch.box[RUN] = 1.0 if runs == 1 and used == lanes else 0.0
     return used, lanes, panel
 
 
 @stage()
 def _fill(
     pixels: Array, start: int, stop: int, whole: Array, v: Array, place: Array, grouped: bool
-) -> tuple[int, int, int]:
+) -> tuple[int, int, int, int]:
     fast_count, slow_count = whole[FAST_COUNT], whole[SLOW_COUNT]
-    lanes, panel, first_slow, first_fast = 0, -1, 0, 0
+    lanes, panel, runs, first_slow, first_fast = 0, -1, 0, 0, 0
     i = start
     while i < stop and lanes < LANES:
         pixel = pixels[i] if pixels.size else i
@@ -63,7 +65,8 @@ def _fill(
             first_slow, first_fast = slow, fast + ((lanes + run - 1) // GROUP) * GROUP - lanes
         lanes += run
         i += run
-    return i - start, _pad(lanes, v, place), panel
+        runs += 1
+    return i - start, _pad(lanes, v, place), panel, runs
 
 
 @stage()

@@ -184,7 +184,7 @@ def scatter(v: Array, lanes: int, source: Array, dmin: float) -> None:
 
 @stage(fastmath=FAST)
 def offsets(v: Array, w: Array, lanes: int, box: Array, has_table: int) -> None:
-    """q of the anchors, float32 differences from them, and how far both reach; the anchors' reach for a table alone."""
+    """q of the anchors, float32 differences from them, and how far both reach."""
     vector_code()
     groups = lanes // GROUP
     size = lanes // groups  # which is GROUP; a constant would be unrolled into scalar code
@@ -196,6 +196,13 @@ def offsets(v: Array, w: Array, lanes: int, box: Array, has_table: int) -> None:
             w[DX + first + t] = v[X + first + t] - x
             w[DY + first + t] = v[Y + first + t] - y
             w[DZ + first + t] = v[Z + first + t] - z
+    reach(v, w, lanes, box, has_table)
+
+
+@stage(fastmath=FAST)
+def reach(v: Array, w: Array, lanes: int, box: Array, has_table: int) -> None:
+    """The largest differences from anchors; for a table also the range of the anchors."""
+    vector_code()
     far_x = far_y = far_z = abs(w[DX])
     for j in range(lanes):
         far_x = larger(abs(w[DX + j]), far_x)

@@ -19,6 +19,7 @@ from nanobrag_torch.kernels.cpu_layout import (
     ANCHOR_Y,
     ANCHOR_Z,
     BASE,
+    BOUND,
     CELLS,
     CENTRE,
     CUBIC,
@@ -33,10 +34,8 @@ from nanobrag_torch.kernels.cpu_layout import (
     FAR_K,
     FAR_L,
     GROUP,
-    GROUPED,
     HALF,
     HAS_TABLE,
-    NARROW_BOUND,
     PHASE_H,
     PHASE_K,
     PHASE_L,
@@ -64,7 +63,7 @@ def survey(scratch: Scratch, scene: Packed, lanes: int) -> None:
     """How a block is to be treated for each lattice, into where [K]: at a glance for all of them, or one by one."""
     where, envelope = scratch.where, scene.envelope
     everywhere = _look(scratch, scene, lanes, envelope[0], envelope[1])
-    each = everywhere == PARTLY or (scene.numbers[NARROW_BOUND] > 0 and not everywhere & 1)
+    each = everywhere == PARTLY or (scratch.box[BOUND] > 0 and not everywhere & 1)
     each = each and where.size > 1 and not scene.whole[CUBIC]
     for k in range(where.size):
         where[k] = everywhere
@@ -82,7 +81,7 @@ def _look(scratch: Scratch, scene: Packed, lanes: int, a: Array, spread: Array) 
     reach is bounded. Table indices relative to an anchor's must be exact in float32 too.
     """
     box, numbers, grid, has_table = scratch.box, scene.numbers, scene.grid, scene.whole[HAS_TABLE] > 0
-    narrow, inside, touches, span = box[GROUPED] > 0, has_table, has_table, 0.0
+    narrow, inside, touches, span = True, has_table, has_table, 0.0
     if scene.whole[CUBIC]:
         return PARTLY
     for axis in range(3):
@@ -91,7 +90,7 @@ def _look(scratch: Scratch, scene: Packed, lanes: int, a: Array, spread: Array) 
             some = spread[3 * axis + i]
             reach += (abs(a[3 * axis + i]) + some) * box[REACH + i]
             margin += some * (abs(box[CENTRE + i]) + box[HALF + i])
-        narrow = narrow and numbers[CELLS + axis] * reach <= numbers[NARROW_BOUND]
+        narrow = narrow and numbers[CELLS + axis] * reach <= box[BOUND]
         if has_table:
             low, high = _range_of_anchors(scratch.v, lanes, a[3 * axis], a[3 * axis + 1], a[3 * axis + 2])
             low, high = low - reach - margin - grid[axis], high + reach + margin - grid[axis]

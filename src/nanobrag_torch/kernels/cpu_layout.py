@@ -61,7 +61,10 @@ BEND = 19 * ROW  # slope of L^2 by the quadratic form
 REST_H, REST_K, REST_L = 20 * ROW, 20 * ROW + GROUPS, 20 * ROW + 2 * GROUPS  # of the anchors' hkl
 PHASE_H, PHASE_K, PHASE_L = 21 * ROW, 22 * ROW, 23 * ROW  # N d less the nearest integers, from float64
 BY_A, BY_B, BY_C = 24 * ROW, 25 * ROW, 26 * ROW  # gradients by the numbers of cells
-NARROW_SIZE = 27 * ROW
+STEPS = 27 * ROW  # pixels from the anchor of a group, for GROUP lanes
+TO_X, TO_Y, TO_Z, COMMON = 28 * ROW, 28 * ROW + GROUPS, 28 * ROW + 2 * GROUPS, 28 * ROW + 3 * GROUPS  # of the anchors
+STEP_X, STEP_Y, STEP_Z = 28 * ROW + 4 * GROUPS, 28 * ROW + 5 * GROUPS, 28 * ROW + 6 * GROUPS
+NARROW_SIZE = 29 * ROW
 
 # int32 scratch
 BASE = LANES  # table index of the anchors, behind that of the lanes
@@ -84,10 +87,10 @@ SINGLE_COLUMNS = 15
 # place in the shape array, behind nine elements of the shape matrix: what keeps divisions finite at d = 0
 BIAS = 9
 # the grid array (float64): first hkl, then the size on each axis
-# places in the box array: centre and half extent of the anchors' q, largest offset from an anchor, 1 if groups are of
-# neighbours
-CENTRE, HALF, REACH, GROUPED = 0, 3, 6, 9
-BOX_SIZE = 10
+# places in the box array: centre and half extent of the anchors' q, largest offset from an anchor; 1 if groups are of
+# neighbours; 1 if the block is one run of pixels; the bound for float32 differences that holds for the block
+CENTRE, HALF, REACH, GROUPED, RUN, BOUND = 0, 3, 6, 9, 10, 11
+BOX_SIZE = 12
 # places in the array of whole numbers
 SLOW_COUNT, FAST_COUNT, OVERSAMPLE, LAYERS, PROFILE, CUBIC, POINT_PIXEL, CURVED = 0, 1, 2, 3, 4, 5, 6, 7
 EACH_OMEGA, EACH_POLAR, EACH_CAPTURE, LAST_CAPTURE, HAS_TABLE, SIMPLE = 8, 9, 10, 11, 12, 13

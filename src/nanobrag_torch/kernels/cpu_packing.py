@@ -46,9 +46,11 @@ def scratch(packed: at.Packed) -> at.Scratch:
     """Arrays for one thread to work with."""
     v = np.zeros(at.WIDE_SIZE)
     v[at.RAMP : at.RAMP + at.LANES] = np.arange(at.LANES)
+    w = np.zeros(at.NARROW_SIZE, packed.narrow.dtype)
+    w[at.STEPS : at.STEPS + at.GROUP] = np.arange(at.GROUP) - at.GROUP // 2
     return at.Scratch(
         v=v,
-        w=np.zeros(at.NARROW_SIZE, packed.narrow.dtype),
+        w=w,
         places=np.zeros(at.INDEX_SIZE, np.int32),
         place=np.zeros(at.LANES, np.int32),
         box=np.zeros(at.BOX_SIZE),

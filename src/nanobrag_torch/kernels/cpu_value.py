@@ -11,12 +11,14 @@ from nanobrag_torch.kernels.cpu_geometry import (
     look_once,
     offsets,
     polarizations,
+    reach,
     scatter,
     solid_angles,
 )
 from nanobrag_torch.kernels.cpu_lattice import NOTHING, reflections, survey
 from nanobrag_torch.kernels.cpu_layout import (
     BATCH,
+    BOUND,
     CAPTURE,
     CHUNK,
     CUBIC,
@@ -26,12 +28,15 @@ from nanobrag_torch.kernels.cpu_layout import (
     EACH_OMEGA,
     EACH_POLAR,
     FACTOR,
+    GROUP,
+    GROUPED,
     HAS_TABLE,
     KNOWN,
     LAST_CAPTURE,
     LATTICE_WEIGHT,
     LAYER_STEP,
     LAYERS,
+    NARROW_BOUND,
     OFFSET,
     OMEGA,
     OVERSAMPLE,
@@ -39,6 +44,7 @@ from nanobrag_torch.kernels.cpu_layout import (
     POINT_PIXEL,
     POLAR,
     PROFILE,
+    RUN,
     SEEN,
     SIMPLE,
     SUM,
@@ -48,6 +54,7 @@ from nanobrag_torch.kernels.cpu_layout import (
     Scratch,
 )
 from nanobrag_torch.kernels.cpu_math import FAST, entry, stage, vector_code
+from nanobrag_torch.kernels.cpu_near import look_at_anchors, look_near, near_enough
 from nanobrag_torch.kernels.cpu_profiles import add_values
 
 
@@ -80,9 +87,9 @@ def add_block(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> None
     """TOTAL of one block."""
     v, whole = scratch.v, scene.whole
     if whole[SIMPLE] and panel[LAYER_STEP] <= 0:
-        look_once(v, lanes, panel, scene.sources[0], whole[POINT_PIXEL])
-        offsets(v, scratch.w, lanes, scratch.box, whole[HAS_TABLE])
-        survey(scratch, scene, lanes)
+        if not (near_enough(panel) and _near_will_do(scratch, scene, lanes, panel)):
+            look_once(v, lanes, panel, scene.sources[0], whole[POINT_PIXEL])
+            _survey(scratch, scene, lanes)
         add_lattices(scratch, scene, lanes)
         return
     begin(v, lanes, panel, scene)
@@ -133,9 +140,33 @@ def look_at_source(scratch: Scratch, scene: Packed, lanes: int, s: int, very_fir
         polarizations(v, lanes, source, whole[EACH_POLAR])
     if not factors(v, lanes, source, whole[OVERSAMPLE] * whole[OVERSAMPLE]):
         return False
-    offsets(v, scratch.w, lanes, scratch.box, whole[HAS_TABLE])
-    survey(scratch, scene, lanes)
+    _survey(scratch, scene, lanes)
     return True
+
+
+@stage()
+def _survey(scratch: Scratch, scene: Packed, lanes: int) -> None:
+    """Differences from the anchors, and how to treat the block."""
+    scratch.box[BOUND] = scene.numbers[NARROW_BOUND] if scratch.box[GROUPED] > 0 else -1.0
+    offsets(scratch.v, scratch.w, lanes, scratch.box, scene.whole[HAS_TABLE])
+    survey(scratch, scene, lanes)
+
+
+@stage()
+def _near_will_do(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> bool:
+    """Look at a run from its anchors, if float32 differences will do for all lattices with three times their error."""
+    scratch.box[BOUND] = scene.numbers[NARROW_BOUND] / 3
+    if scratch.box[RUN] == 0 or scene.numbers[NARROW_BOUND] == 0 or scene.whole[CUBIC]:
+        return False
+    v, w, source, point_pixel = scratch.v, scratch.w, scene.sources[0], scene.whole[POINT_PIXEL]
+    look_at_anchors(v, w, lanes // GROUP, panel, source, point_pixel)
+    look_near(v, w, lanes, source, point_pixel)
+    reach(v, w, lanes, scratch.box, scene.whole[HAS_TABLE])
+    survey(scratch, scene, lanes)
+    wide = 0
+    for k in range(scratch.where.size):
+        wide += scratch.where[k] != NOTHING and not scratch.where[k] & 1
+    return wide == 0
 
 
 @stage()
