@@ -65,8 +65,7 @@ class Simulator:
     @property
     def sources(self) -> Sources:
         """The table of sources."""
-        geometry = self.geometry
-        return self.beam.sources(geometry.beam, geometry.polar, self.compat)
+        return self._sources(self.geometry)
 
     @property
     def cells(self) -> Tensor:
@@ -144,7 +143,8 @@ class Simulator:
 
     def scene(self) -> Scene:
         """The tensors that a kernel is given."""
-        geometry, sources, crystal, compat = self.geometry, self.sources, self.crystal, self.compat
+        geometry, crystal, compat = self.geometry, self.crystal, self.compat
+        sources = self._sources(geometry)
         _, stars, volume = crystal.cell(compat)
         cells = crystal.cells(compat)
         shape = crystal.config.shape
@@ -185,9 +185,9 @@ class Simulator:
         return Options(
             image_shape=self.detector.image_shape,
             profile=PROFILES[self.crystal.config.shape],
-            hkl_first=self.crystal.structure_factors(self.dtype)[1],
+            hkl_first=self.crystal.hkl_first,
             oversample=self.oversample,
-            layers=self.geometry.layers,
+            layers=self.detector.layers,
             dmin=self.beam.config.dmin * ANGSTROM,
             interpolate=interpolate,
             point_pixel=config.point_pixel,
@@ -201,6 +201,9 @@ class Simulator:
             dtype=self.dtype,
             threads=self.threads,
         )
+
+    def _sources(self, geometry: DetectorGeometry) -> Sources:
+        return self.beam.sources(geometry.beam, geometry.polar, self.compat)
 
     @property
     def _has_water(self) -> bool:

@@ -175,11 +175,19 @@ class Crystal:
             return torch.zeros((0, 0, 0), dtype=dtype, device=self.device), (0, 0, 0)
         if self.hkl_data.dim() != 3:
             raise InputError("hkl_data", tuple(self.hkl_data.shape), "a table (H, K, L)")
+        first = self.hkl_first
+        table = self.hkl_data.to(dtype=dtype, device=self.device)
+        return self._scaled(table, first).to(dtype), first
+
+    @property
+    def hkl_first(self) -> tuple[int, int, int]:
+        """Indices of the first amplitude of the table; zeros without one."""
+        if self.hkl_data is None:
+            return 0, 0, 0
         if self.hkl_metadata is None or not {"h_min", "k_min", "l_min"} <= self.hkl_metadata.keys():
             raise InputError("hkl_metadata", self.hkl_metadata, "h_min ... l_max of hkl_data")
-        first = tuple(int(self.hkl_metadata[f"{axis}_min"]) for axis in "hkl")
-        table = self.hkl_data.to(dtype=dtype, device=self.device)
-        return self._scaled(table, first).to(dtype), (first[0], first[1], first[2])
+        h, k, l = (int(self.hkl_metadata[f"{axis}_min"]) for axis in "hkl")
+        return h, k, l
 
     def fudge(self) -> Tensor:
         """The shape parameter []."""

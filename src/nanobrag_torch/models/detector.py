@@ -152,6 +152,16 @@ class Detector:
             image_distance=image_distance,
         )
 
+    @property
+    def layers(self) -> int:
+        """Number of sensor layers."""
+        config = self.config
+        return (
+            panel_sensors(config.panels, config.detector_thicksteps, self.device)[0]
+            if config.panels
+            else self.sensor()[0]
+        )
+
     def sensor(self, compat: Compat = Compat()) -> tuple[int, Tensor]:  # noqa: B008
         """Number of layers and [2]: thickness of one (m) and attenuation (1/m) (section 3.4)."""
         config = self.config
