@@ -64,7 +64,7 @@ def adjoint(
         first += used
 
 
-@stage()
+@stage(inline="always")
 def _pull_block(scratch: Scratch, scene: Packed, lanes: int, p: int, wants: Array, sums: Sums) -> None:
     """TOTAL and the gradients of one block on panel p."""
     v, whole, panel = scratch.v, scene.whole, scene.panels[p]
@@ -95,7 +95,7 @@ def _clear_pull(v: Array, lanes: int) -> None:
         v[PULL_X + j] = v[PULL_Y + j] = v[PULL_Z + j] = v[PULL_OMEGA + j] = v[PULL_CAPTURE + j] = 0.0
 
 
-@stage()
+@stage(inline="always")
 def _pull_source(v: Array, lanes: int, source: Array, of_source: Array, whole: Array, wants: Array) -> None:
     """What flows back through the scattering vectors and the factors of one source."""
     if wants[WANT_SCATTERING]:
@@ -132,7 +132,7 @@ def _pull_kept_omega(v: Array, lanes: int, p: int, scene: Packed, sums: Sums) ->
     pull_sample(v, lanes, p, first, first, scene, sums)
 
 
-@stage()
+@stage(inline="always")
 def _finish(v: Array, lanes: int, p: int, scene: Packed, wants: Array, sums: Sums) -> None:
     """What is added once a pixel, and the gradients by factors that were computed once."""
     has_offset = scene.numbers[OFFSET] != 0

@@ -29,11 +29,12 @@ def next_block(scratch: Scratch, scene: Packed, start: int, stop: int) -> tuple[
     `place` takes the position in the list, or -1 in lanes that only fill up a group; `box` whether groups are of
     neighbours, which lists of far-flung pixels are not worth.
     """
-    v, place, grouped = scratch.v, scratch.place, True
-    used, lanes, panel, runs = _fill(scene.pixels, start, stop, scene.whole, v, place, grouped)
-    if 5 * used < 4 * lanes:
-        grouped = False
-        used, lanes, panel, runs = _fill(scene.pixels, start, stop, scene.whole, v, place, grouped)
+    grouped, used, lanes, panel, runs = start >= 0, 0, 1, 0, 0
+    while 5 * used < 4 * lanes:
+        grouped = used == 0
+        used, lanes, panel, runs = _fill(scene.pixels, start, stop, scene.whole, scratch.v, scratch.place, grouped)
+        if not grouped:
+            break
     scratch.box[GROUPED] = 1.0 if grouped else 0.0
     scratch.box[RUN] = 1.0 if runs == 1 and used == lanes else 0.0
     return used, lanes, panel
@@ -44,7 +45,8 @@ def _fill(
     pixels: Array, start: int, stop: int, whole: Array, v: Array, place: Array, grouped: bool
 ) -> tuple[int, int, int, int]:
     fast_count, slow_count = whole[FAST_COUNT], whole[SLOW_COUNT]
-    lanes, panel, runs, first_slow, first_fast = 0, -1, 0, 0, 0
+    lanes = panel = runs = first_slow = first_fast = whole[SLOW_COUNT] * 0
+    panel -= 1
     i = start
     while i < stop and lanes < LANES:
         pixel = pixels[i] if pixels.size else i

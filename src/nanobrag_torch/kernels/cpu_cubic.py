@@ -20,14 +20,14 @@ def _place(a: Array, axis: int, x: float, y: float, z: float, grid: Array) -> An
     return a[3 * axis] * x + a[3 * axis + 1] * y + a[3 * axis + 2] * z - grid[axis]
 
 
-@stage(inline="always")
+@stage()
 def _lagrange(t: float) -> Weights:
     """Weights of the nodes -1, 0, 1, 2 for the cubic through four points."""
     before, after, far = t + 1, t - 1, t - 2
     return -t * after * far / 6, before * after * far / 2, -before * t * far / 2, before * t * after / 6
 
 
-@stage(inline="always")
+@stage()
 def _lagrange_slopes(t: float) -> Weights:
     return (
         -(3 * t * t - 6 * t + 2) / 6,
@@ -37,7 +37,7 @@ def _lagrange_slopes(t: float) -> Weights:
     )
 
 
-@stage(inline="always")
+@stage()
 def _contract(table: Array, first: int, step_h: int, step_k: int, wh: Weights, wk: Weights, wl: Weights) -> float:
     total = 0.0
     for i in range(4):

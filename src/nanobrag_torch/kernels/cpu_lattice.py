@@ -246,7 +246,7 @@ def fill_amplitude(w: Array, lanes: int, default: Any) -> None:
         w[AMPLITUDE + j] = default
 
 
-@stage()
+@stage(inline="always")
 def reflections(scratch: Scratch, scene: Packed, lanes: int, k: int, default: Any, filled: bool) -> bool:
     """Distances to the nearest reflections of lattice k and their F; whether F is the default everywhere.
 
@@ -270,7 +270,7 @@ def reflections(scratch: Scratch, scene: Packed, lanes: int, k: int, default: An
     return bool(where & (INSIDE | PARTLY) == 0)
 
 
-@stage()
+@stage(inline="always")
 def _wide_distances(scratch: Scratch, scene: Packed, lanes: int, k: int) -> None:
     v, index, where, a = scratch.v, scratch.places, scratch.where[k], scene.lattice[k]
     if where & INSIDE:

@@ -64,7 +64,7 @@ def begin_source(v: Array, w: Array, lanes: int) -> None:
         v[STEP_SUM + j] = v[SLOPE_X + j] = v[SLOPE_Y + j] = v[SLOPE_Z + j] = 0.0
 
 
-@stage()
+@stage(inline="always")
 def add_lattices_and_slopes(scratch: Scratch, scene: Packed, lanes: int, wants: Array, sums: Sums) -> None:
     """TOTAL and STEP_SUM of the lattices, and SLOPE, the gradient by q; the other gradients into sums."""
     w, count = scratch.w, scene.lattice.shape[0]
@@ -92,7 +92,7 @@ def add_lattices_and_slopes(scratch: Scratch, scene: Packed, lanes: int, wants: 
         end_batch(scratch.v, w, lanes)
 
 
-@stage()
+@stage(inline="always")
 def _add_lattice(
     w: Array, lanes: int, k: int, scene: Packed, wants: Array, sums: Sums, slopes: bool, phased: bool
 ) -> None:
@@ -108,7 +108,7 @@ def _add_lattice(
         add_values(w, lanes, shape, profile, weight, phased)
 
 
-@stage()
+@stage(inline="always")
 def _pull_amplitudes(scratch: Scratch, scene: Packed, lanes: int, k: int, sums: Sums) -> None:
     """Gradients by the table and by the default F."""
     weight = scene.narrow[k, LATTICE_WEIGHT]

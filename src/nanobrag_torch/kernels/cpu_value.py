@@ -82,7 +82,7 @@ def store(out: Array, scratch: Scratch, lanes: int) -> None:
             out[scratch.place[j]] = scratch.v[TOTAL + j]
 
 
-@stage()
+@stage(inline="always")
 def add_block(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> None:
     """TOTAL of one block."""
     v, whole = scratch.v, scene.whole
@@ -152,7 +152,7 @@ def _survey(scratch: Scratch, scene: Packed, lanes: int) -> None:
     survey(scratch, scene, lanes)
 
 
-@stage()
+@stage(inline="always")
 def _near_will_do(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> bool:
     """Look at a run from its anchors, if float32 differences will do for all lattices with three times their error."""
     scratch.box[BOUND] = scene.numbers[NARROW_BOUND] / 3
