@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -146,5 +146,6 @@ before = peak()
 run(512, 200)
 print(peak() - before)
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    here = Path(__file__).parent
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=here)
     assert float(found.stdout) < 48
