@@ -77,6 +77,8 @@ def simulate(
     threads: Annotated[int | None, typer.Option(help="at most so many cores [all]")] = None,
 ) -> None:
     """Render the images of an experiment: refined.expt and model.mtz in, a series that DIALS opens out."""
+    from nanobrag_torch.kernels.cuda_devices import checked_device
+
     path = _one_of(experiment, geometry)
     options: dict[str, Any] = {
         "N_cells": cells, "shape": shape, "mosaic_spread_deg": mosaic_spread, "oversample": oversample,
@@ -86,7 +88,7 @@ def simulate(
     options |= {name: value for name, value in given.items() if value is not None}
     described = _experiment(path, structure_factors, column, {**options, **_crystal(path, matrix, cell, misset)})
     chosen = _frames(frames, described)
-    simulator = {"dtype": _dtype(dtype), "device": _device(device), "kernel": kernel, "threads": threads}
+    simulator = {"dtype": _dtype(dtype), "device": checked_device(device), "kernel": kernel, "threads": threads}
     job = _Job(described, simulator, noise, seed, Path(output).suffix.lower())
     start = time.perf_counter()
     if len(chosen) == 1:
@@ -245,14 +247,3 @@ def _dtype(name: str) -> Any:
     if name not in known:
         raise InputError("--dtype", name, ", ".join(known))
     return known[name]
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as problem:
-        raise InputError("--device", name, f"a device of this machine ({str(problem).splitlines()[0]})") from None
-    return device
