@@ -6,9 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cuda_cases import CASES, DEVICE, NAMES, case, every_pixel, make_scene, relative, true_gradients, upstream_of
+from cuda_cases import (
+    CASES,
+    DEVICE,
+    NAMES,
+    case,
+    every_pixel,
+    make_scene,
+    relative,
+    true_gradients,
+    true_values,
+    upstream_of,
+)
 
-from nanobrag_torch.kernels import cuda
+from nanobrag_torch.kernels import cuda, cuda_adjoint, cuda_value
 from nanobrag_torch.kernels.problem import Options
 from nanobrag_torch.physics.lattice_factor import Profile
 
@@ -20,7 +31,7 @@ def compare(pixels, scene, options, wanted):
     count = every_pixel(scene, options).numel() if pixels is None else pixels.numel()
     upstream = upstream_of(count, options.dtype)
     true = true_gradients(upstream, pixels, scene, options)
-    found = cuda.adjoint(upstream, pixels, scene, options, wanted)
+    found, _ = cuda.adjoint(upstream, pixels, scene, options, wanted)
     for name, want, gradient, tensor in zip(NAMES, wanted, found, scene.tensors(), strict=True):
         assert gradient.shape == (tensor.shape if want else (0,)), name
         if want:
@@ -66,9 +77,65 @@ def test_programs_and_chunks_add_up(monkeypatch):
 def test_gradients_repeat_bit_for_bit():
     scene, options = case("nearest", torch.float32)
     upstream, pixels = upstream_of(30, torch.float32), every_pixel(scene, options)[:30]
-    first = cuda.adjoint(upstream, pixels, scene, options, [True] * len(NAMES))
-    again = cuda.adjoint(upstream, pixels, scene, options, [True] * len(NAMES))
+    first, _ = cuda.adjoint(upstream, pixels, scene, options, [True] * len(NAMES))
+    again, _ = cuda.adjoint(upstream, pixels, scene, options, [True] * len(NAMES))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+class Launches:
+    """A kernel that counts its launches."""
+
+    def __init__(self, of):
+        self.of, self.grids = of, []
+
+    def __getitem__(self, grid):
+        self.grids.append(grid)
+        return self.of[grid]
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    found = {}
+    for module, name in ((cuda_adjoint, "adjoint_kernel"), (cuda_value, "value_kernel")):
+        found[name] = Launches(getattr(module, name))
+        monkeypatch.setattr(module, name, found[name])
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", ["nearest", "layers", "resolution limit", "panels"])
+def test_values_come_with_the_gradients_from_one_launch(launches, name, dtype):
+    scene, options = case(name, dtype)
+    upstream = upstream_of(every_pixel(scene, options).numel(), dtype)
+    gradients, values = cuda.adjoint(upstream, None, scene, options, NOT_TABLE, value=True)
+    assert (len(launches["adjoint_kernel"].grids), len(launches["value_kernel"].grids)) == (1, 0)
+    assert values.dtype == dtype
+    assert relative(values, true_values(None, scene, options)) < {torch.float32: 2e-6, torch.float64: 1e-12}[dtype]
+    plain, none = cuda.adjoint(upstream, None, scene, options, NOT_TABLE)
+    assert none.numel() == 0
+    assert all(torch.equal(a, b) for a, b in zip(gradients, plain, strict=True))
+
+
+def test_values_of_lattices_in_chunks_add_up(monkeypatch, launches):
+    """The offset is added once; where the parts of all chunks would take too much memory, a launch of their own."""
+    monkeypatch.setattr(cuda, "CHUNK", 2)
+    scene = make_scene(lattices=3, sources=1)
+    options = Options(image_shape=(5, 8), profile=Profile.GRATING, hkl_first=(-4, -5, -5), dtype=torch.float64)
+    upstream = upstream_of(40, torch.float64)
+    for room, separate in ((cuda.ROW_BYTES, 0), (2 * 40 * 8 - 1, 1)):
+        monkeypatch.setattr(cuda, "ROW_BYTES", room)
+        _, values = cuda.adjoint(upstream, None, scene, options, NOT_TABLE, value=True)
+        assert launches["adjoint_kernel"].grids[-1][1] == 2
+        assert len(launches["value_kernel"].grids) == separate
+        assert relative(values, true_values(None, scene, options)) < 1e-12
+
+
+def test_values_without_other_gradients_than_by_structure_factors():
+    scene, options = case("nearest", torch.float64)
+    pixels = every_pixel(scene, options)[40:60]
+    wanted = [name == "structure_factors" for name in NAMES]
+    _, values = cuda.adjoint(upstream_of(20, torch.float64), pixels, scene, options, wanted, value=True)
+    assert relative(values, true_values(pixels, scene, options)) < 1e-12
 
 
 def test_tiny_and_huge_intensities_keep_their_gradients():
@@ -76,17 +143,17 @@ def test_tiny_and_huge_intensities_keep_their_gradients():
     scene, options = case("no table", torch.float32)
     upstream = upstream_of(117, torch.float32)
     wanted = [name == "lattice" for name in NAMES]
-    plain = cuda.adjoint(upstream, None, scene, options, wanted)[NAMES.index("lattice")]
+    plain = cuda.adjoint(upstream, None, scene, options, wanted)[0][NAMES.index("lattice")]
     for scale in (1e-30, 1e30):
         scaled = replace(scene, source_weights=scene.source_weights * scale)
-        found = cuda.adjoint(upstream, None, scaled, options, wanted)[NAMES.index("lattice")]
+        found = cuda.adjoint(upstream, None, scaled, options, wanted)[0][NAMES.index("lattice")]
         assert relative(found / scale, plain.double()) < 1e-5
 
 
 def test_no_pixel_has_no_gradient():
     scene, options = case("nearest", torch.float32)
     none = torch.zeros(0, dtype=torch.int64, device=DEVICE)
-    found = cuda.adjoint(torch.zeros(0, device=DEVICE), none, scene, options, [True] * len(NAMES))
+    found, _ = cuda.adjoint(torch.zeros(0, device=DEVICE), none, scene, options, [True] * len(NAMES))
     assert all(float(gradient.abs().sum()) == 0 for gradient in found)
 
 

@@ -28,7 +28,7 @@ def test_the_registered_kernels_give_values_and_gradients():
     wanted = [name in ("panels", "lattice") for name in NAMES]
     *gradients, again = operation._adjoint_cuda(upstream, pixels, *scene.tensors(), *packed, wanted, True)
     assert relative(values, true_values(pixels, scene, options)) < 2e-6
-    assert torch.equal(values, again)
+    assert relative(again, values.double()) < 2e-6
     true = true_gradients(upstream, pixels, scene, options)
     for name, want, gradient in zip(NAMES, wanted, gradients, strict=True):
         assert relative(gradient, true[name]) < 1e-4 if want else gradient.numel() == 0

@@ -72,22 +72,34 @@ def _values(pixels: Tensor | None, scene: Scene, options: Options, plan: Plan, w
 
 
 def adjoint(
-    upstream: Tensor, pixels: Tensor | None, scene: Scene, options: Options, wanted: Sequence[bool]
-) -> list[Tensor]:
+    upstream: Tensor,
+    pixels: Tensor | None,
+    scene: Scene,
+    options: Options,
+    wanted: Sequence[bool],
+    *,
+    value: bool = False,
+) -> tuple[list[Tensor], Tensor]:
     """Gradients by the tensors of the scene, in the order of its fields; without element where not `wanted`.
 
-    upstream [n]: gradient by the values of the pixels. Raises InputError when the GPU's memory does not suffice.
+    upstream [n]: gradient by the values of the pixels. value: their values [n] too, from the same launch where that
+    needs no more than ROW_BYTES; else without element. Raises InputError when the GPU's memory does not suffice.
     """
     asked = dict(zip((field.name for field in fields(Scene)), wanted, strict=True))
     found: dict[str, Tensor] = {}
-    with launching(scene.lattice.device, upstream.numel(), BYTES_PER_PIXEL, ROW_BYTES + table_bytes(scene)):
+    values = upstream.new_empty(0, dtype=options.dtype)
+    with launching(scene.lattice.device, upstream.numel(), BYTES_PER_PIXEL, 2 * ROW_BYTES + table_bytes(scene)):
         given = tables(scene, options)
         if any(want for name, want in asked.items() if name != "structure_factors"):
-            found = by_name(_rows(upstream, pixels, scene, options, asked, given), scene)
+            rows, values = _rows(upstream, pixels, scene, options, asked, given, value)
+            found = by_name(rows, scene)
         if asked["structure_factors"]:
             found["structure_factors"] = _by_table(upstream, pixels, scene, options, given)
         pairs = [(found[name] if want else None, getattr(scene, name)) for name, want in asked.items()]
-        return [tensor.new_zeros(0) if of is None else _like(of, tensor) for of, tensor in pairs]
+        gradients = [tensor.new_zeros(0) if of is None else _like(of, tensor) for of, tensor in pairs]
+    if value and values.numel() < upstream.numel():
+        values = forward(pixels, scene, options)
+    return gradients, values
 
 
 def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
@@ -100,9 +112,15 @@ def _listed(pixels: Tensor | None, given: Tables) -> Tensor:
 
 
 def _rows(
-    upstream: Tensor, pixels: Tensor | None, scene: Scene, options: Options, asked: dict[str, bool], given: Tables
-) -> Rows:
-    """Run the adjoint kernel and add up the rows of its programs."""
+    upstream: Tensor,
+    pixels: Tensor | None,
+    scene: Scene,
+    options: Options,
+    asked: dict[str, bool],
+    given: Tables,
+    value: bool,
+) -> tuple[Rows, Tensor]:
+    """Run the adjoint kernel and add up the rows of its programs, and the values of its chunks where there is room."""
     from nanobrag_torch.kernels.cuda_adjoint import adjoint_kernel
     from nanobrag_torch.kernels.cuda_jit import ADJOINT_GROUP, LAUNCH
 
@@ -111,12 +129,14 @@ def _rows(
     by_lattice, by_shape = asked["lattice"] or asked["lattice_weights"], asked["shape"] or asked["default_F"]
     way = way_of(pixels, scene, options)._replace(by_lattice=by_lattice, by_shape=by_shape, group=ADJOINT_GROUP)
     plan = adjoint_plan(count, way.group * way.lanes, lattices, sources + panels, processors(device))
+    way = way._replace(valued=value and plan.chunks * count * options.dtype.itemsize <= ROW_BYTES)
+    parts = torch.empty((plan.chunks, count if way.valued else 0), dtype=options.dtype, device=device)
     rows = empty_rows(plan.rows * plan.chunks, plan.rows, panels, sources, lattices if by_lattice else 0, device)
-    arguments = (_listed(pixels, given), *given.arguments(), upstream.detach().contiguous(), *rows.arguments())
+    arguments = (_listed(pixels, given), *given.arguments(), upstream.detach().contiguous(), *rows.arguments(), parts)
     whole = (plan.tiles, panels, *numbers(plan, given, options))
     if count:
         adjoint_kernel[(plan.rows, plan.chunks)](*arguments, *whole, way, way._replace(wide=True), **LAUNCH)
-    return rows.summed()
+    return rows.summed(), parts[0] if plan.chunks == 1 else parts.sum(0)
 
 
 def _by_table(upstream: Tensor, pixels: Tensor | None, scene: Scene, options: Options, given: Tables) -> Tensor:

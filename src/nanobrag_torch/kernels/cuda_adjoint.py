@@ -1,4 +1,4 @@
-"""Gradients of the image: the fused adjoint Triton kernel, one launch.
+"""Gradients of the image, and its values where asked for: the fused adjoint Triton kernel, one launch.
 
 Every program works through its share of the tiles and adds what it sums up over pixels to rows of its own, always in
 the same order; a second small pass adds the rows of all programs. So there are no atomics and results repeat bit for
@@ -83,7 +83,7 @@ def sample_gradients(
     way: tl.constexpr,
     whole: tl.constexpr,
 ) -> Any:
-    """Gradients of one sample by its direction, solid angle and capture, and by a polarization that is kept."""
+    """Gradients of one sample by its direction, solid angle, capture and a polarization that is kept; its value."""
     source_count, oversample, layers = counts
     cells, default = load_cells(scene, way), tl.load(scene + 13).to(way.real)
     direction, radius = aim(pixel, layer, sub, oversample, panel, scene, way)
@@ -93,6 +93,7 @@ def sample_gradients(
         omega = solid_angle(radius, panel, way)
     pull = scaled(0.0, direction)
     by_omega, by_capture, by_kept_polar = 0.0 * omega, 0.0 * omega, 0.0 * omega
+    sums = 0.0 * omega
     for s in range(source_count):
         source = load_source(sources, s)
         q, seen = scattering(direction, source, scene, way)
@@ -103,6 +104,8 @@ def sample_gradients(
         value, by_q, by_shape, by_default = lattice_slopes(
             q, flow, tables, chunk, scene, cells, default, grid, rows[2], way, whole
         )
+        if way.valued:
+            sums += seen * source[2] * omega * capture * polar * value
         part = part * value
         by_omega += part * source[2] * capture * polar
         by_capture += part * source[2] * omega * polar
@@ -117,7 +120,7 @@ def sample_gradients(
         add_source_row(rows[1] + 16 * s, by_q, q, source, part * omega * capture * polar)
         if way.by_shape:
             add_scene_row(rows[3], flow, by_shape, by_default, way)
-    return pull, by_omega, by_capture, by_kept_polar
+    return pull, by_omega, by_capture, by_kept_polar, sums
 
 
 @jit
@@ -131,7 +134,7 @@ def offset_gradients(
     row: tl.tensor,
     way: tl.constexpr,
 ) -> Any:
-    """Gradients of what is added once a pixel: by first solid angle, last capture and first polarization."""
+    """Gradients of what is added once a pixel, by first solid angle, last capture and first polarization; its value."""
     omega, polar = kept
     zero = tl.full([way.group, way.lanes], 0, tl.int32)
     layer = zero + (counts[2] - 1)
@@ -140,7 +143,8 @@ def offset_gradients(
     by_offset = total(upstream * omega * capture * polar)
     tl.store(row + 14, tl.load(row + 14) + by_offset)
     flow = upstream * tl.load(scene + 14)
-    return flow * capture * polar, flow * omega * polar, flow * omega * capture
+    value = tl.load(scene + 14) * omega * capture * polar
+    return flow * capture * polar, flow * omega * polar, flow * omega * capture, value
 
 
 @jit
@@ -178,8 +182,11 @@ def pixel_gradients(
     rows: tl.tensor,
     way: tl.constexpr,
     whole: tl.constexpr,
-) -> None:
-    """Add the gradients of one panel's pixels to the rows (panel, sources, lattices, scene) of this program."""
+) -> Any:
+    """Add the gradients of one panel's pixels to the rows (panel, sources, lattices, scene) of this program.
+
+    Returns the pixels' values, zero where they are not wanted.
+    """
     source_count, oversample, layers = counts
     subs = oversample * oversample
     samples = layers * subs
@@ -190,10 +197,10 @@ def pixel_gradients(
     _direction, radius = aim(pixel, zero, zero, oversample, panel, scene, way)
     kept = solid_angle(radius, panel, way), polar
     none = 0.0 * upstream
-    by_first_omega, by_last_capture, by_first_polar = none, none, none
+    by_first_omega, by_last_capture, by_first_polar, values = none, none, none, none
     if way.offset:  # noqa: SIM102  # a choice when compiled, and one at run time
         if chunk[0] == 0:
-            by_first_omega, by_last_capture, by_first_polar = offset_gradients(
+            by_first_omega, by_last_capture, by_first_polar, values = offset_gradients(
                 pixel, panel, upstream, kept, scene, counts, rows[3], way
             )
     by_layer_capture = none
@@ -201,7 +208,7 @@ def pixel_gradients(
         layer, sub = zero + tl.maximum(samples - 1 - step, 0) // subs, zero + tl.maximum(samples - 1 - step, 0) % subs
         pull, by_omega, by_capture = (none, none, none), none, none
         if step < samples:
-            pull, by_omega, by_capture, by_polar = sample_gradients(
+            pull, by_omega, by_capture, by_polar, value = sample_gradients(
                 pixel,
                 layer,
                 sub,
@@ -219,6 +226,8 @@ def pixel_gradients(
                 whole,
             )
             by_first_polar += by_polar
+            if way.valued:
+                values += value / subs
             if not way.each_omega:
                 by_first_omega += by_omega
                 by_omega = none
@@ -239,6 +248,7 @@ def pixel_gradients(
             place = first_layer, first_sub, first_source
             pull = kept_polarization(pixel, place, panel, by_first_polar, sources, scene, counts, rows[1], way)
         pull_back(pixel, layer, sub, (pull, by_omega, by_capture), oversample, panel, scene, rows[0], rows[3], way)
+    return values
 
 
 @kernel("tiles", "panel_count", *NUMBERS)
@@ -255,6 +265,7 @@ def adjoint_kernel(
     source_rows: tl.tensor,
     lattice_rows: tl.tensor,
     scene_rows: tl.tensor,
+    out: tl.tensor,
     tiles: tl.tensor,
     panel_count: tl.tensor,
     count: tl.tensor,
@@ -275,7 +286,10 @@ def adjoint_kernel(
     way: tl.constexpr,
     whole: tl.constexpr,
 ) -> None:
-    """Rows of gradients [programs, n, 16] for the upstream gradient [count]; grid (programs a chunk, chunks)."""
+    """Rows of gradients [programs, n, 16] for the upstream gradient [count]; grid (programs a chunk, chunks).
+
+    out [chunks, count]: the values too, as from value_kernel, where they are wanted (way.valued).
+    """
     first = tl.program_id(1) * chunk
     last = tl.minimum(first + chunk, lattices)
     program = tl.program_id(0) + tl.program_id(1) * tl.num_programs(0)
@@ -286,9 +300,10 @@ def adjoint_kernel(
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         place, there, pixel, of_panel = lanes_of(tile, pixels, count, (slow, fast), stride, way)
         for p in range(-largest(-of_panel), largest(of_panel) + 1):
-            pull = tl.load(upstream + place, mask=there & (of_panel == p), other=0.0).to(tl.float64)
+            here = there & (of_panel == p)
+            pull = tl.load(upstream + place, mask=here, other=0.0).to(tl.float64)
             rows = panel_rows + (program * panel_count + p) * 16, of_sources, of_lattices, of_scene
-            pixel_gradients(
+            values = pixel_gradients(
                 pixel,
                 load_panel(panels, p),
                 pull,
@@ -302,3 +317,6 @@ def adjoint_kernel(
                 way,
                 whole,
             )
+            if way.valued:
+                target = out + tl.program_id(1).to(tl.int64) * count + place
+                tl.store(target, values.to(way.real), mask=here)

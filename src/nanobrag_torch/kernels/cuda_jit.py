@@ -45,6 +45,7 @@ class Way(NamedTuple):
     offset: bool  # something is added once a pixel
     by_lattice: bool = False  # gradients that are wanted
     by_shape: bool = False
+    valued: bool = False  # values are wanted beside the gradients
     group: int = GROUP
     lanes: int = LANES
 

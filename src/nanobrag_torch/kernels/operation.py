@@ -197,9 +197,8 @@ def _adjoint_cpu(upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> li
 
 def _adjoint_cuda(upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> list[Tensor]:
     *options, wanted, value = arguments[TENSORS:]
-    scene, unpacked = Scene(*arguments[:TENSORS]), unpack_options(*options)
-    gradients = cuda.adjoint(upstream, pixels, scene, unpacked, wanted)
-    values = cuda.forward(pixels, scene, unpacked) if value else upstream.new_zeros(0, dtype=unpacked.dtype)
+    scene = Scene(*arguments[:TENSORS])
+    gradients, values = cuda.adjoint(upstream, pixels, scene, unpack_options(*options), wanted, value=value)
     return [*gradients, values]
 
 
