@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from cuda_cases import DEVICE, NAMES, case, every_pixel, relative, true_gradients, true_values, upstream_of
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import cuda_devices, operation
@@ -116,3 +118,52 @@ def test_running_out_of_memory_becomes_an_input_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**20, 2**30))
     with pytest.raises(InputError, match="pixels"), cuda_devices.launching(DEVICE, 10**9, 16, 0):
         raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.fixture
+def unwarned():
+    """Warnings that were given before are given again."""
+    operation._warn_once.cache_clear()
+    yield
+    operation._warn_once.cache_clear()
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """A scene on a device whose images and gradients have a fused kernel, and whose slopes along directions have none.
+
+    As on a GPU; "meta" tensors have no values, but go the same way through the operation.
+    """
+    monkeypatch.setattr(operation, "FUSED_DEVICES", {"cpu", "meta"})
+    scene, options = case("nearest", torch.float64)
+    return scene.to(torch.device("meta")), options
+
+
+def test_slopes_by_the_reference_kernel_are_told_once(unwarned, elsewhere, capsys):
+    scene, options = elsewhere
+    directions = [torch.ones((2, *tensor.shape), device="meta") for tensor in scene.tensors()]
+    for _ in range(2):
+        assert operation.tangents(None, scene, directions, options).shape == (2, 117)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "no fused kernel of slopes along directions" in lines[0]
+    assert "backward gradients are not concerned" in lines[0]
+    operation.tangents(None, scene, directions, options, kernel="reference")
+    with pytest.raises(InputError, match="kernel: got"):
+        operation.tangents(None, scene, directions, options, kernel="fused")
+
+
+def test_forward_mode_tells_it_too(unwarned, elsewhere, capsys):
+    scene, options = elsewhere
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(scene.wavelengths, torch.ones_like(scene.wavelengths))
+        moved = operation.intensity(None, replace(scene, wavelengths=dual), options)
+        assert forward_ad.unpack_dual(moved).tangent.shape == (117,)
+    assert capsys.readouterr().err.count("no fused kernel of slopes along directions") == 1
+
+
+def test_images_and_gradients_there_are_silent(unwarned, elsewhere, capsys):
+    scene, options = elsewhere
+    leaf = scene.wavelengths.clone().requires_grad_()
+    operation.intensity(None, replace(scene, wavelengths=leaf), options).sum().backward()
+    assert capsys.readouterr().err == ""

@@ -9,7 +9,7 @@ implementation per device: "cpu" is compiled by numba (kernels.cpu), and another
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.autograd import forward_ad
 from nanobrag_torch.compilation import available
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import cpu, cpu_tangent, cuda, cuda_devices, reference
+from nanobrag_torch.kernels.empty import dark_image, is_dark, with_a_lattice
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.physics.lattice_factor import Profile
 
@@ -58,6 +59,8 @@ def intensity(
         compiled: Tensor = torch.ops.nanobrag_torch.intensity(pixels, *scene.tensors(), *pack_options(options))
         return compiled  # one node of the graph; the operator says what it cannot do when it runs
     obstacle = "" if kernel == "reference" else _obstacle(scene, options)
+    if kernel != "reference" and not obstacle and (slow := _obstacle_to_tangents(scene)) and _moves(scene):
+        obstacle = slow
     if kernel == "reference" or obstacle:
         if kernel == "fused" and not _left_to_reference(options):
             raise InputError("kernel", "fused", f"reference: {obstacle}")
@@ -68,11 +71,16 @@ def intensity(
     return _fused(pixels, scene, options, progress)
 
 
+def _moves(scene: Scene) -> bool:
+    """Whether forward-mode differentiation is under way by any tensor of the scene."""
+    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in scene.tensors())  # type: ignore[no-untyped-call]
+
+
 def _fused(pixels: Tensor | None, scene: Scene, options: Options, progress: reference.Progress | None) -> Tensor:
     primals, slopes = zip(*map(forward_ad.unpack_dual, scene.tensors()), strict=True)
     moves = any(slope is not None for slope in slopes)
     if progress is not None and scene.panels.device.type == "cpu" and not moves and not _differentiates(scene):
-        return cpu.value(pixels, scene, options, progress)
+        return _value(cpu.value, pixels, scene, options, progress)
     result: Tensor = torch.ops.nanobrag_torch.intensity(pixels, *primals, *pack_options(options))
     if moves:
         slope = _slope(pixels, Scene(*primals), slopes, options)
@@ -107,6 +115,17 @@ def _obstacle(scene: Scene, options: Options) -> str:
     if scene.structure_factors.numel() > LARGEST_TABLE:
         return f"more than {LARGEST_TABLE} structure factors: the reference kernel renders, many times slower"
     return ""
+
+
+def _obstacle_to_tangents(scene: Scene) -> str:
+    device = scene.panels.device.type
+    if device == "cpu":
+        return ""
+    return (
+        f"no fused kernel of slopes along directions (forward-mode differentiation, normal equations) for device "
+        f"{device}: the reference kernel takes them one by one, many times slower; images and backward gradients "
+        "are not concerned"
+    )
 
 
 def _left_to_reference(options: Options) -> bool:
@@ -172,13 +191,21 @@ torch.library.define(
 )
 
 
+def _value(kernel: Callable[..., Tensor], pixels: Tensor | None, scene: Scene, options: Options, *more: Any) -> Tensor:
+    """Values [n] by the kernel of a device, which need not know empty lists."""
+    count = _count(pixels, scene.panels, options.image_shape)
+    if is_dark(count, scene):
+        return dark_image(count, scene, options.dtype)
+    return kernel(pixels, with_a_lattice(scene), options, *more)
+
+
 @torch.library.impl("nanobrag_torch::intensity", "cpu")
 def _intensity_cpu(pixels: Tensor | None, *arguments: Any) -> Tensor:
-    return cpu.value(pixels, Scene(*arguments[:TENSORS]), unpack_options(*arguments[TENSORS:]))
+    return _value(cpu.value, pixels, Scene(*arguments[:TENSORS]), unpack_options(*arguments[TENSORS:]))
 
 
 def _intensity_cuda(pixels: Tensor | None, *arguments: Any) -> Tensor:
-    return cuda.forward(pixels, Scene(*arguments[:TENSORS]), unpack_options(*arguments[TENSORS:]))
+    return _value(cuda.forward, pixels, Scene(*arguments[:TENSORS]), unpack_options(*arguments[TENSORS:]))
 
 
 def _intensity_fake(pixels: Tensor | None, *arguments: Any) -> Tensor:
@@ -186,20 +213,30 @@ def _intensity_fake(pixels: Tensor | None, *arguments: Any) -> Tensor:
     return torch.empty(_count(pixels, panels, integers), dtype=dtype, device=panels.device)
 
 
+def _gradients(kernel: Callable[..., Any], upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> list[Tensor]:
+    """Gradients by the scene's tensors, empty where not wanted, and the values, empty unless asked for."""
+    *packed, wanted, value = arguments[TENSORS:]
+    scene, options = Scene(*arguments[:TENSORS]), unpack_options(*packed)
+    if is_dark(upstream.numel(), scene):
+        gradients = [torch.zeros_like(t) if w else t.new_zeros(0) for t, w in zip(scene.tensors(), wanted, strict=True)]
+        return [*gradients, dark_image(upstream.numel() if value else 0, scene, options.dtype)]
+    gradients, values = kernel(upstream, pixels, with_a_lattice(scene), options, wanted, value=value)
+    if scene.lattice.shape[0] == 0:  # one was put in its place
+        gradients = [g[:0] if not t.numel() else g for g, t in zip(gradients, scene.tensors(), strict=True)]
+    return [*gradients, values]
+
+
 @torch.library.impl("nanobrag_torch::intensity_adjoint", "cpu")
 def _adjoint_cpu(upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> list[Tensor]:
-    """Gradients by the scene's tensors, empty where not wanted, and the values, empty unless asked for."""
-    *options, wanted, value = arguments[TENSORS:]
-    scene = Scene(*arguments[:TENSORS])
-    values, gradients = cpu.gradients(upstream, pixels, scene, unpack_options(*options), wanted, value=value)
-    return [*gradients, values]
+    def kernel(*given: Any, value: bool) -> tuple[list[Tensor], Tensor]:
+        values, gradients = cpu.gradients(*given, value=value)
+        return list(gradients), values
+
+    return _gradients(kernel, upstream, pixels, *arguments)
 
 
 def _adjoint_cuda(upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> list[Tensor]:
-    *options, wanted, value = arguments[TENSORS:]
-    scene = Scene(*arguments[:TENSORS])
-    gradients, values = cuda.adjoint(upstream, pixels, scene, unpack_options(*options), wanted, value=value)
-    return [*gradients, values]
+    return _gradients(cuda.adjoint, upstream, pixels, *arguments)
 
 
 def _adjoint_fake(upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> list[Tensor]:
@@ -242,8 +279,12 @@ torch.library.define(
 
 @torch.library.impl("nanobrag_torch::intensity_tangents", "cpu")
 def _tangents_cpu(pixels: Tensor | None, *arguments: Any) -> Tensor:
-    *options, directions = arguments[TENSORS:]
-    return cpu_tangent.tangents(pixels, Scene(*arguments[:TENSORS]), directions, unpack_options(*options))
+    *packed, directions = arguments[TENSORS:]
+    scene, options = Scene(*arguments[:TENSORS]), unpack_options(*packed)
+    count = _count(pixels, scene.panels, options.image_shape)
+    if is_dark(count, scene):
+        return torch.zeros((max(direction.shape[0] for direction in directions), count), dtype=options.dtype)
+    return cpu_tangent.tangents(pixels, with_a_lattice(scene), directions, options)
 
 
 def _tangents_fake(pixels: Tensor | None, *arguments: Any) -> Tensor:
@@ -281,16 +322,18 @@ def tangents(
     """Jacobian-vector products [T, n] along T directions of the scene's tensors at once.
 
     directions: for each tensor of the scene, in order, a stack [T, *shape], or an empty tensor where it stands still.
-    pixels and kernel as for `intensity`; devices other than the CPU are left to the reference kernel. Not
-    differentiable again. Raises InputError like `intensity`.
+    pixels and kernel as for `intensity`; only the CPU has a fused kernel of them, and "auto" says so once where the
+    reference kernel takes its place. Not differentiable again. Raises InputError like `intensity`.
     """
     if kernel not in KERNELS:
         raise InputError("kernel", kernel, ", ".join(KERNELS))
-    obstacle = "" if kernel == "reference" else _obstacle(scene, options)
+    obstacle = "" if kernel == "reference" else _obstacle(scene, options) or _obstacle_to_tangents(scene)
     if kernel == "fused" and obstacle and not _left_to_reference(options):
         raise InputError("kernel", "fused", f"reference: {obstacle}")
     fixed = Scene(*(tensor.detach() for tensor in scene.tensors()))
-    if kernel == "reference" or obstacle or scene.panels.device.type != "cpu":
+    if obstacle:
+        _warn_once(obstacle)
+    if kernel == "reference" or obstacle:
         return reference.tangents(_all_pixels(scene, options) if pixels is None else pixels, fixed, directions, options)
     found: Tensor = torch.ops.nanobrag_torch.intensity_tangents(
         pixels, *fixed.tensors(), *pack_options(options), list(directions)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
+from nanobrag_torch.kernels.empty import dark_image, is_dark, with_a_lattice
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.physics.absorption import layer_capture
 from nanobrag_torch.physics.geometry import curve, decompose_pixels, flat_positions, solid_angle
@@ -55,6 +56,9 @@ def intensity(pixels: Tensor, scene: Scene, options: Options, *, progress: Progr
     Differentiable by every tensor of the scene. With running_factors or interpolation_latch (both compat) pixels are
     taken in the order given, as the C program scans them.
     """
+    if is_dark(pixels.numel(), scene):
+        return dark_image(pixels.numel(), scene, options.dtype)
+    scene = with_a_lattice(scene)
     step = pixels_per_chunk(scene, options)
     latch = torch.zeros((), dtype=torch.bool, device=pixels.device)
     parts = []
@@ -63,7 +67,7 @@ def intensity(pixels: Tensor, scene: Scene, options: Options, *, progress: Progr
         parts.append(part)
         if progress is not None:
             progress(min(1.0, (start + step) / pixels.numel()))
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=options.dtype, device=pixels.device)
+    return torch.cat(parts)
 
 
 def tangents(pixels: Tensor, scene: Scene, directions: Sequence[Tensor], options: Options) -> Tensor:
