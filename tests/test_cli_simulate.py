@@ -64,6 +64,10 @@ def test_noise_is_poisson_and_another_for_each_image(folder):
         "straight.expt", N_cells=(5, 5, 5), oversample=1, phi_steps=2, default_F=0.0, water_size_um=0.2
     ).simulate(0, dtype=torch.float64)
     assert np.array_equal(first, again) and not np.array_equal(first, second)
+    assert np.array_equal(first, np.rint(first))
+    other = Experiment.from_file("straight.expt", N_cells=(5, 5, 5), oversample=1, phi_steps=2, default_F=0.0)
+    drawn = other.with_options(water_size_um=0.2).counts(0, seed=5)
+    assert np.array_equal(first, drawn.numpy())
     pull = (first - expected.numpy()) / np.sqrt(expected.numpy())
     assert abs(pull.mean()) < 5 / np.sqrt(pull.size) and abs(pull.var() - 1) < 0.03
 
@@ -103,6 +107,10 @@ def test_a_series_goes_on_where_it_was_cut_off(folder):
         (("one.expt", "--frames", "1", "--shape", "cube"), "square"),
         (("one.expt", "--misset", "1", "2", "3"), "--misset"),
         (("broken.expt", "--frames", "1"), "broken.expt"),
+        (("one.expt", "--frames", "1", "--column", "FP"), "--column"),
+        (("one.expt", "--frames", "1", "--seed", "3"), "--seed"),
+        (("one.expt", "--frames", "1", "--noise", "--seed", "-3"), "seed"),
+        (("one.expt", "--frames", "1", "--mosaic-spread", "0.1", "--mosaic-domains", "0"), "mosaic_domains"),
     ],
 )
 def test_bad_input_is_one_line_and_no_file(folder, capfd, words, named):

@@ -2,7 +2,8 @@
 
 The deviate of a pixel depends on the seed, the number of the image and the index of the pixel alone (Philox 4x32-10,
 Salmon et al. 2011), so image i of seed s is the same in any batch, on any number of devices, drawn whole or in pieces.
-It is not the C program's noise: nanobrag_torch.noise is.
+It is the noise of Simulator.counts, Experiment.counts and `nb simulate --noise`. The command nanoBragg draws the C
+program's, one deviate after the other: nanobrag_torch.noise.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _LARGEST_COUNT = 65535
+_AT_ONCE_ON_A_CPU, _AT_ONCE = 2**16, 2**22
+"""Pixels drawn at once: what stays in a CPU's cache; elsewhere what bounds memory to less than a gigabyte."""
 
 
 def poisson_counts(
@@ -34,15 +37,24 @@ def poisson_counts(
 
     The first axis runs over images first_image, first_image + 1 ...; pixels [...]: flat indices of the pixels, when not
     all of an image are there, in order. Raises InputError for a mean that is negative or not finite, unless validate
-    is False, which spares a GPU a look at the means.
+    is False, which spares a GPU a look at the means; and for a seed or image that is no whole number below 2^64.
     """
+    for name, number in (("seed", seed), ("image", first_image)):
+        if not (isinstance(number, int) and 0 <= number < 1 << 64):
+            raise InputError(name, number, "a whole number from 0 to 2^64 - 1")
     if means.dim() < 1 or (validate and not bool((torch.isfinite(means) & (means >= 0)).all())):
         raise InputError("means", "negative or not finite", "finite photons per pixel, one image or more [images, ...]")
-    flat = means.detach().to(torch.float64).reshape(means.shape[0], -1)  # [I, n]
-    index = torch.arange(flat.shape[1], device=means.device) if pixels is None else pixels.reshape(-1).to(torch.int64)
-    image = torch.arange(first_image, first_image + flat.shape[0], device=means.device)
-    counters = index.expand(flat.shape), image[:, None].expand(flat.shape)
-    return _counts(flat.reshape(-1), counters[0].reshape(-1), counters[1].reshape(-1), seed).reshape(means.shape)
+    flat = means.detach().reshape(-1)
+    size = means[0].numel() if means.shape[0] else 1
+    index = torch.arange(size, device=means.device) if pixels is None else pixels.reshape(-1).to(torch.int64)
+    counts = torch.empty(flat.shape, dtype=torch.int64, device=means.device)
+    step = _AT_ONCE_ON_A_CPU if means.device.type == "cpu" else _AT_ONCE
+    for start in range(0, flat.numel(), step):
+        place = torch.arange(start, min(start + step, flat.numel()), device=means.device)
+        image = first_image + torch.div(place, size, rounding_mode="floor")
+        mean = flat[start : start + step].to(torch.float64)
+        counts[start : start + step] = _counts(mean, index[place % size], image, seed)
+    return counts.reshape(means.shape)
 
 
 def recorded_counts(photons: Tensor, adc: float = 40.0) -> Tensor:

@@ -2,6 +2,7 @@
 
     experiment = Experiment.from_file("refined.expt", structure_factors="model.mtz", N_cells=(30, 30, 30))
     image = experiment.simulate(frame=3)  # [panel, slow, fast], or (slow, fast) of a single panel
+    counted = experiment.counts(frame=3, seed=1)  # with counting noise
 
 The lab frame is that of the file, imgCIF's: panels, beam and rotation axis are taken as they stand, without a
 convention in between.
@@ -87,6 +88,14 @@ class Experiment:
         simulator: options of Simulator, such as dtype, device and kernel.
         """
         image = self.simulator(frame, **simulator).run()
+        return image[0] if image.shape[0] == 1 and image.dim() == 3 else image
+
+    def counts(self, frame: int = 0, *, seed: int, **simulator: Any) -> Tensor:
+        """The image of a frame as counted: whole photons, int64, shaped as by `simulate`.
+
+        A frame of a seed is the same whichever frames are rendered beside it, and wherever: see Simulator.counts.
+        """
+        image = self.simulator(frame, **simulator).counts(seed, image=frame)
         return image[0] if image.shape[0] == 1 and image.dim() == 3 else image
 
     def simulator(self, frame: int = 0, **options: Any) -> Simulator:

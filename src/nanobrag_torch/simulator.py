@@ -11,6 +11,7 @@ from torch import Tensor
 from nanobrag_torch import background
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import BeamConfig
+from nanobrag_torch.device_noise import poisson_counts
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation
 from nanobrag_torch.kernels.cuda_devices import checked_device
@@ -107,6 +108,17 @@ class Simulator:
         if pixels is None:
             return values.reshape(shape)
         return torch.zeros(count, dtype=self.dtype, device=self.device).index_put((pixels,), values).reshape(shape)
+
+    def counts(self, seed: int, *, image: int = 0, progress: Progress | None = None) -> Tensor:
+        """The image as counted: whole photons, int64, drawn from the Poisson distribution about `run()`.
+
+        image: number of this image among those of the seed. What is drawn for a pixel depends on the seed, this number,
+        the place of the pixel and what is expected there, and on nothing else: not on the images drawn before, the
+        region of interest or how work is shared among devices. Not differentiable. Raises InputError as `run` does, and
+        for a seed or number that is negative. nanobrag_torch.device_noise.recorded_counts adds an offset and saturates.
+        """
+        with torch.no_grad():
+            return poisson_counts(self.run(progress=progress)[None], seed, first_image=image)[0]
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nanobrag_torch.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from nanobrag_torch.experiment import Experiment
 
 FLOATING = (".npy", ".png")
 LARGEST_COUNT = {".img": 65535}
+MOSAIC_DOMAINS = 30
 
 
 def simulate(
@@ -65,7 +65,9 @@ def simulate(
     noise: Annotated[
         bool, typer.Option("--noise", help="draw whole photons instead of rounding expected ones")
     ] = False,
-    seed: Annotated[int, typer.Option(help="of the noise; each image has its own stream")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(help="of the noise [1]; each image has its own, whichever others are rendered")
+    ] = None,
     picture: Annotated[Path | None, typer.Option("--png", help="also draw the first image here")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with a series that was cut off")] = False,
     allow_loss: Annotated[
@@ -80,16 +82,18 @@ def simulate(
     from nanobrag_torch.kernels.cuda_devices import checked_device
 
     path = _one_of(experiment, geometry)
+    _require_use("--column", column, structure_factors is not None, "nothing without --structure-factors")
+    _require_use("--seed", seed, noise, "nothing without --noise")
     options: dict[str, Any] = {
         "N_cells": cells, "shape": shape, "mosaic_spread_deg": mosaic_spread, "oversample": oversample,
-        "mosaic_domains": mosaic_domains or (30 if mosaic_spread > 0 else 1), "water_size_um": water,
+        "mosaic_domains": _domains(mosaic_domains, mosaic_spread), "water_size_um": water,
     }  # fmt: skip
     given = {"fluence": fluence, "phi_steps": phi_steps, "default_F": default_f}
     options |= {name: value for name, value in given.items() if value is not None}
     described = _experiment(path, structure_factors, column, {**options, **_crystal(path, matrix, cell, misset)})
     chosen = _frames(frames, described)
     simulator = {"dtype": _dtype(dtype), "device": checked_device(device), "kernel": kernel, "threads": threads}
-    job = _Job(described, simulator, noise, seed, Path(output).suffix.lower())
+    job = _Job(described, simulator, noise, 1 if seed is None else seed, Path(output).suffix.lower())
     start = time.perf_counter()
     if len(chosen) == 1:
         _write_one(job, chosen[0], output, allow_loss)
@@ -108,16 +112,14 @@ class _Job:
     def __init__(self, experiment: Experiment, simulator: dict[str, Any], noise: bool, seed: int, suffix: str) -> None:
         self.experiment, self.simulator, self.noise, self.seed, self.suffix = experiment, simulator, noise, seed, suffix
 
-    def photons(self, frame: int) -> NDArray[np.floating[Any]]:
-        """Expected or drawn photons of a frame."""
-        from nanobrag_torch.noise import poisson_image
-        from nanobrag_torch.physics.random_streams import Streams
-
-        image = self.experiment.simulate(frame, **self.simulator).cpu().numpy()
-        if not self.noise:
-            return cast("NDArray[np.floating[Any]]", image)
-        drawn, _ = poisson_image(image.reshape(-1, image.shape[-1]).astype("f4"), Streams(), -(self.seed + frame))
-        return drawn.reshape(image.shape)
+    def photons(self, frame: int) -> NDArray[Any]:
+        """Expected photons of a frame, or drawn ones: whole numbers."""
+        if self.noise:
+            image = self.experiment.counts(frame, seed=self.seed, **self.simulator)
+        else:
+            image = self.experiment.simulate(frame, **self.simulator)
+        photons: NDArray[Any] = image.cpu().numpy()
+        return photons
 
     def pixels(self, frame: int) -> NDArray[Any]:
         """The photons, whole and in range where the format holds whole numbers only."""
@@ -125,7 +127,7 @@ class _Job:
 
         image = self.photons(frame)
         if self.suffix in FLOATING:
-            return image
+            return image.astype(str(self.simulator["dtype"]).removeprefix("torch."), copy=False)
         top = LARGEST_COUNT.get(self.suffix, 2**31 - 1)
         counts: NDArray[Any] = np.clip(np.rint(image), 0, top).astype(self.dtype)
         return counts
@@ -173,6 +175,19 @@ def _one_of(experiment: Path | None, geometry: Path | None) -> Path:
     path = experiment or geometry
     assert path is not None
     return path
+
+
+def _require_use(name: str, value: object, used: bool, accepted: str) -> None:
+    """Raise InputError for an option that would change nothing."""
+    if value is not None and not used:
+        raise InputError(name, value, accepted)
+
+
+def _domains(given: int | None, spread: float) -> int:
+    """Mosaic domains as asked for, else enough for a spread."""
+    if given is None:
+        return MOSAIC_DOMAINS if spread > 0 else 1
+    return given
 
 
 def _experiment(path: Path, structure_factors: Path | None, column: str | None, options: dict[str, Any]) -> Experiment:
