@@ -80,7 +80,7 @@ class CrystalConfig:
     phi_step_deg: Real | None = None  # None: osc_range_deg / phi_steps
     spindle_axis: Vector | None = None  # None: by detector convention
     mosaic_spread_deg: Real | Vector = 0.0  # scalar; three, about a, c* x a and c*; or a symmetric 3 x 3 of these axes
-    mosaic_domains: int = 1
+    mosaic_domains: int | None = None  # None: 10; one without a spread, whatever is asked for
     mosaic_seed: int = -12345678
     mosaic_sampling: MosaicSampling = MosaicSampling.RANDOM
     N_cells: Sequence[int] | Vector = (1, 1, 1)
@@ -224,6 +224,7 @@ class DetectorConfig:
         _require_at_least(self, 1, "detector_thicksteps")
         vectors = ("fdet_vector", "sdet_vector", "odet_vector", "beam_vector", "polar_vector", "spindle_axis")
         _require_length(self, 3, "twotheta_axis", "pix0_vector_mm", *(f"custom_{v}" for v in vectors))
+        _require_nonzero(self, "twotheta_axis", *(f"custom_{v}" for v in vectors))
         _require_whole(self, "spixels", "fpixels", "oversample", "detector_thicksteps")
         _require_whole(self, "roi_xmin", "roi_xmax", "roi_ymin", "roi_ymax")
         _require_nonzero(self, "distance_mm", "close_distance_mm")
@@ -294,6 +295,7 @@ class BeamConfig:
         _require_at_least(self, 1, "dispersion_steps", "hdiv_steps", "vdiv_steps")
         _require_whole(self, "dispersion_steps", "hdiv_steps", "vdiv_steps")
         _require_length(self, 3, "polarization_axis")
+        _require_nonzero(self, "polarization_axis")
         self._require_source_table()
 
     def _require_source_table(self) -> None:
@@ -306,6 +308,10 @@ class BeamConfig:
             raise InputError(", ".join(sizes), tuple(sizes.values()), "one entry a source in each")
         if 0 in sizes.values():
             raise InputError(", ".join(sizes), 0, "at least one source")
+        if self.source_weights is not None and not any(_flat(self.source_weights)):
+            raise InputError("source_weights", _shown(self.source_weights), "numbers from 0 up, one above 0 at least")
+        if directions is not None and not all(any(_flat(row)) for row in directions):
+            raise InputError("source_directions", _shown(directions), "sources that are not at the sample (0 0 0)")
 
 
 def _require_mask(config: Any) -> None:

@@ -92,7 +92,7 @@ class Simulator:
     def steps(self) -> int:
         """Sources times phi steps times mosaic domains times sub-pixels; sensor layers do not count (section 3.7)."""
         config = self.crystal.config
-        return self.sources.wavelengths.numel() * config.phi_steps * config.mosaic_domains * self.oversample**2
+        return self.sources.wavelengths.numel() * config.phi_steps * self.crystal.domain_count * self.oversample**2
 
     def run(self, *, progress: Progress | None = None, check: bool = True) -> Tensor:
         """The image (slow, fast), or (panel, slow, fast) of given panels, in photons per pixel.

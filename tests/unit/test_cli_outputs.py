@@ -94,6 +94,10 @@ class TestProgress:
             report(0.5)
             report(1.0)
         assert "rendering" in stream.getvalue()
+        stream = Terminal()
+        with progress_meter(True, stream=stream, what="structure factors") as report:
+            report(1.0)
+        assert "structure factors" in stream.getvalue() and "rendering" not in stream.getvalue()
 
     def test_the_command_reports_unless_told_not_to(self, capsys):
         assert "100% done" in printed(GOOD.replace(" -noprogress", ""), capsys)

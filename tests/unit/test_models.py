@@ -222,6 +222,17 @@ def test_flux_over_beam_area_replaces_fluence():
         (CrystalConfig, {"cell_a": 50.0, "mosaic_spread_deg": [0.1] * 9}, "mosaic_spread_deg"),
         (CrystalConfig, {"cell_a": 50.0, "spindle_axis": (0, 0, 0)}, "spindle_axis"),
         (DetectorConfig, {"distance_mm": 0.0}, "distance_mm.*but 0"),
+        *[
+            (DetectorConfig, {"detector_convention": "custom", name: (0, 0, 0)}, f"{name}: got .*but 0")
+            for name in ("custom_fdet_vector", "custom_sdet_vector", "custom_odet_vector", "custom_beam_vector")
+        ],
+        (DetectorConfig, {"custom_polar_vector": torch.zeros(3)}, "custom_polar_vector.*but 0"),
+        (DetectorConfig, {"custom_spindle_axis": (0.0, 0.0, 0.0)}, "custom_spindle_axis.*but 0"),
+        (DetectorConfig, {"twotheta_axis": (0, 0, 0)}, "twotheta_axis.*but 0"),
+        (BeamConfig, {"polarization_axis": (0, 0, 0)}, "polarization_axis.*but 0"),
+        (BeamConfig, {"source_directions": torch.eye(3), "source_weights": [0, 0, 0]}, "source_weights.*one above 0"),
+        (BeamConfig, {"source_directions": [[1.0, 0, 0], [0, 0, 0]]}, "source_directions.*not at the sample"),
+        (CrystalConfig, {"cell_a": 50.0, "mosaic_domains": 0}, "mosaic_domains"),
         (DetectorConfig, {"roi_xmin": 3.5}, "roi_xmin.*whole"),
         (DetectorConfig, {"mask_array": [[1, 1], [1, 1]]}, "mask_array.*an array"),
     ],
@@ -230,6 +241,37 @@ def test_bad_values_are_named(maker, fields, names):
     with pytest.raises(InputError, match=names) as error:
         maker(**fields)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("maker", [Crystal, Detector, Beam, lambda device: Simulator(Crystal(), device=device)])
+@pytest.mark.parametrize("device", ["bad", "cuda:x", "mps", None])
+def test_a_device_that_is_none_is_named(maker, device):
+    if device == "mps" and torch.backends.mps.is_available():
+        return
+    with pytest.raises(InputError, match=f"device: got '{device}'.*cpu, cuda or cuda:N"):
+        maker(device=device)
+
+
+@pytest.mark.parametrize("sampling", ["random", "quadrature"])
+@pytest.mark.parametrize("spread", [0.5, torch.tensor(0.5), (0.0, 0.0, 0.5), torch.full((3,), 0.5).numpy()])
+def test_a_spread_without_a_number_of_domains_spreads(spread, sampling):
+    """Ten domains, as the command takes; one that was asked for is one, unturned, as in the C program."""
+    spindle = torch.tensor([0.0, 0.0, 1.0], dtype=F64)
+    fields = {"cell_a": 50.0, "mosaic_spread_deg": spread, "mosaic_sampling": sampling}
+    crystal = Crystal(CrystalConfig(**fields))
+    lattice, weights = crystal.lattice(spindle)
+    assert lattice.shape == (10, 3, 3)
+    assert weights.sum() == pytest.approx(1)
+    assert lattice.std(0).max() > 1e-4 * lattice.abs().max()
+    assert torch.equal(lattice, Crystal(CrystalConfig(**fields, mosaic_domains=10)).lattice(spindle)[0])
+    assert Simulator(crystal, Detector(DetectorConfig(oversample=1))).steps == 10
+    assert Crystal(CrystalConfig(**fields, mosaic_domains=1)).lattice(spindle)[0].shape == (1, 3, 3)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0, (0.0, 0.0, 0.0)])
+def test_no_spread_is_one_domain(spread):
+    for domains in (None, 1, 7):
+        assert Crystal(CrystalConfig(cell_a=50.0, mosaic_spread_deg=spread, mosaic_domains=domains)).domain_count == 1
 
 
 def test_a_parameter_may_have_one_element_instead_of_no_axis():

@@ -37,7 +37,8 @@ def fcalc(
     require_suffix(output)
     atoms = with_b_factors(read_atoms(model), b_iso=b_iso, b_add=b_add)
     solvent = BulkSolvent(k_sol, b_sol) if bulk_solvent else None
-    with progress_meter(not quiet and sys.stderr.isatty(), stream=sys.stderr) as report:
+    shown = not quiet and sys.stderr.isatty()
+    with progress_meter(shown, stream=sys.stderr, what="structure factors") as report:
         reflections = calculated_reflections(
             atoms,
             dmin=dmin,

@@ -107,7 +107,7 @@ def _noise(image: NDArray[np.float32], prepared: Prepared, roi: Roi) -> NoiseIma
     if prepared.noise_seed <= 0:  # such a stream goes on with the table that others left (D50)
         if prepared.request.misset_choice == "random":
             misset_angles(streams, -prepared.misset_seed)
-        random_axes(streams, prepared.crystal.mosaic_seed, prepared.crystal.mosaic_domains)
+        random_axes(streams, prepared.crystal.mosaic_seed, prepared.scans.mosaic_domains)
     return noise_counts(image, streams, -prepared.noise_seed, adc=prepared.request.adc, roi=roi)
 
 

@@ -1,4 +1,4 @@
-"""How far a rendering is: a bar with the time left on a terminal, else a line now and then."""
+"""How far a rendering or another long task is: a bar with the time left on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ SECONDS_WITHOUT_LINES = 2.0
 
 
 @contextmanager
-def progress_meter(shown: bool, *, stream: TextIO | None = None) -> Iterator[Report | None]:
-    """A function to be called with the fraction done, 0 to 1; None when no meter is wanted."""
+def progress_meter(
+    shown: bool, *, stream: TextIO | None = None, what: str = "rendering"
+) -> Iterator[Report | None]:
+    """A function to be called with the fraction done, 0 to 1; None when no meter is wanted. what: the bar's label."""
     stream = sys.stdout if stream is None else stream
     if not shown:
         yield None
     elif stream.isatty():
-        with _bar(stream) as report:
+        with _bar(stream, what) as report:
             yield report
     else:
         yield LineMeter(stream)
@@ -29,7 +31,7 @@ def progress_meter(shown: bool, *, stream: TextIO | None = None) -> Iterator[Rep
 
 
 @contextmanager
-def _bar(stream: TextIO) -> Iterator[Report]:
+def _bar(stream: TextIO, what: str) -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -41,7 +43,7 @@ def _bar(stream: TextIO) -> Iterator[Report]:
     )
 
     columns = (
-        TextColumn("rendering"),
+        TextColumn(what),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
@@ -49,7 +51,7 @@ def _bar(stream: TextIO) -> Iterator[Report]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(file=stream), transient=True) as progress:
-        task = progress.add_task("rendering", total=1.0)
+        task = progress.add_task(what, total=1.0)
         yield lambda fraction: progress.update(task, completed=fraction)
 
 

@@ -55,7 +55,9 @@ def checked_device(device: torch.device | str) -> torch.device:
     """The device, if torch can use it here. Raises InputError that says which can be used."""
     try:
         found = torch.device(device)
-    except RuntimeError:
+        if found.type != "cuda":
+            torch.empty(0, device=found)
+    except (RuntimeError, TypeError, AssertionError):  # what torch raises for one that it lacks differs by device
         raise InputError("device", str(device), "cpu, cuda or cuda:N") from None
     if found.type != "cuda":
         return found

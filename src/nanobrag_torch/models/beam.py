@@ -11,6 +11,7 @@ from torch import Tensor
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import BeamConfig
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.kernels.cuda_devices import checked_device
 from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.physics.polarization import polarization_matrix, unpolarized_matrix
 from nanobrag_torch.physics.rotations import unit
@@ -46,7 +47,7 @@ class Beam:
         device: torch.device | str = "cpu",
     ) -> None:
         self.config = config if config is not None else BeamConfig()
-        self.dtype, self.device = dtype, torch.device(device)
+        self.dtype, self.device = dtype, checked_device(device)
 
     def sources(self, beam: Tensor, polar: Tensor, compat: Compat = Compat()) -> Sources:  # noqa: B008
         """The table of sources about the beam direction [3] and polarization axis [3]; unit vectors.

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import CrystalConfig, MosaicSampling
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.kernels.cuda_devices import checked_device
 from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.physics import mosaicity
 from nanobrag_torch.physics.random_streams import Streams
 from nanobrag_torch.physics.rotations import axis_rotation, quaternion_rotation, vector_rotation, xyz_rotation
+from nanobrag_torch.physics.sampling import MOSAIC_DOMAINS
 from nanobrag_torch.physics.unit_cell import cell_volume, cross_products, dual, reciprocal_from_cell, with_lengths
 from nanobrag_torch.units import ANGSTROM, DEGREES_PER_RADIAN, MM
 
@@ -35,7 +38,7 @@ class Crystal:
         device: torch.device | str = "cpu",
     ) -> None:
         self.config = config if config is not None else CrystalConfig(cell_a=100.0)
-        self.dtype, self.device = dtype, torch.device(device)
+        self.dtype, self.device = dtype, checked_device(device)
         self.hkl_data: Tensor | None = None  # [H, K, L] amplitudes
         self.hkl_metadata: dict[str, int] | None = None  # h_min h_max k_min k_max l_min l_max
         self.streams: Streams | None = None
@@ -120,17 +123,15 @@ class Crystal:
 
         An isotropic spread turns domains in the lab, as the C program does; an anisotropic one about crystal axes.
         """
-        config = self.config
-        if config.mosaic_domains == 1 and self.streams is None:
+        config, count = self.config, self.domain_count
+        if count == 1 and self.streams is None:
             one = torch.ones(1, dtype=torch.float64, device=self.device)
             return torch.eye(3, dtype=torch.float64, device=self.device)[None], one
         if config.mosaic_sampling is MosaicSampling.QUADRATURE:
-            vectors, weights = mosaicity.quadrature_nodes(config.mosaic_domains)
+            vectors, weights = mosaicity.quadrature_nodes(count)
             return self._domain_rotations(vectors, rows), weights.to(self.device)
         domains = self._drawn_domains()
-        weights = torch.full(
-            (config.mosaic_domains,), 1 / config.mosaic_domains, dtype=torch.float64, device=self.device
-        )
+        weights = torch.full((count,), 1 / count, dtype=torch.float64, device=self.device)
         if self._is_anisotropic:
             return self._domain_rotations(domains.axes * domains.angles.double()[:, None], rows), weights
         spread = config.mosaic_spread_deg  # a plain number gives the C program's rounded angles
@@ -138,9 +139,20 @@ class Crystal:
         angles = mosaicity.domain_angles(spread, domains.angles).to(self.device)
         return mosaicity.domain_rotations(domains.axes.to(self.device), angles), weights
 
+    @property
+    def domain_count(self) -> int:
+        """Mosaic domains: one without a spread; with one as configured, else ten (3.5).
+
+        A tensor is a spread whatever its value, which an optimiser may change.
+        """
+        if not _is_spread(self.config.mosaic_spread_deg):
+            return 1
+        given = self.config.mosaic_domains
+        return MOSAIC_DOMAINS if given is None else given
+
     def _drawn_domains(self) -> mosaicity.MosaicDomains:
         """The random domains, drawn once and kept on the device: a shared stream must not go on at the next image."""
-        seed, count = self.config.mosaic_seed, self.config.mosaic_domains
+        seed, count = self.config.mosaic_seed, self.domain_count
         if self._drawn is None or self._drawn[0] is not self.streams:
             streams = Streams() if self.streams is None else self.streams
             drawn = mosaicity.random_domains(streams, seed, count)
@@ -227,6 +239,12 @@ class Crystal:
 
     def _stack(self, values: list[Any]) -> Tensor:
         return torch.stack([self._tensor(value).squeeze() for value in values])  # a parameter may have shape (1,)
+
+
+def _is_spread(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_is_spread, value))
+    return isinstance(value, Tensor) or bool(np.any(value))
 
 
 def stale_steps(phi: Tensor) -> Tensor:

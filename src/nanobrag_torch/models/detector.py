@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import DetectorConfig, DetectorConvention, DetectorPivot
+from nanobrag_torch.kernels.cuda_devices import checked_device
 from nanobrag_torch.models.conventions import CONVENTIONS
 from nanobrag_torch.models.panels import panel_pixel_sizes, panel_sensors, panel_vectors
 from nanobrag_torch.models.tensors import as_tensor
@@ -84,7 +85,7 @@ class Detector:
         device: torch.device | str = "cpu",
     ) -> None:
         self.config = config if config is not None else DetectorConfig()
-        self.dtype, self.device = dtype, torch.device(device)
+        self.dtype, self.device = dtype, checked_device(device)
 
     @property
     def image_shape(self) -> tuple[int, int]:
