@@ -12,8 +12,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from nanobrag_torch.kernels.problem import Options, Scene
 
 Progress = Callable[[float], None]
 Piece = tuple[int, int]
+Room = TypeVar("Room")
 
 PIECES_PER_THREAD = 8
 MOST_PARTS = 64
@@ -41,12 +42,12 @@ def value(pixels: Tensor | None, scene: Scene, options: Options, progress: Progr
     packed = pack(pixels, scene, options)
     count = pixel_count(pixels, scene, options)
     out = torch.empty(count, dtype=options.dtype)
-    if not finite(scene):
+    if not finite(packed):
         return out.fill_(torch.nan)
     image = out.numpy()
     threads = thread_count(options)
     pieces = _pieces(count, threads * PIECES_PER_THREAD, at.CHUNK)
-    _deal(lambda piece: _value(image, *piece, packed, scratch(packed)), pieces, threads, progress)
+    _deal(lambda piece, room: _value(image, *piece, packed, room), pieces, threads, partial(scratch, packed), progress)
     return out
 
 
@@ -75,27 +76,28 @@ def gradients(
     upstream [n] in options.dtype; wanted: one for each tensor of the scene. What is not wanted comes back empty.
     A nearest-hkl table has no slope in hkl: F is constant between the half-integers.
     """
+    packed = pack(pixels, scene, options)
     count = pixel_count(pixels, scene, options)
     out = torch.empty(count if value else 0, dtype=options.dtype)
-    if not finite(scene):
+    if not finite(packed):
         pairs = zip(scene.tensors(), wanted, strict=True)
         return out.fill_(torch.nan), tuple(torch.full_like(t, torch.nan) if w else t.new_zeros(0) for t, w in pairs)
     wants, with_table = _wants(wanted)
-    scale = _flow_scale(upstream, scene)
-    packed, flow = pack(pixels, scene, options), (upstream.detach() / scale).contiguous().numpy()
+    flow = upstream.detach().contiguous().numpy()
+    scale = _flow_scale(flow, packed)
     parts = _pieces(count, _part_count(scene, with_table), at.CHUNK)
     sums = [_no_sums(scene, with_table) for _ in parts]
     image = out.numpy()
 
-    def work(number: int) -> None:
-        _adjoint(image, flow, *parts[number], packed, scratch(packed), wants, sums[number])
+    def work(number: int, room: at.Scratch) -> None:
+        _adjoint(image, flow, 1 / scale, *parts[number], packed, room, wants, sums[number])
 
-    _deal(work, range(len(parts)), thread_count(options), None)
+    _deal(work, range(len(parts)), thread_count(options), partial(scratch, packed), None)
     total = _no_sums(scene, with_table)
     for part in sums:
         for mine, theirs in zip(total, part, strict=True):
             np.add(mine, theirs, out=mine)
-    return out, _as_tensors(total, scene, scale, wanted)
+    return out, _as_tensors(total, scene, packed, scale, wanted)
 
 
 def _wants(wanted: Sequence[bool]) -> tuple[at.Array, bool]:
@@ -119,43 +121,49 @@ def _part_count(scene: Scene, with_table: bool) -> int:
     return int(count)
 
 
-def _flow_scale(upstream: Tensor, scene: Scene) -> float:
-    """A power of two that keeps gradients within the range of float32: about their largest factor."""
-    origin, normal = scene.panels[:, 0], scene.panels[:, 3]
-    omega = (scene.pixel_size.prod(-1) / (origin * normal).sum(-1) ** 2).abs().max() if origin.numel() else 1.0
-    most = float(upstream.abs().max() * scene.source_weights.abs().max() * omega) if upstream.numel() else 0.0
+def _flow_scale(flow: at.Array, packed: at.Packed) -> float:
+    """A power of two that keeps gradients within the range of float32: about their largest factor.
+
+    No torch operations on images here: their threads would spin on beyond their work, where ours are to run.
+    """
+    if not flow.size or not len(packed.panels) or not len(packed.sources):
+        return 1.0
+    omega = np.abs(packed.panels[:, at.AREA] / packed.panels[:, at.CLOSE] ** 2).max()
+    most = float(max(flow.max(), -flow.min()) * np.abs(packed.sources[:, at.SOURCE_WEIGHT]).max() * omega)
     return 2.0 ** math.frexp(most)[1] if 0 < most < math.inf else 1.0
 
 
-def _as_tensors(sums: at.Sums, scene: Scene, scale: float, wanted: Sequence[bool]) -> tuple[Tensor, ...]:
+def _as_tensors(
+    sums: at.Sums, scene: Scene, packed: at.Packed, scale: float, wanted: Sequence[bool]
+) -> tuple[Tensor, ...]:
     """The chain rule from the packed tables to the tensors of the scene."""
-    panels, size = scene.panels.detach(), scene.pixel_size.detach()
-    of_panels, of_sources = torch.from_numpy(sums.panels), torch.from_numpy(sums.sources)
-    of_lattice, single = torch.from_numpy(sums.lattice), torch.from_numpy(sums.single)
-    vectors = of_panels[:, : at.FAST_SIZE].reshape(-1, 4, 3).clone()
+    panels, of_panels, of_sources = packed.panels, sums.panels, sums.sources
+    vectors = of_panels[:, : at.FAST_SIZE].copy()
     close = of_panels[:, at.CLOSE, None]
-    vectors[:, 0] += close * panels[:, 3]
-    vectors[:, 3] += close * panels[:, 0]
-    by_size = of_panels[:, at.FAST_SIZE : at.AREA] + of_panels[:, at.AREA, None] * size.flip(-1)
-    inverse = of_sources[:, at.INVERSE_LAMBDA]
+    vectors[:, : at.FAST_AXIS] += close * panels[:, at.NORMAL : at.FAST_SIZE]
+    vectors[:, at.NORMAL :] += close * panels[:, : at.FAST_AXIS]
+    other_size = panels[:, [at.SLOW_SIZE, at.FAST_SIZE]]
+    inverse = packed.sources[:, at.INVERSE_LAMBDA]
     found = (
         vectors,
-        by_size,
+        of_panels[:, at.FAST_SIZE : at.AREA] + of_panels[:, at.AREA, None] * other_size,
         of_panels[:, at.LAYER_STEP :],
-        single[at.CURVATURE_SUM :],
+        sums.single[at.CURVATURE_SUM :],
         of_sources[:, : at.INVERSE_LAMBDA],
-        -inverse / (scene.wavelengths.detach() ** 2 * at.SCALE),
+        of_sources[:, at.INVERSE_LAMBDA] * inverse**2 * -at.SCALE,
         of_sources[:, at.SOURCE_WEIGHT],
-        of_sources[:, at.POLARIZATION :].reshape(-1, 3, 3),
-        of_lattice[:, : at.LATTICE_WEIGHT].reshape(-1, 3, 3) * at.SCALE,
-        of_lattice[:, at.LATTICE_WEIGHT],
-        single[: at.DEFAULT_SUM].reshape(3, 3),
-        torch.from_numpy(sums.table).reshape(scene.structure_factors.shape if sums.table.size else (0,)),
-        single[at.DEFAULT_SUM],
-        single[at.OFFSET_SUM],
+        of_sources[:, at.POLARIZATION :],
+        sums.lattice[:, : at.LATTICE_WEIGHT] * at.SCALE,
+        sums.lattice[:, at.LATTICE_WEIGHT],
+        sums.single[: at.DEFAULT_SUM],
+        sums.table,
+        sums.single[at.DEFAULT_SUM],
+        sums.single[at.OFFSET_SUM],
     )
     return tuple(
-        (gradient * scale).to(tensor.dtype).reshape(tensor.shape) if wants else tensor.new_zeros(0)
+        torch.from_numpy(np.asarray(gradient * scale)).to(tensor.dtype).reshape(tensor.shape)
+        if wants
+        else tensor.new_zeros(0)
         for gradient, tensor, wants in zip(found, scene.tensors(), wanted, strict=True)
     )
 
@@ -166,10 +174,10 @@ def pixel_count(pixels: Tensor | None, scene: Scene, options: Options) -> int:
     return scene.panels.shape[0] * slow * fast if pixels is None else pixels.numel()
 
 
-def finite(scene: Scene) -> bool:
+def finite(packed: at.Packed) -> bool:
     """Whether everything but the table is finite: vector code may not be relied on to carry NaN through."""
-    small = (tensor for tensor in scene.tensors() if tensor is not scene.structure_factors)
-    return all(bool(np.isfinite(tensor.detach().numpy()).all()) for tensor in small)
+    small = (packed.panels, packed.sources, packed.lattice, packed.shape, packed.numbers)
+    return all(bool(np.isfinite(array).all()) for array in small)
 
 
 def thread_count(options: Options) -> int:
@@ -185,17 +193,24 @@ def _pieces(count: int, wanted: int, unit: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def _deal(work: Callable[[Any], None], pieces: Sequence[Any], threads: int, progress: Progress | None) -> None:
-    """Do the work of every piece on so many threads, this one among them."""
+def _deal(
+    work: Callable[[Any, Room], None],
+    pieces: Sequence[Any],
+    threads: int,
+    make_room: Callable[[], Room],
+    progress: Progress | None,
+) -> None:
+    """Do the work of every piece on so many threads, this one among them, each in a room of its own."""
     left = deque(pieces)
 
     def help_out(report: Progress | None = None) -> None:
+        room = make_room()
         while left:
             try:
                 piece = left.popleft()
             except IndexError:  # another thread was faster
                 return
-            work(piece)
+            work(piece, room)
             if report is not None:
                 report(1 - len(left) / len(pieces))
 

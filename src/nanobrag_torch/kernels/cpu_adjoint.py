@@ -47,9 +47,17 @@ from nanobrag_torch.kernels.cpu_value import begin, look_at_source, once, sample
 
 @entry()
 def adjoint(
-    out: Array, upstream: Array, first: int, last: int, scene: Packed, scratch: Scratch, wants: Array, sums: Sums
+    out: Array,
+    upstream: Array,
+    scale: float,
+    first: int,
+    last: int,
+    scene: Packed,
+    scratch: Scratch,
+    wants: Array,
+    sums: Sums,
 ) -> None:
-    """Add the gradients of sum(upstream * value) over the pixels at places first .. last of the list.
+    """Add the gradients of sum(scale * upstream * value) over the pixels at places first .. last of the list.
 
     Their values go into out, unless it is empty.
     """
@@ -57,7 +65,7 @@ def adjoint(
         used, lanes, panel = next_block(scratch, scene, first, min(last, (first // CHUNK + 1) * CHUNK))
         for j in range(lanes):
             place = scratch.place[j]
-            scratch.v[UPSTREAM + j] = upstream[place] if place >= 0 else 0.0
+            scratch.v[UPSTREAM + j] = scale * upstream[place] if place >= 0 else 0.0
         _pull_block(scratch, scene, lanes, panel, wants, sums)
         if out.size:
             store(out, scratch, lanes)

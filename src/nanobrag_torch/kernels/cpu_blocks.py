@@ -9,7 +9,6 @@ from nanobrag_torch.kernels.cpu_layout import (
     GROUPED,
     LANES,
     RAMP,
-    RUN,
     SLOW_COUNT,
     SLOW_INDEX,
     Array,
@@ -29,23 +28,22 @@ def next_block(scratch: Scratch, scene: Packed, start: int, stop: int) -> tuple[
     `place` takes the position in the list, or -1 in lanes that only fill up a group; `box` whether groups are of
     neighbours, which lists of far-flung pixels are not worth.
     """
-    grouped, used, lanes, panel, runs = start >= 0, 0, 1, 0, 0
+    grouped, used, lanes, panel = start >= 0, 0, 1, 0
     while 5 * used < 4 * lanes:
         grouped = used == 0
-        used, lanes, panel, runs = _fill(scene.pixels, start, stop, scene.whole, scratch.v, scratch.place, grouped)
+        used, lanes, panel = _fill(scene.pixels, start, stop, scene.whole, scratch.v, scratch.place, grouped)
         if not grouped:
             break
     scratch.box[GROUPED] = 1.0 if grouped else 0.0
-    scratch.box[RUN] = 1.0 if runs == 1 and used == lanes else 0.0
     return used, lanes, panel
 
 
 @stage()
 def _fill(
     pixels: Array, start: int, stop: int, whole: Array, v: Array, place: Array, grouped: bool
-) -> tuple[int, int, int, int]:
+) -> tuple[int, int, int]:
     fast_count, slow_count = whole[FAST_COUNT], whole[SLOW_COUNT]
-    lanes = panel = runs = first_slow = first_fast = whole[SLOW_COUNT] * 0
+    lanes = panel = first_slow = first_fast = whole[SLOW_COUNT] * 0
     panel -= 1
     i = start
     while i < stop and lanes < LANES:
@@ -61,14 +59,13 @@ def _fill(
         if grouped and far and lanes % GROUP:
             lanes = _pad(lanes, v, place)
             continue
-        run = _run(pixels, i, min(stop - i, fast_count - fast, LANES - lanes))
+        run = run_length(pixels, i, min(stop - i, fast_count - fast, LANES - lanes))
         _place_run(v, place, lanes, run, float(slow), float(fast), i)
         if lanes % GROUP == 0 or lanes // GROUP != (lanes + run - 1) // GROUP:
             first_slow, first_fast = slow, fast + ((lanes + run - 1) // GROUP) * GROUP - lanes
         lanes += run
         i += run
-        runs += 1
-    return i - start, _pad(lanes, v, place), panel, runs
+    return i - start, _pad(lanes, v, place), panel
 
 
 @stage()
@@ -82,7 +79,7 @@ def _place_run(v: Array, place: Array, lane: int, run: int, slow: float, fast: f
 
 
 @stage()
-def _run(pixels: Array, i: int, limit: int) -> int:
+def run_length(pixels: Array, i: int, limit: int) -> int:
     """Length of the run of consecutive pixels at place i of the list."""
     if pixels.size == 0:
         return limit

@@ -196,12 +196,14 @@ def offsets(v: Array, w: Array, lanes: int, box: Array, has_table: int) -> None:
             w[DX + first + t] = v[X + first + t] - x
             w[DY + first + t] = v[Y + first + t] - y
             w[DZ + first + t] = v[Z + first + t] - z
-    reach(v, w, lanes, box, has_table)
+    _reach(w, lanes, box)
+    if has_table:
+        spans(v, lanes, box)
 
 
 @stage(fastmath=FAST)
-def reach(v: Array, w: Array, lanes: int, box: Array, has_table: int) -> None:
-    """The largest differences from anchors; for a table also the range of the anchors."""
+def _reach(w: Array, lanes: int, box: Array) -> None:
+    """The largest differences from anchors."""
     vector_code()
     far_x = far_y = far_z = abs(w[DX])
     for j in range(lanes):
@@ -209,10 +211,14 @@ def reach(v: Array, w: Array, lanes: int, box: Array, has_table: int) -> None:
         far_y = larger(abs(w[DY + j]), far_y)
         far_z = larger(abs(w[DZ + j]), far_z)
     box[REACH], box[REACH + 1], box[REACH + 2] = far_x, far_y, far_z
-    if has_table:
-        _span(v, lanes, box, CENTRE, ANCHOR_X)
-        _span(v, lanes, box, CENTRE + 1, ANCHOR_Y)
-        _span(v, lanes, box, CENTRE + 2, ANCHOR_Z)
+
+
+@stage()
+def spans(v: Array, lanes: int, box: Array) -> None:
+    """The range of the anchors."""
+    _span(v, lanes, box, CENTRE, ANCHOR_X)
+    _span(v, lanes, box, CENTRE + 1, ANCHOR_Y)
+    _span(v, lanes, box, CENTRE + 2, ANCHOR_Z)
 
 
 @stage(inline="always", fastmath=FAST)

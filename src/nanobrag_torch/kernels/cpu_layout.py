@@ -62,8 +62,13 @@ REST_H, REST_K, REST_L = 20 * ROW, 20 * ROW + GROUPS, 20 * ROW + 2 * GROUPS  # o
 PHASE_H, PHASE_K, PHASE_L = 21 * ROW, 22 * ROW, 23 * ROW  # N d less the nearest integers, from float64
 BY_A, BY_B, BY_C = 24 * ROW, 25 * ROW, 26 * ROW  # gradients by the numbers of cells
 STEPS = 27 * ROW  # pixels from the anchor of a group, for GROUP lanes
-TO_X, TO_Y, TO_Z, COMMON = 28 * ROW, 28 * ROW + GROUPS, 28 * ROW + 2 * GROUPS, 28 * ROW + 3 * GROUPS  # of the anchors
-STEP_X, STEP_Y, STEP_Z = 28 * ROW + 4 * GROUPS, 28 * ROW + 5 * GROUPS, 28 * ROW + 6 * GROUPS
+# of the anchors of a run of pixels, GROUPS numbers each: unit vector a and the step e to the next pixel, both over the
+# wavelength; 2 a e and e e; a M a, 2 a M e and e M e of the polarization; what weight and solid angle are at the anchor
+UNIT_X, UNIT_Y, UNIT_Z = 28 * ROW, 28 * ROW + GROUPS, 28 * ROW + 2 * GROUPS
+STEP_X, STEP_Y, STEP_Z = 28 * ROW + 3 * GROUPS, 28 * ROW + 4 * GROUPS, 28 * ROW + 5 * GROUPS
+BOW_1, BOW_2 = 28 * ROW + 6 * GROUPS, 28 * ROW + 7 * GROUPS
+POLAR_0, POLAR_1, POLAR_2 = 28 * ROW + 8 * GROUPS, 28 * ROW + 9 * GROUPS, 28 * ROW + 10 * GROUPS
+COMMON = 28 * ROW + 11 * GROUPS
 NARROW_SIZE = 29 * ROW
 
 # int32 scratch
@@ -88,9 +93,9 @@ SINGLE_COLUMNS = 15
 BIAS = 9
 # the grid array (float64): first hkl, then the size on each axis
 # places in the box array: centre and half extent of the anchors' q, largest offset from an anchor; 1 if groups are of
-# neighbours; 1 if the block is one run of pixels; the bound for float32 differences that holds for the block
-CENTRE, HALF, REACH, GROUPED, RUN, BOUND = 0, 3, 6, 9, 10, 11
-BOX_SIZE = 12
+# neighbours; the bound for float32 differences that holds for the block
+CENTRE, HALF, REACH, GROUPED, BOUND = 0, 3, 6, 9, 10
+BOX_SIZE = 11
 # places in the array of whole numbers
 SLOW_COUNT, FAST_COUNT, OVERSAMPLE, LAYERS, PROFILE, CUBIC, POINT_PIXEL, CURVED = 0, 1, 2, 3, 4, 5, 6, 7
 EACH_OMEGA, EACH_POLAR, EACH_CAPTURE, LAST_CAPTURE, HAS_TABLE, SIMPLE = 8, 9, 10, 11, 12, 13

@@ -59,8 +59,7 @@ def scratch(packed: at.Packed) -> at.Scratch:
 
 
 def _array(tensor: Tensor) -> Array:
-    array: Array = tensor.detach().to(torch.float64).contiguous().numpy()
-    return array
+    return np.ascontiguousarray(tensor.detach().numpy(), np.float64)
 
 
 def _whole_numbers(scene: Scene, options: Options) -> Array:

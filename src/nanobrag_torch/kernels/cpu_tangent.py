@@ -6,6 +6,7 @@ Memory is O(directions x block) beside the result. All that the fused kernel ren
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,17 +29,17 @@ def tangents(pixels: Tensor | None, scene: Scene, directions: Sequence[Tensor], 
     """
     count, directed = pixel_count(pixels, scene, options), max(direction.shape[0] for direction in directions)
     out = torch.zeros((directed, count), dtype=options.dtype)
-    if not finite(scene):
+    packed, slopes, threads = pack(pixels, scene, options), out.numpy(), thread_count(options)
+    if not finite(packed):
         return out.fill_(torch.nan)
     known = torch.stack([_finite_ones(direction, directed) for direction in directions]).all(0)
-    packed, slopes, threads = pack(pixels, scene, options), out.numpy(), thread_count(options)
     followed = [_without(direction, known) for direction in directions]
     ways = pack_directions(scene, followed, options, packed.narrow.dtype)
 
-    def work(piece: Piece) -> None:
-        push(slopes, *piece, packed, _room(packed, ways), ways, tally(directed))
+    def work(piece: Piece, room: at.Scratch) -> None:
+        push(slopes, *piece, packed, room, ways, tally(directed))
 
-    _deal(work, _pieces(count, threads * PIECES_PER_THREAD, at.CHUNK), threads, None)
+    _deal(work, _pieces(count, threads * PIECES_PER_THREAD, at.CHUNK), threads, partial(_room, packed, ways), None)
     out[~known] = torch.nan
     return out
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from nanobrag_torch.kernels.cpu_blocks import next_block
-from nanobrag_torch.kernels.cpu_cubic import interpolate
 from nanobrag_torch.kernels.cpu_geometry import (
     aim,
     captures,
@@ -11,60 +10,52 @@ from nanobrag_torch.kernels.cpu_geometry import (
     look_once,
     offsets,
     polarizations,
-    reach,
     scatter,
     solid_angles,
 )
-from nanobrag_torch.kernels.cpu_lattice import NOTHING, reflections, survey
+from nanobrag_torch.kernels.cpu_lattice import survey
 from nanobrag_torch.kernels.cpu_layout import (
-    BATCH,
     BOUND,
     CAPTURE,
     CHUNK,
-    CUBIC,
-    DEFAULT_F,
     DMIN,
     EACH_CAPTURE,
     EACH_OMEGA,
     EACH_POLAR,
-    FACTOR,
-    GROUP,
     GROUPED,
     HAS_TABLE,
     KNOWN,
     LAST_CAPTURE,
-    LATTICE_WEIGHT,
     LAYER_STEP,
     LAYERS,
     NARROW_BOUND,
     OFFSET,
     OMEGA,
     OVERSAMPLE,
-    PHASED,
     POINT_PIXEL,
     POLAR,
-    PROFILE,
-    RUN,
     SEEN,
     SIMPLE,
-    SUM,
     TOTAL,
     Array,
     Packed,
     Scratch,
 )
-from nanobrag_torch.kernels.cpu_math import FAST, entry, stage, vector_code
-from nanobrag_torch.kernels.cpu_near import look_at_anchors, look_near, near_enough
-from nanobrag_torch.kernels.cpu_profiles import add_values
+from nanobrag_torch.kernels.cpu_math import entry, stage
+from nanobrag_torch.kernels.cpu_near import add_run
+from nanobrag_torch.kernels.cpu_sum import add_lattices
 
 
 @entry()
 def value(out: Array, first: int, last: int, scene: Packed, scratch: Scratch) -> None:
     """Values of the pixels at places first .. last of the list (of all pixels if it is empty), into out."""
     while first < last:
-        used, lanes, panel = next_block(scratch, scene, first, min(last, (first // CHUNK + 1) * CHUNK))
-        add_block(scratch, scene, lanes, scene.panels[panel])
-        store(out, scratch, lanes)
+        stop = min(last, (first // CHUNK + 1) * CHUNK)
+        used = add_run(out, scratch, scene, first, stop)
+        if used == 0:
+            used, lanes, panel = next_block(scratch, scene, first, stop)
+            add_block(scratch, scene, lanes, scene.panels[panel])
+            store(out, scratch, lanes)
         first += used
 
 
@@ -87,9 +78,8 @@ def add_block(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> None
     """TOTAL of one block."""
     v, whole = scratch.v, scene.whole
     if whole[SIMPLE] and panel[LAYER_STEP] <= 0:
-        if not (near_enough(panel) and _near_will_do(scratch, scene, lanes, panel)):
-            look_once(v, lanes, panel, scene.sources[0], whole[POINT_PIXEL])
-            _survey(scratch, scene, lanes)
+        look_once(v, lanes, panel, scene.sources[0], whole[POINT_PIXEL])
+        _survey(scratch, scene, lanes)
         add_lattices(scratch, scene, lanes)
         return
     begin(v, lanes, panel, scene)
@@ -150,50 +140,6 @@ def _survey(scratch: Scratch, scene: Packed, lanes: int) -> None:
     scratch.box[BOUND] = scene.numbers[NARROW_BOUND] if scratch.box[GROUPED] > 0 else -1.0
     offsets(scratch.v, scratch.w, lanes, scratch.box, scene.whole[HAS_TABLE])
     survey(scratch, scene, lanes)
-
-
-@stage(inline="always")
-def _near_will_do(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> bool:
-    """Look at a run from its anchors, if float32 differences will do for all lattices with three times their error."""
-    scratch.box[BOUND] = scene.numbers[NARROW_BOUND] / 3
-    if scratch.box[RUN] == 0 or scene.numbers[NARROW_BOUND] == 0 or scene.whole[CUBIC]:
-        return False
-    v, w, source, point_pixel = scratch.v, scratch.w, scene.sources[0], scene.whole[POINT_PIXEL]
-    look_at_anchors(v, w, lanes // GROUP, panel, source, point_pixel)
-    look_near(v, w, lanes, source, point_pixel)
-    reach(v, w, lanes, scratch.box, scene.whole[HAS_TABLE])
-    survey(scratch, scene, lanes)
-    wide = 0
-    for k in range(scratch.where.size):
-        wide += scratch.where[k] != NOTHING and not scratch.where[k] & 1
-    return wide == 0
-
-
-@stage()
-def add_lattices(scratch: Scratch, scene: Packed, lanes: int) -> None:
-    """TOTAL += FACTOR times the sum over lattices, float64 above BATCH lattices."""
-    v, w = scratch.v, scratch.w
-    default, filled, count = w.dtype.type(scene.numbers[DEFAULT_F]), False, scene.lattice.shape[0]
-    slopes = count < 0
-    for start in range(0, count, BATCH):
-        for j in range(lanes):
-            w[SUM + j] = 0
-        for k in range(start, min(start + BATCH, count)):
-            if scratch.where[k] == NOTHING:
-                continue
-            filled = reflections(scratch, scene, lanes, k, default, filled)
-            if scene.whole[CUBIC]:
-                interpolate(v, w, scratch.places, lanes, scene.lattice[k], scene.grid, scene.table, slopes)
-            phased = scene.numbers[PHASED] > 0 and scratch.where[k] & 1 == 0
-            add_values(w, lanes, scene.shape, scene.whole[PROFILE], scene.narrow[k, LATTICE_WEIGHT], phased)
-        _add_batch(v, w, lanes)
-
-
-@stage(fastmath=FAST)
-def _add_batch(v: Array, w: Array, lanes: int) -> None:
-    vector_code()
-    for j in range(lanes):
-        v[TOTAL + j] += v[FACTOR + j] * w[SUM + j]
 
 
 @stage()
