@@ -157,10 +157,10 @@ class Simulator:
         """The tensors that a kernel is given."""
         geometry, crystal, compat = self.geometry, self.crystal, self.compat
         sources = self._sources(geometry)
-        _, stars, volume = crystal.cell(compat)
+        rows, stars, volume = crystal.cell(compat)
         cells = crystal.cells(compat)
         shape = crystal.config.shape
-        lattice, weights = crystal.lattice(geometry.spindle, compat)
+        lattice, weights = crystal.lattice(geometry.spindle, compat, rows)
         table, _ = crystal.structure_factors(self.dtype)
         scale = R_E_SQUARED * self.beam.fluence() * amplitude(shape, cells) ** 2
         config = self.detector.config

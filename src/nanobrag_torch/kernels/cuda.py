@@ -25,6 +25,7 @@ PROGRAMS_PER_PROCESSOR = 16
 RECORDS = 2**23
 """Records of gradients by structure factors that are sorted at once."""
 LARGEST_GRID = 65535
+"""Programs along the second axis of a grid: all that CUDA allows."""
 NODES = 64  # of an interpolated structure factor
 BYTES_PER_PIXEL = 16
 """Of the values and the list of pixels."""
@@ -181,8 +182,9 @@ def segment_sums(places: Tensor, values: Tensor, size: int) -> Tensor:
 def adjoint_plan(count: int, tile: int, lattices: int, tables: int, processors: int) -> Plan:
     """Programs that each take a share of the tiles and a chunk of lattices; their number bounds the rows they need."""
     tiles = -(-count // tile)
-    wanted = min(processors * PROGRAMS_PER_PROCESSOR, max(1, ROW_BYTES // (128 * tables)))
-    chunks = max(1, -(-lattices // CHUNK))
+    most = max(1, ROW_BYTES // (128 * tables))
+    wanted = min(processors * PROGRAMS_PER_PROCESSOR, most)
+    chunks = max(1, min(-(-lattices // CHUNK), most, LARGEST_GRID))
     rows = max(1, min(tiles, -(-wanted // chunks)))
     chunk = max(1, -(-lattices // chunks))
     return Plan(count, tiles, rows, chunk, max(1, -(-lattices // chunk)))

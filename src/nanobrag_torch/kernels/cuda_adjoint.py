@@ -141,7 +141,9 @@ def offset_gradients(
     direction, _radius = aim(pixel, layer, zero, counts[1], panel, scene, way)
     capture = captured(direction, layer, panel)
     by_offset = total(upstream * omega * capture * polar)
-    tl.store(row + 14, tl.load(row + 14) + by_offset)
+    zero = 0.0 * by_offset
+    none = zero, zero, zero, zero, zero, zero, zero
+    add_row(row, none + none + (by_offset,), 15)
     flow = upstream * tl.load(scene + 14)
     value = tl.load(scene + 14) * omega * capture * polar
     return flow * capture * polar, flow * omega * polar, flow * omega * capture, value
@@ -301,22 +303,23 @@ def adjoint_kernel(
         place, there, pixel, of_panel = lanes_of(tile, pixels, count, (slow, fast), stride, way)
         for p in range(-largest(-of_panel), largest(of_panel) + 1):
             here = there & (of_panel == p)
-            pull = tl.load(upstream + place, mask=here, other=0.0).to(tl.float64)
-            rows = panel_rows + (program * panel_count + p) * 16, of_sources, of_lattices, of_scene
-            values = pixel_gradients(
-                pixel,
-                load_panel(panels, p),
-                pull,
-                sources,
-                tables,
-                scene,
-                (first, last),
-                counts,
-                grid,
-                rows,
-                way,
-                whole,
-            )
-            if way.valued:
-                target = out + tl.program_id(1).to(tl.int64) * count + place
-                tl.store(target, values.to(way.real), mask=here)
+            if largest(here.to(tl.int32)) > 0:
+                pull = tl.load(upstream + place, mask=here, other=0.0).to(tl.float64)
+                rows = panel_rows + (program * panel_count + p) * 16, of_sources, of_lattices, of_scene
+                values = pixel_gradients(
+                    pixel,
+                    load_panel(panels, p),
+                    pull,
+                    sources,
+                    tables,
+                    scene,
+                    (first, last),
+                    counts,
+                    grid,
+                    rows,
+                    way,
+                    whole,
+                )
+                if way.valued:
+                    target = out + tl.program_id(1).to(tl.int64) * count + place
+                    tl.store(target, values.to(way.real), mask=here)

@@ -6,6 +6,7 @@ which lets the same kernels run on a CPU, slowly). No libdevice, no inline assem
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +25,10 @@ NUMBERS = (
     *("size_h", "size_k", "size_l", "h", "k", "l"),
 )
 """Whole-number arguments that the kernels share; they do not select code."""
+
+
+CALLERS = ("pixels", "upstream", "table")
+"""Arguments that may be slices of a caller's tensors and so begin at any address."""
 
 
 class Way(NamedTuple):
@@ -56,9 +61,10 @@ def jit(function: Callable[..., Any]) -> Any:
 
 
 def kernel(*numbers: str) -> Callable[[Callable[..., Any]], Any]:
-    """A kernel whose whole-number arguments `numbers` do not select code."""
+    """A kernel whose whole-number arguments `numbers` do not select code, nor where the caller's tensors begin."""
 
     def decorate(function: Callable[..., Any]) -> Any:
-        return triton.jit(function, do_not_specialize=list(numbers))
+        given = [name for name in CALLERS if name in inspect.signature(function).parameters]
+        return triton.jit(function, do_not_specialize=list(numbers), do_not_specialize_on_alignment=given)
 
     return decorate

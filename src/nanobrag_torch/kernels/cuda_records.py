@@ -143,14 +143,15 @@ def record_kernel(
     place, there, pixel, of_panel = lanes_of(tl.program_id(0), pixels, count, (slow, fast), stride, way)
     for p in range(-largest(-of_panel), largest(of_panel) + 1):
         here = there & (of_panel == p)
-        q, flow = sample_flow(pixel, load_panel(panels, p), sample, s, sources, scene, counts, way)
-        flow = flow * weight * tl.load(upstream + place, mask=here, other=0.0).to(tl.float64)
-        d, near = distances(row, row, q, q, way)
-        hkl = hkl_wide(row, q)
-        f, _by_place, _outside = amplitude(table, near, hkl, default, grid, way)
-        by_amplitude = flow * (2.0 * f * square(d, cells, way)).to(tl.float64)
-        at = tl.program_id(1).to(tl.int64) * nodes * count + place
-        if way.cubic:
-            write_cubic(places + at, values + at, near, hkl, grid, by_amplitude, count, here)
-        else:
-            write_nearest(places + at, values + at, near, grid, by_amplitude, here)
+        if largest(here.to(tl.int32)) > 0:
+            q, flow = sample_flow(pixel, load_panel(panels, p), sample, s, sources, scene, counts, way)
+            flow = flow * weight * tl.load(upstream + place, mask=here, other=0.0).to(tl.float64)
+            d, near = distances(row, row, q, q, way)
+            hkl = hkl_wide(row, q)
+            f, _by_place, _outside = amplitude(table, near, hkl, default, grid, way)
+            by_amplitude = flow * (2.0 * f * square(d, cells, way)).to(tl.float64)
+            at = tl.program_id(1).to(tl.int64) * nodes * count + place
+            if way.cubic:
+                write_cubic(places + at, values + at, near, hkl, grid, by_amplitude, count, here)
+            else:
+                write_nearest(places + at, values + at, near, grid, by_amplitude, here)

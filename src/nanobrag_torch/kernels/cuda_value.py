@@ -177,8 +177,9 @@ def value_kernel(
     counts = source_count, oversample, layers
     for p in range(-largest(-of_panel), largest(of_panel) + 1):
         here = there & (of_panel == p)
-        values = pixel_values(
-            pixel, load_panel(panels, p), sources, tables, scene, (first, last), counts, grid, way, whole
-        )
-        target = out + tl.program_id(1).to(tl.int64) * count + place
-        tl.store(target, values.to(way.real), mask=here)
+        if largest(here.to(tl.int32)) > 0:
+            values = pixel_values(
+                pixel, load_panel(panels, p), sources, tables, scene, (first, last), counts, grid, way, whole
+            )
+            target = out + tl.program_id(1).to(tl.int64) * count + place
+            tl.store(target, values.to(way.real), mask=here)

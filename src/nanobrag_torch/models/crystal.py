@@ -94,12 +94,12 @@ class Crystal:
         index = torch.arange(config.phi_steps, dtype=torch.float64, device=self.device)
         return (self._tensor(config.phi_start_deg) + self._tensor(step) * index) / DEGREES_PER_RADIAN
 
-    def lattice(self, spindle: Tensor, compat: Compat = Compat()) -> tuple[Tensor, Tensor]:  # noqa: B008
+    def lattice(self, spindle: Tensor, compat: Compat = Compat(), rows: Tensor | None = None) -> tuple[Tensor, Tensor]:  # noqa: B008
         """Lattice rows a, b, c [K, 3, 3] (m), phi outermost and mosaic domain innermost, and weights [K] of sum one.
 
-        spindle [3] unit, used unless the configuration has its own.
+        spindle [3] unit, used unless the configuration has its own. rows: those of `cell`, if they are at hand.
         """
-        rows, _, _ = self.cell(compat)
+        rows = self.cell(compat)[0] if rows is None else rows
         domains, weights = self.mosaic_domains(rows)
         turns, columns = self.phi_rotations(spindle, compat), (rows * ANGSTROM).T
         if self._is_anisotropic:  # domains are fixed to the crystal, and turn with it

@@ -14,10 +14,9 @@ def unit(vector: Tensor) -> Tensor:
 
 def cross_matrix(vector: Tensor) -> Tensor:
     """[..., 3] -> [..., 3, 3], the matrix that takes w to vector x w."""
-    x, y, z = vector.unbind(-1)
-    zero = torch.zeros_like(x)
-    rows = [torch.stack(row, -1) for row in ((zero, -z, y), (z, zero, -x), (-y, x, zero))]
-    return torch.stack(rows, -2)
+    axes = torch.eye(3, dtype=vector.dtype, device=vector.device)
+    repeated = vector[..., None, :].expand(*vector.shape, 3)
+    return torch.linalg.cross(repeated, axes.expand_as(repeated)).transpose(-1, -2)
 
 
 def axis_rotation(axis: Tensor, angle: Tensor) -> Tensor:
