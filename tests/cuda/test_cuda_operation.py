@@ -162,6 +162,18 @@ def test_forward_mode_tells_it_too(unwarned, elsewhere, capsys):
     assert capsys.readouterr().err.count("no fused kernel of slopes along directions") == 1
 
 
+def test_more_pixels_than_can_be_counted_in_32_bits_are_left_to_the_reference_kernel(elsewhere):
+    scene, options = elsewhere
+    large = replace(options, image_shape=(2**16, 2**15))
+    with pytest.raises(InputError, match="kernel.*more than .* pixels"):
+        operation.intensity(torch.zeros(3, dtype=torch.int64), scene, large, kernel="fused")
+
+
+def test_a_list_of_pixels_goes_where_the_scene_is(elsewhere):
+    scene, options = elsewhere
+    assert operation.intensity(torch.arange(5), scene, options).device.type == "meta"
+
+
 def test_images_and_gradients_there_are_silent(unwarned, elsewhere, capsys):
     scene, options = elsewhere
     leaf = scene.wavelengths.clone().requires_grad_()

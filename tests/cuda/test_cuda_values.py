@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -142,6 +145,47 @@ def test_nothing_looks_at_values_on_the_host():
         places = torch.tensor([3, 1, 3, 9], dtype=torch.int32, device=DEVICE)
         cuda.segment_sums(places, torch.ones(4, dtype=torch.float64, device=DEVICE), 9)
     assert given.sources.shape == (2, 16)
+
+
+def test_panels_without_a_pixel_in_the_list_are_left_alone():
+    """The one in the middle has no direction at all: nothing may be computed with it, or gradients are no numbers."""
+    scene = make_scene(panels=3)
+    broken = scene.panels.clone()
+    broken[1] = 0.0
+    scene = replace(scene, panels=broken)
+    options = Options(image_shape=(9, 13), profile=Profile.GRATING, hkl_first=(-4, -5, -5), dtype=torch.float64)
+    pixels = torch.cat((torch.arange(100, 117), torch.arange(234, 260))).to(DEVICE)
+    assert relative(cuda.forward(pixels, scene, options), true_values(pixels, scene, options)) < 1e-12
+    upstream = torch.ones(pixels.numel(), dtype=torch.float64, device=DEVICE)
+    gradients, values = cuda.adjoint(upstream, pixels, scene, options, [True] * 14, value=True)
+    assert relative(values, true_values(pixels, scene, options)) < 1e-12
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    assert not gradients[0][1].any()
+
+
+def test_where_a_callers_tensors_begin_selects_no_code():
+    """A slice may begin at any address; another kernel for each kind would be seconds of compilation amid a run."""
+    code = """
+from nanobrag_torch.kernels.cuda_adjoint import adjoint_kernel
+from nanobrag_torch.kernels.cuda_records import record_kernel
+from nanobrag_torch.kernels.cuda_value import value_kernel
+for kernel in (value_kernel, adjoint_kernel, record_kernel):
+    for p in kernel.params:
+        if p.name in ("pixels", "upstream", "table"):
+            assert p.do_not_specialize_on_alignment, p.name
+        if p.name in ("count", "chunk", "lattices", "stride", "start", "tiles"):
+            assert p.do_not_specialize, p.name
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0
+
+
+def test_any_number_of_lattices_and_sources_fits_a_grid_and_its_rows():
+    for lattices, tables in ((10**7, 2), (10**9, 2), (10**6, 10**4), (10**5, 10**6)):
+        plan = cuda.adjoint_plan(1024 * 1024, 128, lattices, tables, 132)
+        assert plan.chunks <= cuda.LARGEST_GRID
+        assert plan.chunk * plan.chunks >= lattices > plan.chunk * (plan.chunks - 1)
+        assert plan.rows * plan.chunks * tables * 128 <= 2 * cuda.ROW_BYTES
 
 
 def test_memory_is_flat_in_the_number_of_lattices():

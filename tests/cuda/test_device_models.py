@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import torch
 from cuda_cases import DEVICE
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nanobrag_torch import BeamConfig, CrystalConfig, DetectorConfig, Simulator
+from nanobrag_torch.kernels.problem import Scene
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
+from nanobrag_torch.models.tensors import as_tensor
 
 
 class Counting(TorchDispatchMode):
@@ -22,6 +26,20 @@ class Counting(TorchDispatchMode):
         self.calls += 1
         self.looks += "_local_scalar_dense" in func.name()
         return func(*args, **(kwargs or {}))
+
+
+def test_copies_to_a_gpu_do_not_wait_for_it(monkeypatch):
+    copies = []
+
+    def copied(tensor, *device, **how):
+        copies.append(how.get("non_blocking", False))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "to", copied)
+    Scene(*(torch.zeros(1) for _ in fields(Scene))).to(torch.device("cuda"))
+    for value in (1.5, (1.0, 2.0), torch.tensor(1.0), [torch.tensor(1.0), 2.0]):
+        as_tensor(value, "cuda:0")
+    assert copies == [True] * 19
 
 
 def operations(domains: int) -> tuple[int, int, Simulator]:

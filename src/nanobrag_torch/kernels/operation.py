@@ -28,6 +28,8 @@ KERNELS = ("auto", "reference", "fused")
 FUSED_DEVICES = {"cpu", "cuda"}
 """Devices with an implementation of the operators."""
 LARGEST_TABLE = 2**31 - 1
+MOST_PIXELS = 2**31 - 2**10
+"""On a GPU, whose kernel counts pixels, and whole tiles of them, in 32 bits."""
 TENSORS = 14
 _PIXELS = "Tensor? pixels"
 _SCENE = (
@@ -58,6 +60,7 @@ def intensity(
     if torch.compiler.is_compiling() and kernel != "reference" and not _left_to_reference(options):
         compiled: Tensor = torch.ops.nanobrag_torch.intensity(pixels, *scene.tensors(), *pack_options(options))
         return compiled  # one node of the graph; the operator says what it cannot do when it runs
+    pixels = None if pixels is None else pixels.to(scene.panels.device)
     obstacle = "" if kernel == "reference" else _obstacle(scene, options)
     if kernel != "reference" and not obstacle and (slow := _obstacle_to_tangents(scene)) and _moves(scene):
         obstacle = slow
@@ -110,8 +113,10 @@ def _obstacle(scene: Scene, options: Options) -> str:
         return f"no fused kernel for device {device}: the reference kernel renders, many times slower"
     if device == "cpu" and not available().usable:
         return f"{available().reason}: the reference kernel renders, about a hundred times slower"
-    if device == "cuda" and cuda_devices.obstacle(scene.panels.device):
-        return cuda_devices.obstacle(scene.panels.device)
+    if device == "cuda" and (found := cuda_devices.obstacle(scene.panels.device)):
+        return found
+    if device != "cpu" and _count(None, scene.panels, options.image_shape) > MOST_PIXELS:
+        return f"more than {MOST_PIXELS} pixels: the reference kernel renders, many times slower"
     if scene.structure_factors.numel() > LARGEST_TABLE:
         return f"more than {LARGEST_TABLE} structure factors: the reference kernel renders, many times slower"
     return ""
@@ -331,6 +336,7 @@ def tangents(
     if kernel == "fused" and obstacle and not _left_to_reference(options):
         raise InputError("kernel", "fused", f"reference: {obstacle}")
     fixed = Scene(*(tensor.detach() for tensor in scene.tensors()))
+    pixels = None if pixels is None else pixels.to(scene.panels.device)
     if obstacle:
         _warn_once(obstacle)
     if kernel == "reference" or obstacle:

@@ -40,8 +40,8 @@ class Scene:
         return tuple(getattr(self, field.name) for field in fields(self))
 
     def to(self, device: torch.device) -> Scene:
-        """The same scene on another device."""
-        return Scene(*(tensor.to(device) for tensor in self.tensors()))
+        """The same scene on another device; copies to a GPU do not wait for what it is doing."""
+        return Scene(*(tensor.to(device, non_blocking=device.type == "cuda") for tensor in self.tensors()))
 
 
 @dataclass(frozen=True)

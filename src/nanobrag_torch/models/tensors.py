@@ -9,9 +9,13 @@ from torch import Tensor
 
 
 def as_tensor(value: Any, device: torch.device | str = "cpu") -> Tensor:
-    """A number, sequence (of numbers or tensors) or tensor as a float64 tensor on `device`."""
+    """A number, sequence (of numbers or tensors) or tensor as a float64 tensor on `device`.
+
+    Copies to a GPU do not wait for what it is doing: memory of the host is read before the call returns.
+    """
+    at_once = torch.device(device).type == "cuda"
     if isinstance(value, Tensor):
-        return value.to(device=device, dtype=torch.float64)
+        return value.to(device=device, dtype=torch.float64, non_blocking=at_once)
     if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
         return torch.stack([as_tensor(item, device) for item in value])
-    return torch.as_tensor(value, dtype=torch.float64, device=device)
+    return torch.as_tensor(value, dtype=torch.float64).to(device, non_blocking=at_once)
