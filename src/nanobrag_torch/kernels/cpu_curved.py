@@ -24,7 +24,7 @@ from nanobrag_torch.kernels.cpu_math import stage
 Triple = tuple[float, float, float]
 
 
-@stage(inline="always")
+@stage()
 def _turn(n: Triple, v: Triple, sine: float, cosine: float) -> Triple:
     """Rodrigues: n (n.v) (1 - cos) + v cos + (n x v) sin, with n as given."""
     along = (n[0] * v[0] + n[1] * v[1] + n[2] * v[2]) * (1 - cosine)
@@ -35,7 +35,7 @@ def _turn(n: Triple, v: Triple, sine: float, cosine: float) -> Triple:
     )
 
 
-@stage(inline="always")
+@stage()
 def _turn_slope(n: Triple, v: Triple, sine: float, cosine: float) -> Triple:
     """Derivative of _turn by the angle."""
     along = (n[0] * v[0] + n[1] * v[1] + n[2] * v[2]) * sine
@@ -46,7 +46,7 @@ def _turn_slope(n: Triple, v: Triple, sine: float, cosine: float) -> Triple:
     )
 
 
-@stage(inline="always")
+@stage()
 def _axis_slope(n: Triple, v: Triple, g: Triple, sine: float, cosine: float) -> Triple:
     """Gradient by the axis of g . _turn(n, v)."""
     nv = (n[0] * v[0] + n[1] * v[1] + n[2] * v[2]) * (1 - cosine)

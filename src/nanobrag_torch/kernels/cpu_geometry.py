@@ -49,7 +49,6 @@ from nanobrag_torch.kernels.cpu_layout import (
     SLOW_INDEX,
     SLOW_SIZE,
     SOURCE_WEIGHT,
-    TOTAL,
     Array,
     X,
     Y,
@@ -97,37 +96,6 @@ def _normalise(v: Array, lanes: int) -> None:
         x, y, z = v[AIM_X + j], v[AIM_Y + j], v[AIM_Z + j]
         inverse = 1 / np.sqrt(x * x + y * y + z * z)
         v[AIM_X + j], v[AIM_Y + j], v[AIM_Z + j], v[INVERSE + j] = x * inverse, y * inverse, z * inverse, inverse
-
-
-@stage(fastmath=FAST)
-def look_once(v: Array, lanes: int, panel: Array, source: Array, point_pixel: int) -> None:
-    """q, FACTOR and an empty TOTAL where a pixel has one sample and one source, in one go: `aim` to `factors` at once.
-
-    For flat panels whose sensor has no thickness.
-    """
-    vector_code()
-    ox, oy, oz = panel[ORIGIN], panel[ORIGIN + 1], panel[ORIGIN + 2]
-    fx, fy, fz = panel[FAST_AXIS], panel[FAST_AXIS + 1], panel[FAST_AXIS + 2]
-    sx, sy, sz = panel[SLOW_AXIS], panel[SLOW_AXIS + 1], panel[SLOW_AXIS + 2]
-    fast_size, slow_size = panel[FAST_SIZE], panel[SLOW_SIZE]
-    ix, iy, iz, per_length = source[INCIDENT], source[INCIDENT + 1], source[INCIDENT + 2], source[INVERSE_LAMBDA]
-    xx, yy, zz = source[POLARIZATION], source[POLARIZATION + 4], source[POLARIZATION + 8]
-    xy = source[POLARIZATION + 1] + source[POLARIZATION + 3]
-    xz = source[POLARIZATION + 2] + source[POLARIZATION + 6]
-    yz = source[POLARIZATION + 5] + source[POLARIZATION + 7]
-    flat, tilted = (1.0, 0.0) if point_pixel else (0.0, panel[AREA] * panel[CLOSE])
-    half = source[SOURCE_WEIGHT] / 2
-    for j in range(lanes):
-        along_fast, along_slow = (v[FAST_INDEX + j] + 0.5) * fast_size, (v[SLOW_INDEX + j] + 0.5) * slow_size
-        x = along_fast * fx + along_slow * sx + ox
-        y = along_fast * fy + along_slow * sy + oy
-        z = along_fast * fz + along_slow * sz + oz
-        inverse = 1 / np.sqrt(x * x + y * y + z * z)
-        x, y, z = x * inverse, y * inverse, z * inverse
-        v[X + j], v[Y + j], v[Z + j] = (x - ix) * per_length, (y - iy) * per_length, (z - iz) * per_length
-        twice = 1 + x * (xx * x + xy * y + xz * z) + y * (yy * y + yz * z) + zz * z * z
-        v[FACTOR + j] = half * inverse * inverse * (flat + tilted * inverse) * twice
-        v[TOTAL + j] = 0.0
 
 
 @stage(fastmath=FAST)

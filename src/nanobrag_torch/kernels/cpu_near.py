@@ -187,7 +187,8 @@ def _look_near(w: Array, lanes: int, point_pixel: int) -> None:
 @stage(inline="always")
 def _sum_run(out: Array, scratch: Scratch, scene: Packed, lanes: int) -> None:
     """Factors times the sum over lattices, float64 above BATCH lattices, into out."""
-    v, w, count, filled = scratch.v, scratch.w, scene.lattice.shape[0], False
+    v, w, count = scratch.v, scratch.w, scene.lattice.shape[0]
+    filled = count < 0
     if count <= BATCH:
         sum_lattices(scratch, scene, lanes, count * 0, count, filled)
         for j in range(out.size):

@@ -64,7 +64,7 @@ def begin_source(v: Array, w: Array, lanes: int) -> None:
         v[STEP_SUM + j] = v[SLOPE_X + j] = v[SLOPE_Y + j] = v[SLOPE_Z + j] = 0.0
 
 
-@stage(inline="always")
+@stage()
 def add_lattices_and_slopes(scratch: Scratch, scene: Packed, lanes: int, wants: Array, sums: Sums) -> None:
     """TOTAL and STEP_SUM of the lattices, and SLOPE, the gradient by q; the other gradients into sums."""
     w, count = scratch.w, scene.lattice.shape[0]

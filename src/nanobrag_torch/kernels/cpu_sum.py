@@ -25,7 +25,8 @@ from nanobrag_torch.kernels.cpu_profiles import add_values
 @stage()
 def add_lattices(scratch: Scratch, scene: Packed, lanes: int) -> None:
     """TOTAL += FACTOR times the sum over lattices, float64 above BATCH lattices."""
-    filled, count = False, scene.lattice.shape[0]
+    count = scene.lattice.shape[0]
+    filled = count < 0
     for start in range(0, count, BATCH):
         for j in range(lanes):
             scratch.w[SUM + j] = 0

@@ -7,7 +7,6 @@ from nanobrag_torch.kernels.cpu_geometry import (
     aim,
     captures,
     factors,
-    look_once,
     offsets,
     polarizations,
     scatter,
@@ -26,7 +25,6 @@ from nanobrag_torch.kernels.cpu_layout import (
     HAS_TABLE,
     KNOWN,
     LAST_CAPTURE,
-    LAYER_STEP,
     LAYERS,
     NARROW_BOUND,
     OFFSET,
@@ -35,7 +33,6 @@ from nanobrag_torch.kernels.cpu_layout import (
     POINT_PIXEL,
     POLAR,
     SEEN,
-    SIMPLE,
     TOTAL,
     Array,
     Packed,
@@ -77,11 +74,6 @@ def store(out: Array, scratch: Scratch, lanes: int) -> None:
 def add_block(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> None:
     """TOTAL of one block."""
     v, whole = scratch.v, scene.whole
-    if whole[SIMPLE] and panel[LAYER_STEP] <= 0:
-        look_once(v, lanes, panel, scene.sources[0], whole[POINT_PIXEL])
-        _survey(scratch, scene, lanes)
-        add_lattices(scratch, scene, lanes)
-        return
     begin(v, lanes, panel, scene)
     for layer in range(whole[LAYERS]):
         for sub in range(whole[OVERSAMPLE] * whole[OVERSAMPLE]):
