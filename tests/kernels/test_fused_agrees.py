@@ -9,6 +9,8 @@ import pytest
 import torch
 from kernel_scenes import IMAGE, D, Draw, deviations, draw_scene, onto_reflection, options_of
 
+from nanobrag_torch.kernels import operation
+from nanobrag_torch.kernels.problem import Scene
 from nanobrag_torch.physics.lattice_factor import Profile
 
 DOUBLE, SINGLE = 1e-12, 1e-5
@@ -70,6 +72,25 @@ def test_pixels_with_one_sample_and_one_source(table, point_pixel, cells):
     assert deviations(None, scene, options)["value"] < SINGLE / 3
 
 
+@pytest.mark.parametrize("profile", list(Profile))
+@pytest.mark.parametrize("lattices", [1, 70, 140])
+def test_runs_of_pixels_over_many_lattices(profile, lattices):
+    """More lattices than are summed up in float32 at once; runs from a list, one too short for the quick way."""
+    draw = Draw(profile=profile, panels=1, sources=1, lattices=lattices, pixel=2e-5, cells=(9.0,) * 3, thick=False)
+    options = options_of(draw, image_shape=(4, 301), dtype=torch.float32)
+    scene = draw_scene(draw)
+    pixels = torch.cat([torch.arange(0, 301), torch.arange(310, 325), torch.arange(400, 900)])
+    assert deviations(pixels, scene, options)["value"] < SINGLE / 3
+
+
+def test_runs_of_pixels_do_not_depend_on_threads_or_lists():
+    draw = Draw(panels=2, sources=1, lattices=3, pixel=2e-5, thick=False)
+    options = options_of(draw, image_shape=(40, 301), dtype=torch.float32)
+    scene, every = draw_scene(draw), torch.arange(2 * 40 * 301)
+    whole = operation.intensity(None, scene, replace(options, threads=1), kernel="fused")
+    assert torch.equal(whole, operation.intensity(every, scene, replace(options, threads=2), kernel="fused"))
+
+
 @pytest.mark.parametrize("shift", [(0, 0, 0), (3, 0, 0), (0, -5, 2), (40, 40, 40)])
 @pytest.mark.parametrize("dtype", [torch.float32, D])
 def test_edges_of_the_table(shift, dtype):
@@ -112,16 +133,12 @@ def test_lists_of_pixels(pixels, dtype):
 
 
 def _count(listed, scene, options):
-    from nanobrag_torch.kernels import operation
-
     return operation.intensity(listed, scene, options, kernel="fused").numel()
 
 
 def test_all_pixels_need_no_list():
     draw = Draw(panels=2)
     scene, options = draw_scene(draw), options_of(draw, dtype=torch.float32)
-    from nanobrag_torch.kernels import operation
-
     whole = operation.intensity(None, scene, options, kernel="fused")
     listed = operation.intensity(torch.arange(2 * IMAGE[0] * IMAGE[1]), scene, options, kernel="fused")
     assert torch.equal(whole, listed)
@@ -131,9 +148,6 @@ def test_gradcheck():
     draw = Draw(panels=1, sources=2, lattices=2, layers=2, offset=0.3, cells=(2.0, 3.0, 2.5))
     options = options_of(draw, image_shape=(2, 3), oversample=2, interpolate=True)
     scene = draw_scene(draw)
-    from nanobrag_torch.kernels import operation
-    from nanobrag_torch.kernels.problem import Scene
-
     units = [1.0, 1e-3, 1e-3, 1.0, 1.0, 1e-10, 1.0, 1.0, 1e-9, 1.0, 1.0, 10.0, 10.0, 1.0]
 
     def value(*scaled: torch.Tensor) -> torch.Tensor:
