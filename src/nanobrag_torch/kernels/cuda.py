@@ -123,12 +123,12 @@ def _rows(
 ) -> tuple[Rows, Tensor]:
     """Run the adjoint kernel and add up the rows of its programs, and the values of its chunks where there is room."""
     from nanobrag_torch.kernels.cuda_adjoint import adjoint_kernel
-    from nanobrag_torch.kernels.cuda_jit import ADJOINT_GROUP, LAUNCH
+    from nanobrag_torch.kernels.cuda_jit import LAUNCH, SMALL_GROUP
 
     count, device = upstream.numel(), scene.lattice.device
     lattices, sources, panels = scene.lattice.shape[0], scene.incident.shape[0], scene.panels.shape[0]
     by_lattice, by_shape = asked["lattice"] or asked["lattice_weights"], asked["shape"] or asked["default_F"]
-    way = way_of(pixels, scene, options)._replace(by_lattice=by_lattice, by_shape=by_shape, group=ADJOINT_GROUP)
+    way = way_of(pixels, scene, options)._replace(by_lattice=by_lattice, by_shape=by_shape, group=SMALL_GROUP)
     plan = adjoint_plan(count, way.group * way.lanes, lattices, sources + panels, processors(device))
     way = way._replace(valued=value and plan.chunks * count * options.dtype.itemsize <= ROW_BYTES)
     parts = torch.empty((plan.chunks, count if way.valued else 0), dtype=options.dtype, device=device)
@@ -228,7 +228,7 @@ def way_of(pixels: Tensor | None, scene: Scene, options: Options) -> Way:
     """The code that a call needs. A factor taken from the first sample is "each" where there is but one sample."""
     import triton.language as tl
 
-    from nanobrag_torch.kernels.cuda_jit import Way
+    from nanobrag_torch.kernels.cuda_jit import GROUP, SMALL_GROUP, Way
 
     table = scene.structure_factors.numel() > 0
     cubic = options.interpolate and table
@@ -251,4 +251,5 @@ def way_of(pixels: Tensor | None, scene: Scene, options: Options) -> Way:
         limit=options.dmin > 0,
         listed=pixels is not None,
         offset=True,
+        group=SMALL_GROUP if cubic else GROUP,
     )

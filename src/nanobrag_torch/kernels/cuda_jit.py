@@ -16,8 +16,8 @@ LAUNCH = {"num_warps": 1, "enable_fp_fusion": True}
 """One warp a program: sums over its lanes need no barrier, and many programs share a multiprocessor."""
 GROUP = 8
 """Neighbouring pixels that share a float64 anchor: what one thread works on."""
-ADJOINT_GROUP = 4
-"""The same for gradients, which need more registers a pixel."""
+SMALL_GROUP = 4
+"""The same for gradients and for interpolation, which need more registers a pixel."""
 LANES = 32
 """Groups a program works on at once."""
 NUMBERS = (

@@ -146,10 +146,10 @@ def interpolated(table: tl.tensor, hkl: tl.tensor, grid: tl.tensor, way: tl.cons
         for b in tl.static_range(4):
             wb, sb = lagrange(t[1], b)
             row, row_slope = zero, zero
+            nodes = table + (corner + (a * grid[1] + b) * grid[2])  # a pointer: the steps along it need no arithmetic
             for c in tl.static_range(4):
                 wc, sc = lagrange(t[2], c)
-                place = corner + (a * grid[1] + b) * grid[2] + c
-                value = tl.load(table + place, mask=allowed, other=0.0).to(tl.float64)
+                value = tl.load(nodes + c, mask=allowed, other=0.0).to(tl.float64)
                 row += value * wc
                 row_slope += value * sc
             amplitude += wa * wb * row

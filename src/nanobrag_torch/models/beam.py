@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,12 +99,12 @@ class Beam:
 
     def _grid(self, beam: Tensor, polar: Tensor) -> Sources:
         config = self.config
-        h, h_range, h_step = self._scan(config.hdiv_range_mrad, config.hdiv_steps, config.hdiv_step_mrad)
-        v, v_range, v_step = self._scan(config.vdiv_range_mrad, config.vdiv_steps, config.vdiv_step_mrad)
+        (h, *_), (v, *_) = self._scans(self.device)
         directions = grid_directions(beam, polar, h, v).reshape(-1, 3)
         if config.round_div:
-            keep = inside_ellipse(h, v, (h_range, v_range), (h_step, v_step)).reshape(-1)
-            directions = directions[keep]
+            kept = self._inside()
+            if kept.numel() < directions.shape[0]:
+                directions = directions.index_select(0, kept.to(self.device, non_blocking=True))
         if directions.shape[0] == 0:
             raise InputError("hdiv_steps, vdiv_steps", (h.numel(), v.numel()), "a grid that keeps a source")
         wavelengths = self._wavelengths()
@@ -115,12 +115,18 @@ class Beam:
             torch.full((count,), 1 / count, dtype=torch.float64, device=self.device),
         )
 
-    def _scan(self, range_mrad: Real, count: int, step_mrad: Real | None) -> tuple[Tensor, Tensor, Tensor]:
-        range_ = self._tensor(range_mrad) * MRAD
-        step = range_ / max(count - 1, 1) if step_mrad is None else self._tensor(step_mrad) * MRAD
-        if count == 1 and step_mrad is None:
-            range_, step = range_ * 0, step * 0
-        return centred_steps(range_, step, count), range_, step
+    def _inside(self) -> Tensor:
+        """Places [n] in the grid that a round beam keeps; found on the CPU, so that no GPU has to be waited for."""
+        (h, h_range, h_step), (v, v_range, v_step) = self._scans(torch.device("cpu"))
+        keep = inside_ellipse(h, v, (h_range, v_range), (h_step, v_step))
+        return keep.detach().reshape(-1).nonzero().squeeze(1)
+
+    def _scans(self, device: torch.device) -> tuple[_Scan, _Scan]:
+        config = self.config
+        return (
+            _scan(config.hdiv_range_mrad, config.hdiv_steps, config.hdiv_step_mrad, device),
+            _scan(config.vdiv_range_mrad, config.vdiv_steps, config.vdiv_step_mrad, device),
+        )
 
     def _wavelengths(self) -> Tensor:
         config = self.config
@@ -128,3 +134,19 @@ class Beam:
         count = config.dispersion_steps
         offsets = centred_steps(spread, spread / max(count - 1, 1), count) if count > 1 else spread[None] * 0
         return self.wavelength() * (1 + offsets)
+
+
+class _Scan(NamedTuple):
+    """Angles of a scan [count], its range [] and step [] (radians)."""
+
+    angles: Tensor
+    range: Tensor
+    step: Tensor
+
+
+def _scan(range_mrad: Real, count: int, step_mrad: Real | None, device: torch.device) -> _Scan:
+    range_ = as_tensor(range_mrad, device) * MRAD
+    step = range_ / max(count - 1, 1) if step_mrad is None else as_tensor(step_mrad, device) * MRAD
+    if count == 1 and step_mrad is None:
+        range_, step = range_ * 0, step * 0
+    return _Scan(centred_steps(range_, step, count), range_, step)

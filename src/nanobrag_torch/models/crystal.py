@@ -215,7 +215,7 @@ class Crystal:
             return False
         if self.config.interpolate is not None:
             return self.config.interpolate
-        return bool((self._tensor(self.config.N_cells) <= INTERPOLATION_CELLS).any())
+        return bool((as_tensor(self.config.N_cells) <= INTERPOLATION_CELLS).any())
 
     def _scaled(self, table: Tensor, first: tuple[int, ...]) -> Tensor:
         config = self.config

@@ -222,6 +222,9 @@ class Detector:
 
     def _pixels_of_panels(self) -> Tensor | None:
         slow_count, fast_count = self.image_shape
+        alike = all((p.spixels, p.fpixels) == (slow_count, fast_count) for p in self.config.panels)
+        if alike and all(panel.mask_array is None for panel in self.config.panels):
+            return None
         wanted = torch.zeros((self.panel_count, slow_count, fast_count), dtype=torch.bool, device=self.device)
         for panel, inside in zip(self.config.panels, wanted, strict=True):
             inside[: panel.spixels, : panel.fpixels] = True
