@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.first_compile import measure_first_compile
 from benchmarks.measure import measure, yardstick
 from benchmarks.page import RESULTS, write_page
 from benchmarks.scenes import CASES
@@ -28,8 +29,9 @@ def main() -> None:
     names = arguments.scenes or ["b", *CASES]
     sketch = yardstick(arguments.yardstick) if arguments.yardstick else None
     scenes = [measure_shell()] if "b" in names else []
+    first_compile = {"first_compile": measure_first_compile()} if "b" in names else {}
     scenes += measure([name for name in names if name != "b"], arguments.repeats, sketch)
-    found = {**_machine(), "scenes": scenes}
+    found = {**_machine(), **first_compile, "scenes": scenes}
     if sketch:
         found["yardstick"] = {name: timer.report() for name, timer in sketch.items()}
     path = arguments.out or RESULTS / f"cpu-{_slug(found['machine'])}-{found['cores']}.json"

@@ -17,6 +17,7 @@ import torch
 from benchmarks.scenes import CASES, Case
 
 from nanobrag_torch.kernels import operation
+from nanobrag_torch.kernels.problem import Scene
 
 SLOW_SECONDS = 4.0
 """Scenes whose gradients take longer than this are repeated SLOW_REPEATS times."""
@@ -107,8 +108,9 @@ def _measure(case: Case, repeats: int, sketch: dict[str, Timer] | None) -> dict[
 
 
 def timers_of(case: Case, sketch: dict[str, Timer] | None) -> dict[str, Timer]:
-    """value: the operation; one pass: value and gradients for a given upstream gradient; backward: the same through
-    autograd, from the parameters and back to them; program: the image from the configuration, all included."""
+    """value: the operation; gradients: value and gradients by the scene's tensors for a given upstream gradient, in one
+    pass; one pass: the same from the parameters and back to them; backward: that through autograd; program: the image
+    from the configuration, all included."""
     with torch.no_grad():
         fixed = case.scene
     options, upstream = case.options, torch.ones(case.count)
@@ -116,13 +118,19 @@ def timers_of(case: Case, sketch: dict[str, Timer] | None) -> dict[str, Timer]:
     def value() -> object:
         return operation.intensity(case.pixels, fixed, options, kernel="fused")
 
-    def one_pass() -> object:
-        scene = case.scene
-        wanted = [tensor.requires_grad for tensor in scene.tensors()]
+    def adjoint(scene: Scene, wanted: list[bool]) -> Any:
         detached = [tensor.detach() for tensor in scene.tensors()]
         *gradients, _ = torch.ops.nanobrag_torch.intensity_adjoint(
             upstream, case.pixels, *detached, *operation.pack_options(options), wanted, True
         )
+        return gradients
+
+    moves = [tensor.requires_grad for tensor in case.scene.tensors()]
+
+    def one_pass() -> object:
+        scene = case.scene
+        wanted = [tensor.requires_grad for tensor in scene.tensors()]
+        gradients = adjoint(scene, wanted)
         moving = [tensor for tensor, w in zip(scene.tensors(), wanted, strict=True) if w]
         flowing = [gradient for gradient, w in zip(gradients, wanted, strict=True) if w]
         return torch.autograd.grad(moving, list(case.parameters.values()), flowing)
@@ -138,6 +146,7 @@ def timers_of(case: Case, sketch: dict[str, Timer] | None) -> dict[str, Timer]:
     beside = sketch or {}
     return {
         "value": Timer(value, case.steps, beside.get("value")),
+        "gradients": Timer(lambda: adjoint(fixed, moves), case.steps, beside.get("gradients")),
         "one_pass": Timer(one_pass, case.steps, beside.get("gradients")),
         "backward": Timer(backward, case.steps, beside.get("gradients")),
         "program": Timer(program, case.steps, beside.get("value")),

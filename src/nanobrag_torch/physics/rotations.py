@@ -16,7 +16,8 @@ def cross_matrix(vector: Tensor) -> Tensor:
     """[..., 3] -> [..., 3, 3], the matrix that takes w to vector x w."""
     axes = torch.eye(3, dtype=vector.dtype, device=vector.device)
     repeated = vector[..., None, :].expand(*vector.shape, 3)
-    return torch.linalg.cross(repeated, axes.expand_as(repeated)).transpose(-1, -2)
+    crossed: Tensor = torch.linalg.cross(repeated, axes.expand_as(repeated))
+    return crossed.transpose(-1, -2)
 
 
 def axis_rotation(axis: Tensor, angle: Tensor) -> Tensor:
