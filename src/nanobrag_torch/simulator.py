@@ -102,7 +102,7 @@ class Simulator:
         """
         pixels, shape = self.detector.pixels(), self.image_shape
         count = math.prod(shape)
-        values = self.pixel_values(pixels, progress=progress)
+        values = self.pixel_values(pixels, progress=progress, check=False)
         if check and not bool(torch.isfinite(values).all()):
             raise InputError("image", "not finite", "parameters that give finite pixels")
         if pixels is None:
@@ -126,11 +126,16 @@ class Simulator:
         shape = self.detector.image_shape
         return (self.detector.panel_count, *shape) if self.detector.config.panels else shape
 
-    def pixel_values(self, pixels: Tensor | None, *, progress: Progress | None = None) -> Tensor:
+    def pixel_values(
+        self, pixels: Tensor | None, *, progress: Progress | None = None, check: bool = True
+    ) -> Tensor:
         """Values [n] of the flat pixel indices [n] over [panel, slow, fast]; None: all of them, without a list.
 
-        A few pixels cost only their own.
+        A few pixels cost only their own. Raises InputError for indices that no pixel has; check=False does not look,
+        and so does not wait for a GPU.
         """
+        if check and pixels is not None:
+            _require_pixels(pixels, self.detector.panel_count * math.prod(self.detector.image_shape))
         scene, options = self.scene(), self.options()
         values = operation.intensity(pixels, scene, options, kernel=self.kernel, progress=progress)
         values = self._with_fresh_first_step(values, pixels, scene, options)
@@ -246,3 +251,11 @@ class Simulator:
         place, fresh = first
         true, _ = recorded(pixels[place : place + 1], scene, options, fresh)
         return torch.cat((values[:place], true, values[place + 1 :]))
+
+
+def _require_pixels(pixels: Tensor, count: int) -> None:
+    if pixels.is_floating_point() or pixels.is_complex() or pixels.dtype == torch.bool:
+        raise InputError("pixels", pixels.dtype, "whole numbers")
+    outside = (pixels < 0) | (pixels >= count)
+    if not torch.compiler.is_compiling() and bool(outside.any()):
+        raise InputError("pixels", int(pixels[outside][0]), f"flat indices from 0 to {count - 1}")

@@ -252,6 +252,17 @@ def test_a_device_that_is_none_is_named(maker, device):
         maker(device=device)
 
 
+@pytest.mark.parametrize("kernel", ["reference", "fused"])
+@pytest.mark.parametrize(
+    ("bad", "shown"),
+    [([3, 480], "480"), ([-1], "-1"), ([10**12, 2], str(10**12)), ([1.5], "float32"), ([True] * 480, "bool")],
+)
+def test_pixels_that_are_none_are_refused(kernel, bad, shown):
+    simulator = EXAMPLES["cubic still"]().simulator(kernel=kernel)  # 24 x 20 pixels
+    with pytest.raises(InputError, match=f"pixels: got .*{shown}.*(0 to 479|whole numbers)"):
+        simulator.pixel_values(torch.tensor(bad))
+
+
 @pytest.mark.parametrize("sampling", ["random", "quadrature"])
 @pytest.mark.parametrize("spread", [0.5, torch.tensor(0.5), (0.0, 0.0, 0.5), torch.full((3,), 0.5).numpy()])
 def test_a_spread_without_a_number_of_domains_spreads(spread, sampling):

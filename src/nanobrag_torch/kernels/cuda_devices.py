@@ -56,7 +56,7 @@ def checked_device(device: torch.device | str) -> torch.device:
     try:
         found = torch.device(device)
         if found.type != "cuda":
-            torch.empty(0, device=found)
+            torch.empty(0, dtype=torch.float64, device=found)
     except (RuntimeError, TypeError, AssertionError):  # what torch raises for one that it lacks differs by device
         raise InputError("device", str(device), "cpu, cuda or cuda:N") from None
     if found.type != "cuda":
