@@ -41,6 +41,16 @@ def test_the_cases_test_something(name):
         assert 0.02 < share.double().mean() <= 1
 
 
+@pytest.mark.parametrize("middle", [0.0, 1.5, -2.5, 7.0])
+def test_a_curved_detector_of_any_angle(middle):
+    """Pixels that the curve carries around the crystal, in every quadrant and beyond a whole turn."""
+    scene, options = case("curved", torch.float64)
+    far = scene.panels.clone()
+    far[:, 0, 1:] += middle * scene.curvature[3]
+    scene = replace(scene, panels=far)
+    assert relative(cuda.forward(None, scene, options), true_values(None, scene, options)) < 1e-11
+
+
 def test_a_list_in_any_order_costs_only_its_pixels():
     scene, options = case("panels", torch.float32)
     pixels = every_pixel(scene, options).flip(0)[3:90:2]

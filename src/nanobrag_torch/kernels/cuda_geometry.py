@@ -11,7 +11,7 @@ from typing import Any
 import triton.language as tl
 
 from nanobrag_torch.kernels.cuda_jit import jit
-from nanobrag_torch.kernels.cuda_math import add_row, axpy, cross, dot, load3, load9, scaled, total
+from nanobrag_torch.kernels.cuda_math import add_row, axpy, cosine_and_sine, cross, dot, load3, load9, scaled, total
 
 
 @jit
@@ -74,8 +74,8 @@ def position(
     if way.curved:
         beam, distance = load3(scene), tl.load(scene + 3)
         y, z = place[1] / distance, place[2] / distance
-        turned = turn(panel[2], tl.cos(y), tl.sin(y), scaled(distance, beam))
-        place = turn(panel[1], tl.cos(z), tl.sin(z), turned)
+        (cos_y, sin_y), (cos_z, sin_z) = cosine_and_sine(y), cosine_and_sine(z)
+        place = turn(panel[1], cos_z, sin_z, turn(panel[2], cos_y, sin_y, scaled(distance, beam)))
     return place
 
 
@@ -292,9 +292,10 @@ def curve_back(
     place = flat_position(pixel, layer, sub, oversample, panel)
     y, z = place[1] / distance, place[2] / distance
     start = scaled(distance, beam)
-    turned = turn(panel[2], tl.cos(y), tl.sin(y), start)
-    pull, by_z, by_fast = turn_back(panel[1], tl.cos(z), tl.sin(z), turned, pull)
-    pull, by_y, by_slow = turn_back(panel[2], tl.cos(y), tl.sin(y), start, pull)
+    (cos_y, sin_y), (cos_z, sin_z) = cosine_and_sine(y), cosine_and_sine(z)
+    turned = turn(panel[2], cos_y, sin_y, start)
+    pull, by_z, by_fast = turn_back(panel[1], cos_z, sin_z, turned, pull)
+    pull, by_y, by_slow = turn_back(panel[2], cos_y, sin_y, start, pull)
     by_distance = dot(pull, beam) - (y * by_y + z * by_z) / distance
     sums = total(pull[0] * distance), total(pull[1] * distance), total(pull[2] * distance), total(by_distance)
     add_row(scene_row, sums, 4)

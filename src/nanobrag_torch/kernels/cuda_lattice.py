@@ -15,10 +15,7 @@ from typing import Any
 import triton.language as tl
 
 from nanobrag_torch.kernels.cuda_jit import jit
-from nanobrag_torch.kernels.cuda_math import dot, largest, load9
-
-HALFWAY = tl.constexpr(6755399441055744.0)
-"""1.5 * 2^52: added and taken away again, it rounds a float64 to an integer."""
+from nanobrag_torch.kernels.cuda_math import HALFWAY, dot, largest, load9
 
 
 @jit

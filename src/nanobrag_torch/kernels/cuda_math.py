@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import factorial
+from math import factorial, pi
 from typing import Any
 
 import triton.language as tl
@@ -15,6 +15,11 @@ _BALL_SLOPE = tuple(k * c for k, c in enumerate(_BALL))[1:]
 
 SINE_COARSE, SINE_FINE = tl.constexpr(SINE_32), tl.constexpr(SINE_64)
 SLOPE_COARSE, SLOPE_FINE = tl.constexpr(SLOPE_32), tl.constexpr(SLOPE_64)
+COSINES = tl.constexpr(tuple((-1) ** k / factorial(2 * k) for k in range(9)))  # to 2e-18 up to pi / 4
+SINES = tl.constexpr(tuple((-1) ** k / factorial(2 * k + 1) for k in range(9)))
+HALFWAY = tl.constexpr(6755399441055744.0)
+"""1.5 * 2^52: added and taken away again, it rounds a float64 to an integer."""
+PER_QUARTER, QUARTER, QUARTER_REST = tl.constexpr(2 / pi), tl.constexpr(pi / 2), tl.constexpr(6.123233995736766e-17)
 BALL_COARSE, BALL_FINE = tl.constexpr(_BALL[:6]), tl.constexpr(_BALL)
 BALL_SLOPE_COARSE, BALL_SLOPE_FINE = tl.constexpr(_BALL_SLOPE[:6]), tl.constexpr(_BALL_SLOPE)
 COUNTS = tl.constexpr((len(SINE_32), len(SINE_64), len(SLOPE_32), len(SLOPE_64), 6, 11, 6, 10))
@@ -51,6 +56,19 @@ def ball(y: tl.tensor) -> Any:
 def ball_slope(y: tl.tensor) -> Any:
     """Its derivative by y."""
     return horner(y, BALL_SLOPE_FINE, COUNTS[7]) if y.dtype == tl.float64 else horner(y, BALL_SLOPE_COARSE, COUNTS[6])
+
+
+@jit
+def cosine_and_sine(x: tl.tensor) -> Any:
+    """Cosine and sine of float64 angles of a few turns; those of the compiler keep a stack for angles of 1e5 turns."""
+    turns = (x * PER_QUARTER + HALFWAY) - HALFWAY
+    rest = (x - turns * QUARTER) - turns * QUARTER_REST
+    square = rest * rest
+    c, s = horner(square, COSINES, 9), rest * horner(square, SINES, 9)
+    quarter = turns.to(tl.int32)
+    across = (quarter & 1) != 0
+    cosine, sine = tl.where(across, s, c), tl.where(across, c, s)
+    return tl.where(((quarter + 1) & 2) != 0, -cosine, cosine), tl.where((quarter & 2) != 0, -sine, sine)
 
 
 @jit
