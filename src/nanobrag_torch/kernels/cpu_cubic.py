@@ -48,7 +48,7 @@ def _contract(table: Array, first: int, step_h: int, step_k: int, wh: Weights, w
     return total
 
 
-@stage(inline="always")
+@stage(forceinline=True)
 def _in_range(place: float, size: float) -> bool:
     """All four nodes are in the table."""
     return not (place + 3 > size or place - 2 < 0)

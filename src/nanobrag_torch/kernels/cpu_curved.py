@@ -58,7 +58,7 @@ def _axis_slope(n: Triple, v: Triple, g: Triple, sine: float, cosine: float) -> 
     )
 
 
-@stage(inline="always")
+@stage(forceinline=True)
 def _dot(a: Triple, b: Triple) -> float:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 

@@ -127,7 +127,7 @@ def captures(v: Array, lanes: int, panel: Array, layer: int) -> None:
         v[CAPTURE + j] = decay(layer * d) - decay((layer + 1) * d)
 
 
-@stage(inline="always", fastmath=FAST)
+@stage(forceinline=True, fastmath=FAST)
 def decay(x: float) -> Any:
     """exp(-x) in float64, without a call of libm; 1e-300 stands for all that is smaller, 1e300 for all larger."""
     t = min(max(-x * LOG2_E, -1000.0), 1000.0)

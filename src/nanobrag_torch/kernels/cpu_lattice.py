@@ -104,7 +104,7 @@ def _look(scratch: Scratch, scene: Packed, lanes: int, a: Array, spread: Array) 
     return PARTLY
 
 
-@stage(inline="always", fastmath=FAST)
+@stage(forceinline=True, fastmath=FAST)
 def _range_of_anchors(v: Array, lanes: int, x: float, y: float, z: float) -> Any:
     """Least and largest x q_x + y q_y + z q_z of the anchors."""
     first = x * v[ANCHOR_X] + y * v[ANCHOR_Y] + z * v[ANCHOR_Z]

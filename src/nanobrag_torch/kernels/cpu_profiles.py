@@ -56,14 +56,14 @@ BALL_SLOPE_32 = tuple(k * c for k, c in enumerate(BALL_32))[1:]
 BALL_SLOPE_64 = tuple(k * c for k, c in enumerate(BALL_64))[1:]
 
 
-@stage(inline="always", fastmath=ORDERED)
+@stage(forceinline=True, fastmath=ORDERED)
 def _phase(d: Any, cells: Any) -> Any:
     """N d less the nearest integer."""
     a = cells * d
     return a - np.rint(a)
 
 
-@stage(inline="always", fastmath=ORDERED)
+@stage(forceinline=True, fastmath=ORDERED)
 def _grating(h: Any, k: Any, l: Any, uh: Any, uk: Any, ul: Any) -> Any:
     """prod sin(pi N d) / sin(pi d) for d = h, k, l, none of them zero, and u, N d less the nearest integer."""
     top = uh * uk * ul * horner(uh * uh, SINE_32, SINE_64) * horner(uk * uk, SINE_32, SINE_64)
@@ -71,7 +71,7 @@ def _grating(h: Any, k: Any, l: Any, uh: Any, uk: Any, ul: Any) -> Any:
     return top * horner(ul * ul, SINE_32, SINE_64) / (bottom * horner(l * l, SINE_32, SINE_64))
 
 
-@stage(inline="always", fastmath=ORDERED)
+@stage(forceinline=True, fastmath=ORDERED)
 def _phased(w: Array, j: int, cells: Any, bias: Any) -> Any:
     """The same in lane j, from PHASE rows."""
     uh, uk, ul = w[PHASE_H + j] + cells[0] * bias, w[PHASE_K + j] + cells[1] * bias, w[PHASE_L + j] + cells[2] * bias
@@ -118,7 +118,7 @@ def grating_squares(w: Array, lanes: int, shape: Array) -> None:
         w[SQUARE + j] = value * value
 
 
-@stage(inline="always", fastmath=ORDERED)
+@stage(forceinline=True, fastmath=ORDERED)
 def _axis(d: Any, u: Any, cells: Any, bias: Any) -> Any:
     """s(u) / pi and s(d) / pi for sin(pi x) = s(x), what the slope needs of both, and P(u) + E(u)."""
     d += bias
@@ -191,7 +191,7 @@ def add_cells(w: Array, lanes: int, single: Array) -> None:
     single[SHAPE_SUM + 8] += 2.0 * by_c
 
 
-@stage(inline="always", fastmath=FAST)
+@stage(forceinline=True, fastmath=FAST)
 def _form(w: Array, j: int, shape: Array) -> Any:
     h, k, l = w[DH + j], w[DK + j], w[DL + j]
     cross = (shape[1] + shape[3]) * (h * k) + (shape[2] + shape[6]) * (h * l) + (shape[5] + shape[7]) * (k * l)
