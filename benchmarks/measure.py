@@ -23,6 +23,8 @@ SLOW_SECONDS = 4.0
 """Scenes whose gradients take longer than this are repeated SLOW_REPEATS times."""
 SLOW_REPEATS = 3
 PAUSE_SECONDS = 0.02
+SHORT_SECONDS = 0.05
+"""Shorter runs follow one another for so long, as in the loop of a refinement."""
 
 
 @dataclass
@@ -36,11 +38,13 @@ class Timer:
     ratios: list[float] = field(default_factory=list)
 
     def once(self) -> None:
-        """Take the time once more, when threads of what ran before no longer spin."""
+        """Take the time once more, when threads of what ran before no longer spin; of short runs the mean of many."""
         time.sleep(PAUSE_SECONDS)
-        start = time.perf_counter()
-        self.run()
-        self.seconds.append(time.perf_counter() - start)
+        start, elapsed, runs = time.perf_counter(), 0.0, 0
+        while elapsed < SHORT_SECONDS:
+            self.run()
+            runs, elapsed = runs + 1, time.perf_counter() - start
+        self.seconds.append(elapsed / runs)
         if self.beside is not None:
             other = self.beside
             self.ratios.append((self.steps / self.seconds[-1]) / (other.steps / other.seconds[-1]))

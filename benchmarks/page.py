@@ -18,6 +18,7 @@ INTRODUCTION = """\
 
 `make bench` measures this machine and writes this page anew. A pixel-step is one pixel, source and lattice (a phi step
 of a mosaic domain). Rates are medians in million pixel-steps a second, float32, all cores that the process may use.
+What takes less than 0.05 s runs again and again for so long, as in a loop, and the mean counts as one measurement.
 
 * **value**: the operation alone, from the scene's tensors to the image.
 * **gradients**: the operation's value and gradients in one pass, for a gradient that flows in and is known beforehand:

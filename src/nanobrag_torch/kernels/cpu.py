@@ -30,6 +30,8 @@ Piece = tuple[int, int]
 Room = TypeVar("Room")
 
 PIECES_PER_THREAD = 8
+STEPS_PER_CALL = 2**24
+"""Pixel-steps after which a thread looks at what Python wants, about: to report progress, or to be interrupted."""
 MOST_PARTS = 64
 SUMS_BYTES = 2**26
 TABLE_BYTES = 2**28
@@ -44,11 +46,23 @@ def value(pixels: Tensor | None, scene: Scene, options: Options, progress: Progr
     out = torch.empty(count, dtype=options.dtype)
     if not finite(packed):
         return out.fill_(torch.nan)
-    image = out.numpy()
-    threads = thread_count(options)
-    pieces = _pieces(count, threads * PIECES_PER_THREAD, at.CHUNK)
-    _deal(lambda piece, room: _value(image, *piece, packed, room), pieces, threads, partial(scratch, packed), progress)
+    image, taken, chunks = out.numpy(), np.zeros(1, np.int64), -(-count // at.CHUNK)
+    threads = min(thread_count(options), chunks)
+    most = max(1, STEPS_PER_CALL // (at.CHUNK * _steps(scene, options)))
+
+    def work(report: Progress | None = None) -> None:
+        room = scratch(packed)
+        while _value(image, taken, most, packed, room):
+            if report is not None:
+                report(min(1.0, int(taken[0]) / chunks))
+
+    _together(work, threads, progress, lambda: taken.fill(chunks))
     return out
+
+
+def _steps(scene: Scene, options: Options) -> int:
+    """Steps of a pixel."""
+    return scene.lattice.shape[0] * scene.incident.shape[0] * options.oversample**2 * options.layers
 
 
 def _no_sums(scene: Scene, with_table: bool) -> at.Sums:
@@ -214,12 +228,22 @@ def _deal(
             if report is not None:
                 report(1 - len(left) / len(pieces))
 
-    helpers = min(threads, len(pieces)) - 1
-    waiting = [_pool(threads - 1).submit(help_out) for _ in range(helpers)]
-    help_out(progress)
+    _together(help_out, min(threads, len(pieces)), progress, left.clear)
+
+
+def _together(
+    work: Callable[..., None], threads: int, progress: Progress | None, leave_the_rest: Callable[[], None]
+) -> None:
+    """Do the same work on so many threads, this one among them, which alone reports; when it fails, all stop."""
+    waiting = [_pool(threads - 1).submit(work) for _ in range(threads - 1)]
+    try:
+        work(progress)
+    except BaseException:  # an interrupt above all
+        leave_the_rest()
+        raise
     for helper in waiting:
         helper.result()
-    if progress is not None and pieces:
+    if progress is not None and threads:
         progress(1.0)
 
 

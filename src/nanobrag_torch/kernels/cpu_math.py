@@ -144,6 +144,28 @@ def larger() -> Any:
     return intrinsic(evaluate)
 
 
+def _plain_take(counter: Any) -> int:
+    counter[0] += 1
+    return int(counter[0]) - 1
+
+
+@deferred(plain=_plain_take)
+def take() -> Any:
+    """`take(counter)`: what counter[0], an int64, was before one was added; threads never get the same."""
+    from llvmlite import ir
+    from numba import types
+    from numba.extending import intrinsic
+
+    def add_one(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, value=arguments[0])
+        return builder.atomic_rmw("add", array.data, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    def count(typing: Any, counter: Any) -> Any:
+        return types.int64(counter), add_one
+
+    return intrinsic(count)
+
+
 def _plain_nothing() -> None:
     return None
 

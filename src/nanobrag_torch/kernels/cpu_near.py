@@ -69,8 +69,8 @@ from nanobrag_torch.kernels.cpu_layout import (
 from nanobrag_torch.kernels.cpu_math import FAST, larger, stage, vector_code
 from nanobrag_torch.kernels.cpu_sum import sum_lattices
 
-SERIES = (-0.5, 0.375, -0.3125, 0.2734375, -0.24609375)
-"""(1 + s)^(-1/2) - 1 over s: to 1e-9 for |s| below FARTHEST."""
+SERIES = (-0.5, 0.375, -0.3125, 0.2734375)
+"""(1 + s)^(-1/2) - 1 over s: s times it to 8e-10 for |s| below FARTHEST."""
 FARTHEST = 0.02
 SHORTEST = 32
 """Shorter runs are left to blocks that several of them share."""
@@ -83,7 +83,7 @@ def add_run(out: Array, scratch: Scratch, scene: Packed, first: int, last: int) 
     It takes one sample and one source a pixel, and float32 differences that will do with three times their error.
     """
     whole, box = scene.whole, scratch.box
-    if not whole[SIMPLE] or whole[CUBIC] or scene.numbers[NARROW_BOUND] == 0:
+    if not whole[SIMPLE] or whole[CUBIC] or whole[POINT_PIXEL] or scene.numbers[NARROW_BOUND] == 0:
         return 0
     pixel = scene.pixels[first] if scene.pixels.size else first
     row = pixel // whole[FAST_COUNT]
@@ -94,7 +94,7 @@ def add_run(out: Array, scratch: Scratch, scene: Packed, first: int, last: int) 
     if run < SHORTEST or 5 * run < 4 * lanes or panel[LAYER_STEP] > 0 or not near_enough(panel):
         return 0
     slow, source = (row - p * whole[SLOW_COUNT] + 0.5) * panel[SLOW_SIZE], scene.sources[0]
-    _look_at_anchors(scratch.v, scratch.w, box, lanes // GROUP, slow, fast, panel, source, whole[POINT_PIXEL])
+    _look_at_anchors(scratch.v, scratch.w, box, lanes // GROUP, slow, fast, panel, source)
     box[BOUND] = scene.numbers[NARROW_BOUND] / 3
     if whole[HAS_TABLE]:
         spans(scratch.v, lanes, box)
@@ -102,7 +102,7 @@ def add_run(out: Array, scratch: Scratch, scene: Packed, first: int, last: int) 
     for k in range(scratch.where.size):
         if scratch.where[k] != NOTHING and not scratch.where[k] & 1:
             return 0
-    _look_near(scratch.w, lanes, whole[POINT_PIXEL])
+    _look_near(scratch.w, lanes)
     _sum_run(out[first : first + run], scratch, scene, lanes)
     return run
 
@@ -119,7 +119,7 @@ def near_enough(panel: Array) -> bool:
 
 @stage(fastmath=FAST)
 def _look_at_anchors(
-    v: Array, w: Array, box: Array, groups: int, slow: float, fast: float, panel: Array, source: Array, point_pixel: int
+    v: Array, w: Array, box: Array, groups: int, slow: float, fast: float, panel: Array, source: Array
 ) -> None:
     """q of the pixel in the middle of every group, what the series about it takes, and bounds on how far q differs.
 
@@ -135,8 +135,8 @@ def _look_at_anchors(
     xy = (source[POLARIZATION + 1] + source[POLARIZATION + 3]) / 2
     xz = (source[POLARIZATION + 2] + source[POLARIZATION + 6]) / 2
     yz = (source[POLARIZATION + 5] + source[POLARIZATION + 7]) / 2
-    flat, tilted = (1.0, 0.0) if point_pixel else (0.0, panel[AREA] * panel[CLOSE])
-    half_weight, first, farthest = source[SOURCE_WEIGHT] / 2, fast + GROUP // 2 + 0.5, GROUP / 2
+    half_weight = source[SOURCE_WEIGHT] * panel[AREA] * panel[CLOSE] / 2
+    first, farthest = fast + GROUP // 2 + 0.5, GROUP / 2
     far_x = far_y = far_z = 0.0 * size
     for g in range(groups):
         along = (first + GROUP * v[RAMP + g]) * size
@@ -153,7 +153,7 @@ def _look_at_anchors(
         mx, my, mz = xx * x + xy * y + xz * z, xy * x + yy * y + yz * z, xz * x + yz * y + zz * z
         w[POLAR_0 + g], w[POLAR_1 + g] = x * mx + y * my + z * mz, 2 * (ex * mx + ey * my + ez * mz)
         w[POLAR_2 + g] = ex * (xx * ex + 2 * (xy * ey + xz * ez)) + ey * (yy * ey + 2 * yz * ez) + zz * ez * ez
-        w[COMMON + g] = half_weight * inverse * inverse * (flat + tilted * inverse)
+        w[COMMON + g] = half_weight * inverse * inverse * inverse
         s = farthest * (abs(bow_1) + farthest * bow_2)
         far_x = larger(farthest * abs(ex) * (1 + s) + abs(x) * s, far_x)
         far_y = larger(farthest * abs(ey) * (1 + s) + abs(y) * s, far_y)
@@ -162,13 +162,11 @@ def _look_at_anchors(
 
 
 @stage(fastmath=FAST)
-def _look_near(w: Array, lanes: int, point_pixel: int) -> None:
+def _look_near(w: Array, lanes: int) -> None:
     """Differences of q from the anchors; FLOW: the factors; an empty SUM."""
     vector_code()
     real = w.dtype.type
-    one, c1, c2, c3 = real(1), real(SERIES[0]), real(SERIES[1]), real(SERIES[2])
-    c4, c5 = real(SERIES[3]), real(SERIES[4])
-    cubic = real(0.0 if point_pixel else 1.0)
+    one, c1, c2, c3, c4 = real(1), real(SERIES[0]), real(SERIES[1]), real(SERIES[2]), real(SERIES[3])
     for g in range(lanes // GROUP):
         ax, ay, az, first = w[UNIT_X + g], w[UNIT_Y + g], w[UNIT_Z + g], g * GROUP
         ex, ey, ez, bow_1, bow_2 = w[STEP_X + g], w[STEP_Y + g], w[STEP_Z + g], w[BOW_1 + g], w[BOW_2 + g]
@@ -176,11 +174,11 @@ def _look_near(w: Array, lanes: int, point_pixel: int) -> None:
         for i in range(GROUP):
             j, t = first + i, w[STEPS + i]
             s = t * (bow_1 + t * bow_2)
-            u = s * (c1 + s * (c2 + s * (c3 + s * (c4 + s * c5))))
+            u = s * (c1 + s * (c2 + s * (c3 + s * c4)))
             ratio = one + u
             along, square = t * ratio, ratio * ratio
             w[DX + j], w[DY + j], w[DZ + j] = along * ex + u * ax, along * ey + u * ay, along * ez + u * az
-            w[FLOW + j] = common * (one + square * (p0 + t * (p1 + t * p2))) * square * (one + cubic * u)
+            w[FLOW + j] = common * (one + square * (p0 + t * (p1 + t * p2))) * square * ratio
             w[SUM + j] = 0
 
 

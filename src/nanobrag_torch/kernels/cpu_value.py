@@ -38,22 +38,27 @@ from nanobrag_torch.kernels.cpu_layout import (
     Packed,
     Scratch,
 )
-from nanobrag_torch.kernels.cpu_math import entry, stage
+from nanobrag_torch.kernels.cpu_math import entry, stage, take
 from nanobrag_torch.kernels.cpu_near import add_run
 from nanobrag_torch.kernels.cpu_sum import add_lattices
 
 
 @entry()
-def value(out: Array, first: int, last: int, scene: Packed, scratch: Scratch) -> None:
-    """Values of the pixels at places first .. last of the list (of all pixels if it is empty), into out."""
-    while first < last:
-        stop = min(last, (first // CHUNK + 1) * CHUNK)
-        used = add_run(out, scratch, scene, first, stop)
-        if used == 0:
-            used, lanes, panel = next_block(scratch, scene, first, stop)
-            add_block(scratch, scene, lanes, scene.panels[panel])
-            store(out, scratch, lanes)
-        first += used
+def value(out: Array, taken: Array, most: int, scene: Packed, scratch: Scratch) -> bool:
+    """Values of at most so many chunks of pixels that no thread has taken yet, into out; whether some may be left."""
+    for _ in range(most):
+        first = take(taken) * CHUNK
+        last = min(first + CHUNK, out.size)
+        if first >= last:
+            return False
+        while first < last:
+            used = add_run(out, scratch, scene, first, last)
+            if used == 0:
+                used, lanes, panel = next_block(scratch, scene, first, last)
+                add_block(scratch, scene, lanes, scene.panels[panel])
+                store(out, scratch, lanes)
+            first += used
+    return True
 
 
 @stage()
