@@ -129,7 +129,7 @@ def _pull_kept_capture(v: Array, lanes: int, p: int, layer: int, scene: Packed, 
     pull_sample(v, lanes, p, layer, first, scene, sums)
 
 
-@stage()
+@stage(inline="always")
 def _pull_kept_omega(v: Array, lanes: int, p: int, scene: Packed, sums: Sums) -> None:
     """Let the gradient by the solid angle flow back through the first sample."""
     first = scene.whole[LAYERS] * 0
@@ -154,7 +154,7 @@ def _finish(v: Array, lanes: int, p: int, scene: Packed, wants: Array, sums: Sum
         _pull_first_polarization(v, lanes, p, scene, sums)
 
 
-@stage()
+@stage(inline="always")
 def _pull_offset(v: Array, lanes: int, panel: Array, scene: Packed, sums: Sums) -> None:
     """TOTAL += offset omega capture P, and its gradients."""
     once(v, lanes, panel, scene)

@@ -31,6 +31,7 @@ from nanobrag_torch.kernels.cpu_layout import (
     FLAT_Y,
     FLAT_Z,
     GROUP,
+    GROUPS,
     HALF,
     INCIDENT,
     INVERSE,
@@ -181,21 +182,16 @@ def _reach(w: Array, lanes: int, box: Array) -> None:
     box[REACH], box[REACH + 1], box[REACH + 2] = far_x, far_y, far_z
 
 
-@stage()
+@stage(fastmath=FAST)
 def spans(v: Array, lanes: int, box: Array) -> None:
-    """The range of the anchors."""
-    _span(v, lanes, box, CENTRE, ANCHOR_X)
-    _span(v, lanes, box, CENTRE + 1, ANCHOR_Y)
-    _span(v, lanes, box, CENTRE + 2, ANCHOR_Z)
-
-
-@stage(inline="always", fastmath=FAST)
-def _span(v: Array, lanes: int, box: Array, place: int, row: int) -> None:
-    """Middle and half range of the anchors on one axis."""
-    low, high = -v[row], v[row]
-    for g in range(lanes // GROUP):
-        low, high = larger(-v[row + g], low), larger(v[row + g], high)
-    box[place], box[place + HALF] = (high - low) / 2, (high + low) / 2
+    """The range of the anchors: middle and half of it on each axis."""
+    vector_code()
+    for axis in range(3):
+        row = ANCHOR_X + axis * GROUPS
+        low, high = -v[row], v[row]
+        for g in range(lanes // GROUP):
+            low, high = larger(-v[row + g], low), larger(v[row + g], high)
+        box[CENTRE + axis], box[HALF + axis] = (high - low) / 2, (high + low) / 2
 
 
 @stage(fastmath=FAST)

@@ -71,7 +71,8 @@ def _kept_rows(kind: str) -> at.Scratch:
 
 
 def _array(tensor: Tensor) -> Array:
-    return np.ascontiguousarray(tensor.detach().numpy(), np.float64)
+    """Its numbers, to be copied from."""
+    return tensor.detach().numpy()
 
 
 def _whole_numbers(scene: Scene, options: Options) -> Array:

@@ -286,7 +286,7 @@ def form_matrix(w: Array, lanes: int, weight: Any, single: Array) -> None:
         single[SHAPE_SUM + i] += sums[i]
 
 
-@stage()
+@stage(inline="always")
 def add_values(w: Array, lanes: int, shape: Array, profile: int, weight: Any, phased: bool) -> None:
     """SUM += weight F^2 L^2; phased: PHASE rows are set."""
     if profile == GRATING:

@@ -22,7 +22,7 @@ from nanobrag_torch.kernels.cpu_math import FAST, stage, vector_code
 from nanobrag_torch.kernels.cpu_profiles import add_values
 
 
-@stage()
+@stage(inline="always")
 def add_lattices(scratch: Scratch, scene: Packed, lanes: int) -> None:
     """TOTAL += FACTOR times the sum over lattices, float64 above BATCH lattices."""
     count = scene.lattice.shape[0]

@@ -131,7 +131,7 @@ def look_at_source(scratch: Scratch, scene: Packed, lanes: int, s: int, very_fir
     return True
 
 
-@stage()
+@stage(inline="always")
 def _survey(scratch: Scratch, scene: Packed, lanes: int) -> None:
     """Differences from the anchors, and how to treat the block."""
     scratch.box[BOUND] = scene.numbers[NARROW_BOUND] if scratch.box[GROUPED] > 0 else -1.0
