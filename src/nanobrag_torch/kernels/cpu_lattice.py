@@ -176,6 +176,21 @@ def peel_wide(v: Array, lanes: int, a: Array) -> None:
 
 @stage(fastmath=FAST)
 def peel_wide_indexed(v: Array, index: Array, lanes: int, a: Array, grid: Array) -> None:
+    """The same, with the table index of reflections that are all in the table."""
+    vector_code()
+    a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
+    size_k, size_l = grid[4], grid[5]
+    base = (grid[0] * size_k + grid[1]) * size_l + grid[2]
+    for j in range(lanes):
+        x, y, z = v[X + j], v[Y + j], v[Z + j]
+        h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
+        near_h, near_k, near_l = np.ceil(h - 0.5), np.ceil(k - 0.5), np.ceil(l - 0.5)
+        v[FAR_H + j], v[FAR_K + j], v[FAR_L + j] = h - near_h, k - near_k, l - near_l
+        index[j] = np.int32((near_h * size_k + near_k) * size_l + near_l - base)
+
+
+@stage(fastmath=FAST)
+def peel_wide_checked(v: Array, index: Array, lanes: int, a: Array, grid: Array) -> None:
     """The same, with the table index of the nearest reflections, -1 outside the table."""
     vector_code()
     a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
@@ -258,8 +273,10 @@ def reflections(scratch: Scratch, scene: Packed, lanes: int, k: int, default: An
 @stage(inline="always")
 def _wide_distances(scratch: Scratch, scene: Packed, lanes: int, k: int) -> None:
     v, index, where, a = scratch.v, scratch.places, scratch.where[k], scene.lattice[k]
-    if where & (INSIDE | PARTLY):
+    if where & INSIDE:
         peel_wide_indexed(v, index, lanes, a, scene.grid)
+    elif where & PARTLY:
+        peel_wide_checked(v, index, lanes, a, scene.grid)
     else:
         peel_wide(v, lanes, a)
     narrow_distances(v, scratch.w, lanes)
