@@ -29,6 +29,8 @@ How to write a compiled function (kernels/cpu.py, physics/random_streams.py):
 * Options not given are those of DEFAULTS: the interpreter lock is released, division follows IEEE, no fastmath, bounds
   unchecked. Without fastmath LLVM contracts no product and sum, so results are the same on every machine.
 * Arguments decide the specialisation: pass contiguous arrays of one dtype, or every layout compiles once more.
+* `total.without(_square)` is the function with that part left out, for callers who know that they do not need it: what
+  is rarely needed costs compile time only where it is.
 * Where numba cannot be used, the same Python function runs instead (and `plain` for a deferred object). It is slow:
   callers with another choice ask `available()` first.
 
@@ -51,7 +53,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -107,10 +109,10 @@ class Deferred:
 class Compiled(Generic[P, R]):
     """A function that numba compiles when it is first called."""
 
-    def __init__(self, function: FunctionType, options: dict[str, Any]) -> None:
+    def __init__(self, function: FunctionType, options: dict[str, Any], parts: dict[str, Any] | None = None) -> None:
         if function.__closure__:
             raise TypeError(f"{function.__qualname__}: compiled functions are written at module level")
-        self.function, self.options = function, options
+        self.function, self.options, self.parts = function, options, parts or {}
         self._dispatcher: Any = None
         functools.update_wrapper(self, function)
 
@@ -130,7 +132,31 @@ class Compiled(Generic[P, R]):
     def fingerprint(self) -> str:
         """Changes whenever the code, the options or a constant does, here or in anything compiled that it calls."""
         options = [(name, sorted(v) if isinstance(v, set) else v) for name, v in sorted(self.options.items())]
-        return _digest([options, *_definition(self.function), *_constants(self.function)])
+        return _digest([options, *_definition(self.function), *_constants(self.named())])
+
+    def named(self) -> list[tuple[str, Any]]:
+        """The global objects that the function's code names, or what stands for them here."""
+        return [(name, self.parts.get(name, value)) for name, value in _named(self.function)]
+
+    def without(self, *parts: Compiled[..., Any]) -> Compiled[P, R]:
+        """The same function where calls of `parts`, its own or any further down, do nothing.
+
+        It compiles apart from the whole one, and faster; what has no such calls is shared by both.
+        """
+        known: dict[int, Compiled[..., Any]] = {id(part): nothing for part in parts}
+        reduced: Any = _without(self, known)
+        return cast(Compiled[P, R], reduced)
+
+
+def _without(kernel: Compiled[..., Any], known: dict[int, Compiled[..., Any]]) -> Compiled[..., Any]:
+    """known: by identity, what stands for a function."""
+    if id(kernel) not in known:
+        called = [(name, value) for name, value in kernel.named() if isinstance(value, Compiled)]
+        reduced = [(name, value, _without(value, known)) for name, value in called]
+        changed = {name: other for name, value, other in reduced if other is not value}
+        parts = {**kernel.parts, **changed}
+        known[id(kernel)] = Compiled(kernel.function, kernel.options, parts) if changed else kernel
+    return known[id(kernel)]
 
 
 def compiled(**options: Any) -> Callable[[Callable[P, R]], Compiled[P, R]]:
@@ -151,6 +177,11 @@ def deferred(*, plain: Any) -> Callable[[Callable[[], Any]], Deferred]:
         return Deferred(factory, plain)
 
     return decorate
+
+
+@compiled(_nrt=False, no_cfunc_wrapper=True, no_cpython_wrapper=True)
+def nothing(*_: Any) -> None:
+    """What stands for the parts that `Compiled.without` leaves out."""
 
 
 @functools.cache
@@ -196,7 +227,7 @@ def _dispatcher(kernel: Compiled[..., Any]) -> Any:
     import numba
 
     _announce_compilation()
-    function, folder = _with_resolved_globals(kernel.function), cache_folder()
+    function, folder = _with_resolved_globals(kernel), cache_folder()
     if folder is None:
         return numba.njit(**kernel.options)(function)
     # numba decides where a function is cached when it is defined, by these two settings.
@@ -241,12 +272,15 @@ def _numba_settings(**settings: str) -> Iterator[None]:
         vars(config).update(before)
 
 
-def _with_resolved_globals(function: FunctionType) -> FunctionType:
+def _with_resolved_globals(kernel: Compiled[..., Any]) -> FunctionType:
     """The function with every compiled or deferred object that it names replaced by what numba knows."""
-    named = {name: value.resolved for name, value in _named(function) if isinstance(value, (Compiled, Deferred))}
+    function = kernel.function
+    named = {name: value.resolved for name, value in kernel.named() if isinstance(value, (Compiled, Deferred))}
     scope = {**function.__globals__, **named}
     copy = FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
-    copy.__qualname__, copy.__kwdefaults__ = function.__qualname__, function.__kwdefaults__
+    # Machine code from the cache is linked by names, which must not be those of the whole function.
+    copy.__qualname__ = function.__qualname__ + ("_reduced" if kernel.parts else "")
+    copy.__kwdefaults__ = function.__kwdefaults__
     vars(copy)["compiled_by"] = PACKAGE  # so that only our own compilations are announced
     return copy
 
@@ -277,9 +311,9 @@ def _definition(function: FunctionType) -> list[object]:
     return parts
 
 
-def _constants(function: FunctionType) -> Iterator[object]:
+def _constants(named: list[tuple[str, Any]]) -> Iterator[object]:
     """What the globals that a function names add to its machine code."""
-    for name, value in _named(function):
+    for name, value in named:
         if isinstance(value, (Compiled, Deferred)):
             yield name, value.fingerprint
         elif isinstance(value, (int, float, complex, str, bytes, tuple)):

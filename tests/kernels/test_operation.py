@@ -149,3 +149,30 @@ print(peak() - before)
     here = Path(__file__).parent
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=here)
     assert float(found.stdout) < 48
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, D])
+def test_kernels_without_rare_parts_give_the_same_bits(monkeypatch, dtype):
+    draw = Draw(panels=1, lattices=3)
+    scene, options = draw_scene(draw), options_of(draw, dtype=dtype, oversample=2)
+
+    def results() -> list[torch.Tensor]:
+        upstream = torch.ones(117, dtype=dtype)
+        values, gradients = cpu.gradients(upstream, None, scene, options, [True] * len(TENSORS), value=True)
+        return [cpu.value(None, scene, options), values, *gradients]
+
+    without = results()
+    monkeypatch.setattr(cpu, "_is_rare", lambda packed: True)
+    assert all(map(torch.equal, without, results()))
+
+
+def test_threads_stop_when_one_is_interrupted():
+    draw = Draw(panels=1, lattices=200)
+    options = options_of(draw, image_shape=(400, 512), dtype=torch.float32, threads=2)
+
+    def interrupt(done: float) -> None:
+        assert done < 1
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cpu.value(None, draw_scene(draw), options, interrupt)

@@ -188,3 +188,27 @@ def test_code_from_the_cache_runs_without_setting_up_the_compiler(tmp_path):
     ]
     (first, compiled), (second, again) = (run.stdout.split() for run in runs)
     assert first == second and compiled == "True" and again == "False"
+
+
+def test_parts_left_out_do_nothing_and_the_whole_is_as_it_was(tmp_path):
+    """In one process and in the next, which finds both in the cache, whichever was compiled first."""
+    (tmp_path / "helper.py").write_text(
+        "from nanobrag_torch.compilation import compiled\n\n"
+        "@compiled()\ndef shift(values, by):\n    values[0] += by\n\n"
+        "@compiled()\ndef both(values):\n    shift(values, 5.0)\n    return values.sum()\n"
+    )
+    (tmp_path / "kernels.py").write_text(
+        "from helper import both\nfrom nanobrag_torch.compilation import compiled\n\n"
+        "@compiled()\ndef average(values):\n    return both(values) / 4\n"
+    )
+    call = (
+        "import sys, numpy as np\nfrom kernels import average\nfrom helper import shift\n"
+        "reduced = average.without(shift)\nassert reduced.without(shift) is not average\n"
+        "kernels = [average, reduced] if sys.argv[1] == 'whole' else [reduced, average]\n"
+        "print(*sorted(kernel(np.arange(4.0)) for kernel in kernels))\n"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+    for first in ("whole", "reduced", "whole"):
+        words = [sys.executable, "-c", call, first]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["1.5", "2.75"]

@@ -21,9 +21,18 @@ from torch import Tensor
 
 from nanobrag_torch.kernels import cpu_layout as at
 from nanobrag_torch.kernels.cpu_adjoint import adjoint as _adjoint
+from nanobrag_torch.kernels.cpu_cubic import interpolate, scatter_nodes
+from nanobrag_torch.kernels.cpu_curved import bend, unbend
 from nanobrag_torch.kernels.cpu_packing import pack, scratch
+from nanobrag_torch.kernels.cpu_profiles import form_matrix, form_slopes, form_squares
+from nanobrag_torch.kernels.cpu_slopes import add_table_slopes
 from nanobrag_torch.kernels.cpu_value import value as _value
 from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.physics.lattice_factor import Profile
+
+RARE = (bend, unbend, interpolate, scatter_nodes, add_table_slopes, form_squares, form_slopes, form_matrix)
+"""What only curved detectors, tricubic structure factors and shapes other than the grating call."""
+_value_of_most, _adjoint_of_most = _value.without(*RARE), _adjoint.without(*RARE)
 
 Progress = Callable[[float], None]
 Piece = tuple[int, int]
@@ -49,15 +58,21 @@ def value(pixels: Tensor | None, scene: Scene, options: Options, progress: Progr
     image, taken, chunks = out.numpy(), np.zeros(1, np.int64), -(-count // at.CHUNK)
     threads = min(thread_count(options), chunks)
     most = max(1, STEPS_PER_CALL // (at.CHUNK * _steps(scene, options)))
+    render = _value if _is_rare(packed) else _value_of_most
 
     def work(report: Progress | None = None) -> None:
         room = scratch(packed)
-        while _value(image, taken, most, packed, room):
+        while render(image, taken, most, packed, room):
             if report is not None:
                 report(min(1.0, int(taken[0]) / chunks))
 
     _together(work, threads, progress, lambda: taken.fill(chunks))
     return out
+
+
+def _is_rare(packed: at.Packed) -> bool:
+    """Whether a scene needs any of the rare parts."""
+    return bool(packed.whole[at.CURVED] or packed.whole[at.CUBIC] or packed.whole[at.PROFILE] != Profile.GRATING)
 
 
 def _steps(scene: Scene, options: Options) -> int:
@@ -102,9 +117,10 @@ def gradients(
     parts = _pieces(count, _part_count(scene, with_table), at.CHUNK)
     sums = [_no_sums(scene, with_table) for _ in parts]
     image = out.numpy()
+    pull = _adjoint if _is_rare(packed) else _adjoint_of_most
 
     def work(number: int, room: at.Scratch) -> None:
-        _adjoint(image, flow, 1 / scale, *parts[number], packed, room, wants, sums[number])
+        pull(image, flow, 1 / scale, *parts[number], packed, room, wants, sums[number])
 
     _deal(work, range(len(parts)), thread_count(options), partial(scratch, packed), None)
     total = _no_sums(scene, with_table)
