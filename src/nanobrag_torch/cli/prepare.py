@@ -197,16 +197,11 @@ def build(prepared: Prepared) -> Simulator:
 
 
 def _device(name: str) -> Any:
-    import torch
+    from nanobrag_torch.kernels.cuda_devices import checked_device
 
-    accepted = "cpu" + ("".join(f", cuda:{i}" for i in range(torch.cuda.device_count())))
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise InputError("-device", name, accepted) from None
+    device = checked_device(name, "-device")
     if device.type not in ("cpu", "cuda"):
-        raise InputError("-device", name, accepted)
+        raise InputError("-device", name, "cpu, cuda or cuda:N")
     return device
 
 
