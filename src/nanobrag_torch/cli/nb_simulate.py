@@ -92,7 +92,8 @@ def simulate(
     options |= {name: value for name, value in given.items() if value is not None}
     described = _experiment(path, structure_factors, column, {**options, **_crystal(path, matrix, cell, misset)})
     chosen = _frames(frames, described)
-    simulator = {"dtype": _dtype(dtype), "device": checked_device(device, "--device"), "kernel": kernel, "threads": threads}
+    place = checked_device(device, "--device")
+    simulator = {"dtype": _dtype(dtype), "device": place, "kernel": kernel, "threads": threads}
     job = _Job(described, simulator, noise, 1 if seed is None else seed, Path(output).suffix.lower())
     start = time.perf_counter()
     if len(chosen) == 1:
