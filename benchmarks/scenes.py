@@ -97,9 +97,7 @@ def build(
         limits = [bound for first, size in zip(low, TABLE, strict=True) for bound in (first, first + size - 1)]
         crystal.hkl_metadata = dict(zip(names, limits, strict=True))
     moved = {key: value for key, value in refined.items() if key.startswith(("distance", "detector"))}
-    detector = Detector(
-        DetectorConfig(pixel_size_mm=pixel_mm, spixels=side, fpixels=side, oversample=1, **moved)
-    )
+    detector = Detector(DetectorConfig(pixel_size_mm=pixel_mm, spixels=side, fpixels=side, oversample=1, **moved))
     beam = BeamConfig(
         wavelength_A=refined["wavelength_A"],
         **({"dispersion_pct": 0.2, "dispersion_steps": wavelengths} if wavelengths > 1 else {}),

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from nanobrag_torch import BeamConfig, CrystalConfig, DetectorConfig, Simulator, __version__
-from nanobrag_torch.gauss_newton import scene_directions
 from nanobrag_torch.kernels import operation
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
+from nanobrag_torch.refinement.normal_equations import scene_directions
 from nanobrag_torch.testing import random_table
 
 REPEATS = 15

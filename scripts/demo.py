@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 from nanobrag_torch.cli.nanobragg import main as nanobragg
+from nanobrag_torch.crystallography.wilson import wilson_box
 from nanobrag_torch.io.hkl import write_hkl_file
 from nanobrag_torch.io.mosflm import read_mosflm_matrix, reciprocal_to_real_cell
-from nanobrag_torch.physics.wilson import wilson_box
 from nanobrag_torch.validation.scenes import named_scene, scene_in
 
 FOLDER = Path("demo")

@@ -1,7 +1,7 @@
 """Write the pages that are made from tables of the program; with --check, say which are not as they would be written.
 
-    docs/development/c_to_pytorch_config_map.md   from nanobrag_torch.cli.flags.FLAGS
-    docs/bugs/verified_c_bugs.md                  from nanobrag_torch.compat.ROWS
+docs/development/c_to_pytorch_config_map.md   from nanobrag_torch.cli.nanobragg.flags.FLAGS
+docs/bugs/verified_c_bugs.md                  from nanobrag_torch.compat.ROWS
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from nanobrag_torch.cli.flags import FLAGS, SUBJECTS, Flag
-from nanobrag_torch.cli.help import values_of
+from nanobrag_torch.cli.nanobragg.flags import FLAGS, SUBJECTS, Flag
+from nanobrag_torch.cli.nanobragg.help import values_of
 from nanobrag_torch.compat import ROWS, Row
 from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig
 

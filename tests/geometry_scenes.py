@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from nanobrag_torch.io.experiment import (
+from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,
     DetectorData,
@@ -72,6 +72,7 @@ def detectors(draw, panels=None, square=True):
 @st.composite
 def groups(draw, count, arm):
     """A tree of two groups below a root, each with a frame of its own."""
+
     def frame(name, children):
         turn, origin = arm @ draw(turns(limit=20)), [draw(real(-50, 50)) for _ in range(3)]
         return GroupData(name=name, origin_mm=np.array(origin), fast=turn[:, 0], slow=turn[:, 1], children=children)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from compat_scenes import DATA
-from nanobrag_torch.cli.flags import FLAGS, Flag
 from nanobrag_torch.cli.nanobragg import main
+from nanobrag_torch.cli.nanobragg.flags import FLAGS, Flag
 
 CELL = "-cell 60 75 90 90 90 90"
 SMALL = "-N 3 -detpixels 8 -pixel 1 -oversample 1 -noprogress -kernel reference"

@@ -7,8 +7,12 @@ import pytest
 from PIL import Image
 
 from geometry_scenes import assert_same_detector
-from nanobrag_torch.cli.app import main
-from nanobrag_torch.io.experiment import (
+from nanobrag_torch.cli.nb.app import main
+from nanobrag_torch.io.expt_write import write_expt
+from nanobrag_torch.io.geometry import read_geometry
+from nanobrag_torch.io.images import read_image, write_image
+from nanobrag_torch.io.nxmx_write import write_nxmx
+from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,
     DetectorData,
@@ -17,10 +21,6 @@ from nanobrag_torch.io.experiment import (
     PanelData,
     ScanData,
 )
-from nanobrag_torch.io.expt_write import write_expt
-from nanobrag_torch.io.geometry import read_geometry
-from nanobrag_torch.io.images import read_image, write_image
-from nanobrag_torch.io.nxmx_write import write_nxmx
 
 FRAMES = 3
 DATA = ExperimentData(

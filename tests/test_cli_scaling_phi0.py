@@ -11,8 +11,8 @@ import math
 import numpy as np
 import pytest
 
-from nanobrag_torch.cli.app import main
-from nanobrag_torch.cli.nb_flags import simulator_of
+from nanobrag_torch.cli.nb.app import main
+from nanobrag_torch.cli.nb.flags import simulator_of
 from nanobrag_torch.validation.scenes import scene_folder
 from nanobrag_torch.validation.tracelog import read_trace
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nanobrag_torch import Experiment
-from nanobrag_torch.cli.app import main
+from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.io.geometry import write_geometry
 from nanobrag_torch.io.images import read_image
 from test_experiment import SHAPE, experiment_data, straight

@@ -6,7 +6,7 @@ import gemmi
 import numpy as np
 import pytest
 
-from nanobrag_torch.cli.app import main
+from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.io.dump import read_dump_file
 from nanobrag_torch.io.hkl import read_hkl_file
 

@@ -24,7 +24,7 @@ from compat_scenes import (
     assert_stored,
     commands,
 )
-from nanobrag_torch.cli import prepare as preparing
+from nanobrag_torch.cli.nanobragg import prepare as preparing
 from nanobrag_torch.compat import ROWS
 from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig
 from nanobrag_torch.models.crystal import Crystal

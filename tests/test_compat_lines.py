@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from compat_scenes import ALWAYS, DATA, SPOTS, Command, Ran, commands
-from nanobrag_torch.cli import prepare as preparing
+from nanobrag_torch.cli.nanobragg import prepare as preparing
 from nanobrag_torch.compat import ROWS, Compat
 
 BESIDE_THE_IMAGE = ("distance_before_twotheta", "solid_angle_over_steps")

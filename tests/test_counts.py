@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from nanobrag_torch import Experiment
-from nanobrag_torch.device_noise import poisson_counts
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.response.photons import poisson_counts
 from nanobrag_torch.testing import cubic_still, triclinic_turned
 from test_experiment import experiment_data
 

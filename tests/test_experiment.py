@@ -10,7 +10,9 @@ import torch
 
 from nanobrag_torch import Experiment
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.experiment import (
+from nanobrag_torch.io.geometry import write_geometry
+from nanobrag_torch.io.images import write_image
+from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,
     DetectorData,
@@ -21,8 +23,6 @@ from nanobrag_torch.io.experiment import (
     ScanData,
     rotation_matrix,
 )
-from nanobrag_torch.io.geometry import write_geometry
-from nanobrag_torch.io.images import write_image
 
 PIXEL = 0.172
 SHAPE = (400, 420)  # slow, fast

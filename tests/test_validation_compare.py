@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanobrag_torch.cli.app import main
+from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.validation.compare import compare_images
 from nanobrag_torch.validation.images import cut, read_image, resampled
 from nanobrag_torch.validation.peaks import find_peaks, match_peaks

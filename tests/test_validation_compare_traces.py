@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nanobrag_torch.cli.app import main
+from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.validation.tracediff import compare_traces, scattering
 from nanobrag_torch.validation.tracelog import Trace, log_lines, read_trace
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from nanobrag_torch.cli.app import main as nb
-from nanobrag_torch.cli.corrections import correction_lines, scene_of
 from nanobrag_torch.cli.nanobragg import main as nanobragg
-from nanobrag_torch.cli.prepare import build, prepare
-from nanobrag_torch.cli.solid_angle import reported_solid_angle
+from nanobrag_torch.cli.nanobragg.corrections import correction_lines, scene_of
+from nanobrag_torch.cli.nanobragg.prepare import build, prepare
+from nanobrag_torch.cli.nanobragg.solid_angle import reported_solid_angle
+from nanobrag_torch.cli.nb.app import main as nb
 from nanobrag_torch.compat import ROWS, Compat
 
 ROOT = Path(__file__).parents[1]
@@ -132,7 +132,7 @@ def test_code_on_the_page_of_physics_runs():
 
 def test_every_traced_value_is_explained():
     """The last section of the page of physics names every value that a trace prints."""
-    from nanobrag_torch.cli.nb_flags import simulator_of
+    from nanobrag_torch.cli.nb.flags import simulator_of
     from nanobrag_torch.validation.trace import trace_pixel
 
     text = (DOCS / "specs" / "spec-a-core.md").read_text().split("## 15 ")[-1]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nanobrag_torch.cli.app import main
-from nanobrag_torch.cli.nb_flags import simulator_of
+from nanobrag_torch.cli.nb.app import main
+from nanobrag_torch.cli.nb.flags import simulator_of
 from nanobrag_torch.validation.evidence import brightest_pixel
 from nanobrag_torch.validation.tracelog import read_trace
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from nanobrag_torch.cli.app import main
-from nanobrag_torch.cli.nb_flags import simulator_of
+from nanobrag_torch.cli.nb.app import main
+from nanobrag_torch.cli.nb.flags import simulator_of
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.validation.trace import Step, trace_pixel
 from nanobrag_torch.validation.tracelog import log_lines, read_trace

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from nanobrag_torch.cli.app import main
+from nanobrag_torch.cli.nb.app import main
 
 if __name__ == "__main__":
     sys.exit(main(["diff-json", *sys.argv[1:]]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig
     from nanobrag_torch.experiment import Experiment
-    from nanobrag_torch.gauss_newton import normal_equations
+    from nanobrag_torch.refinement.normal_equations import normal_equations
     from nanobrag_torch.simulator import Simulator
 
 __version__ = "0.1.0"
@@ -28,7 +28,7 @@ _HOMES = {
     "DetectorConfig": "nanobrag_torch.config",
     "Experiment": "nanobrag_torch.experiment",
     "Simulator": "nanobrag_torch.simulator",
-    "normal_equations": "nanobrag_torch.gauss_newton",
+    "normal_equations": "nanobrag_torch.refinement.normal_equations",
 }
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     Real = float | Tensor
     Vector = Sequence[float] | Tensor
 
+MOSAIC_DOMAINS = 10
+"""Domains for a spread whose domains nobody counted: as the C program has them."""
+
 
 class CrystalShape(Enum):
     """Spot shape; sections 8.1 of the behaviour page, and two Gaussian forms that refinement programs use."""

@@ -25,14 +25,14 @@ from nanobrag_torch.config import (
     GroupConfig,
     PanelConfig,
 )
+from nanobrag_torch.crystallography.structure_factors import attach_structure_factors, read_structure_factors
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.conventions import electric_axis, incident, kahn_factor
-from nanobrag_torch.io.experiment import CrystalData, ExperimentData, GroupData, PanelData
 from nanobrag_torch.io.geometry import read_geometry, write_geometry
-from nanobrag_torch.io.reflections import Reflections
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
-from nanobrag_torch.models.structure_factors import attach_structure_factors, read_structure_factors
+from nanobrag_torch.records.experiment import CrystalData, ExperimentData, GroupData, PanelData
+from nanobrag_torch.records.frames import electric_axis, incident, kahn_factor
+from nanobrag_torch.records.reflections import Reflections
 from nanobrag_torch.simulator import Simulator
 from nanobrag_torch.units import EV_ANGSTROM
 

@@ -8,19 +8,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from nanobrag_torch import background
+from nanobrag_torch.background import water
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import BeamConfig
-from nanobrag_torch.device_noise import poisson_counts
+from nanobrag_torch.devices import checked_device
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation
-from nanobrag_torch.kernels.cuda_devices import checked_device
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.kernels.reference import Progress, first_visible, recorded
 from nanobrag_torch.models.beam import Beam, Sources
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector, DetectorGeometry
 from nanobrag_torch.physics.lattice_factor import PROFILES, amplitude, shape_matrix
+from nanobrag_torch.response.photons import poisson_counts
 from nanobrag_torch.units import ANGSTROM, R_E_SQUARED
 
 
@@ -115,7 +115,7 @@ class Simulator:
         image: number of this image among those of the seed. What is drawn for a pixel depends on the seed, this number,
         the place of the pixel and what is expected there, and on nothing else: not on the images drawn before, the
         region of interest or how work is shared among devices. Not differentiable. Raises InputError as `run` does, and
-        for a seed or number that is negative. nanobrag_torch.device_noise.recorded_counts adds an offset and saturates.
+        for a seed or number that is negative. response.photons.recorded_counts adds an offset and saturates.
         """
         with torch.no_grad():
             return poisson_counts(self.run(progress=progress)[None], seed, first_image=image)[0]
@@ -126,9 +126,7 @@ class Simulator:
         shape = self.detector.image_shape
         return (self.detector.panel_count, *shape) if self.detector.config.panels else shape
 
-    def pixel_values(
-        self, pixels: Tensor | None, *, progress: Progress | None = None, check: bool = True
-    ) -> Tensor:
+    def pixel_values(self, pixels: Tensor | None, *, progress: Progress | None = None, check: bool = True) -> Tensor:
         """Values [n] of the flat pixel indices [n] over [panel, slow, fast]; None: all of them, without a list.
 
         A few pixels cost only their own. Raises InputError for indices that no pixel has; check=False does not look,
@@ -139,19 +137,19 @@ class Simulator:
         scene, options = self.scene(), self.options()
         values = operation.intensity(pixels, scene, options, kernel=self.kernel, progress=progress)
         values = self._with_fresh_first_step(values, pixels, scene, options)
-        water = self.water_values(pixels, scene, options)
-        return values if water is None else values + water
+        added = self.water_values(pixels, scene, options)
+        return values if added is None else values + added
 
     def water_values(self, pixels: Tensor | None, scene: Scene, options: Options) -> Tensor | None:
         """What water around the crystal adds to the pixels [n]; None without water, or when the offset has it (D7)."""
-        water = self.water_scene(scene, options)
-        return None if water is None else operation.intensity(pixels, *water, kernel=self.kernel)
+        alone = self.water_scene(scene, options)
+        return None if alone is None else operation.intensity(pixels, *alone, kernel=self.kernel)
 
     def water_scene(self, scene: Scene, options: Options) -> tuple[Scene, Options] | None:
         """The scene whose image is that of the water alone; None without water, or when the offset has it (D7)."""
         if not self._has_water or self.compat.water_once:
             return None
-        return background.water_scene(scene, options, self.beam)
+        return water.water_scene(scene, options, self.beam)
 
     def wanted_pixels(self) -> Tensor:
         """Flat indices [n] over [panel, slow, fast] of the pixels that are rendered, in the order of rendering."""
@@ -191,7 +189,7 @@ class Simulator:
             offset=torch.zeros((), dtype=torch.float64, device=self.device),
         )
         if self._has_water and compat.water_once:
-            scene = replace(scene, offset=background.water_once(self.beam, self.steps))
+            scene = replace(scene, offset=water.water_once(self.beam, self.steps))
         return scene.to(self.device)
 
     def options(self) -> Options:

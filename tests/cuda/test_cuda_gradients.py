@@ -19,7 +19,9 @@ from cuda_cases import (
     upstream_of,
 )
 
-from nanobrag_torch.kernels import cuda, cuda_adjoint, cuda_value
+from nanobrag_torch.kernels.cuda import adjoint as cuda_adjoint
+from nanobrag_torch.kernels.cuda import launch as cuda
+from nanobrag_torch.kernels.cuda import value as cuda_value
 from nanobrag_torch.kernels.problem import Options
 from nanobrag_torch.physics.lattice_factor import Profile
 

@@ -13,7 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.kernels import cuda_devices, operation
+from nanobrag_torch.kernels import operation
+from nanobrag_torch.kernels.cuda import devices as cuda_devices
 
 
 def test_both_operators_have_a_kernel_for_cuda():

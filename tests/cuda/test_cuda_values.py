@@ -12,7 +12,8 @@ import torch
 from cuda_cases import CASES, DEVICE, case, every_pixel, make_scene, relative, true_values
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nanobrag_torch.kernels import cuda, cuda_tables
+from nanobrag_torch.kernels.cuda import launch as cuda
+from nanobrag_torch.kernels.cuda import tables as cuda_tables
 from nanobrag_torch.kernels.problem import Options
 from nanobrag_torch.physics.lattice_factor import Profile
 
@@ -176,9 +177,9 @@ def test_panels_without_a_pixel_in_the_list_are_left_alone():
 def test_where_a_callers_tensors_begin_selects_no_code():
     """A slice may begin at any address; another kernel for each kind would be seconds of compilation amid a run."""
     code = """
-from nanobrag_torch.kernels.cuda_adjoint import adjoint_kernel
-from nanobrag_torch.kernels.cuda_records import record_kernel
-from nanobrag_torch.kernels.cuda_value import value_kernel
+from nanobrag_torch.kernels.cuda.adjoint import adjoint_kernel
+from nanobrag_torch.kernels.cuda.records import record_kernel
+from nanobrag_torch.kernels.cuda.value import value_kernel
 for kernel in (value_kernel, adjoint_kernel, record_kernel):
     for p in kernel.params:
         if p.name in ("pixels", "upstream", "table"):

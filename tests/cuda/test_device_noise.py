@@ -7,8 +7,8 @@ import torch
 from cuda_cases import DEVICE
 from scipy import stats
 
-from nanobrag_torch.device_noise import philox, poisson_counts, recorded_counts, uniforms
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.response.photons import philox, poisson_counts, recorded_counts, uniforms
 
 # counter, key, output of Philox 4x32-10: the known answers that its authors publish with Random123
 KNOWN = [

@@ -13,7 +13,8 @@ from kernel_scenes import D, Draw, deviation, draw_scene, options_of
 
 from nanobrag_torch.compilation import Availability
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.kernels import cpu, operation
+from nanobrag_torch.kernels import operation
+from nanobrag_torch.kernels.cpu import launch as cpu
 from nanobrag_torch.kernels.problem import Scene
 
 TENSORS = [field.name for field in fields(Scene)]
@@ -134,7 +135,7 @@ def test_memory_does_not_grow_with_steps():
     code = """
 import resource, torch
 from kernel_scenes import Draw, draw_scene, options_of
-from nanobrag_torch.kernels import cpu
+from nanobrag_torch.kernels.cpu import launch as cpu
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 def run(side, lattices):
     draw = Draw(panels=1, sources=1, lattices=lattices, pixel=1e-5)

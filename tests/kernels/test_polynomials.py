@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nanobrag_torch.kernels import cpu_math, cpu_profiles
+from nanobrag_torch.kernels.cpu import intrinsics as cpu_math
+from nanobrag_torch.kernels.cpu import profiles as cpu_profiles
 
 X = np.linspace(-0.5, 0.5, 2001)
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.kernels import cpu, operation, reference
+from nanobrag_torch.kernels import operation, reference
+from nanobrag_torch.kernels.cpu import launch as cpu
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.physics.lattice_factor import Profile
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanobrag_torch.cli.flags import FLAGS, SUBJECTS
-from nanobrag_torch.cli.help import help_text
 from nanobrag_torch.cli.nanobragg import main
-from nanobrag_torch.cli.outputs import beam_spot
+from nanobrag_torch.cli.nanobragg.flags import FLAGS, SUBJECTS
+from nanobrag_torch.cli.nanobragg.help import help_text
+from nanobrag_torch.cli.nanobragg.outputs import beam_spot
 from nanobrag_torch.cli.progress import LineMeter, progress_meter
 
 GOOD = "-cell 60 75 90 90 90 90 -default_F 50 -N 3 -detpixels 16 -pixel 1 -oversample 1 -seed 7 -noprogress"

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanobrag_torch.cli.flags import FLAGS, RUN, SUBJECTS, flags_of_config
-from nanobrag_torch.cli.parsing import apply_words, compat_of, header_files, last_value, nearest_flag
-from nanobrag_torch.cli.request import Request
+from nanobrag_torch.cli.nanobragg.flags import FLAGS, RUN, SUBJECTS, flags_of_config
+from nanobrag_torch.cli.nanobragg.parsing import apply_words, compat_of, header_files, last_value, nearest_flag
+from nanobrag_torch.cli.nanobragg.request import Request
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig
 from nanobrag_torch.errors import InputError

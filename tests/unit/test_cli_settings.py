@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanobrag_torch.cli import settings
-from nanobrag_torch.cli.ingest import ingest
-from nanobrag_torch.cli.prepare import Prepared, build, misset_deg, prepare
-from nanobrag_torch.cli.warnings import ineffective
+from nanobrag_torch.cli.nanobragg import settings
+from nanobrag_torch.cli.nanobragg.ingest import ingest
+from nanobrag_torch.cli.nanobragg.prepare import build, misset_deg, prepare
+from nanobrag_torch.cli.nanobragg.prepared import Prepared
+from nanobrag_torch.cli.nanobragg.warnings import ineffective
 from nanobrag_torch.config import CrystalShape, DetectorConvention, DetectorPivot
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.units import DEFAULT_FLUENCE
@@ -230,7 +231,7 @@ def test_everything_is_ready_before_torch_is_needed():
     import sys
 
     code = (
-        "import sys; from nanobrag_torch.cli.prepare import prepare;"
+        "import sys; from nanobrag_torch.cli.nanobragg.prepare import prepare;"
         f"prepare('{BASE}'.split()); assert 'torch' not in sys.modules and 'numba' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

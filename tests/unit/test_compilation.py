@@ -115,7 +115,10 @@ def test_plain_python_runs_where_numba_is_missing(scratch):
 
 
 def test_importing_the_users_of_numba_does_not_import_it(scratch):
-    scratch("import sys, nanobrag_torch.noise, nanobrag_torch.physics.mosaicity; assert 'numba' not in sys.modules")
+    scratch(
+        "import sys, nanobrag_torch.response.serial_noise, nanobrag_torch.physics.mosaicity; "
+        "assert 'numba' not in sys.modules"
+    )
 
 
 FACTOR = 2.0
@@ -176,7 +179,7 @@ def test_code_from_the_cache_runs_without_setting_up_the_compiler(tmp_path):
     """A second process takes the same result from the cache, and never imports what numba compiles arrays with."""
     program = (
         "import sys, numpy as np\n"
-        "from nanobrag_torch.noise import poisson_image\n"
+        "from nanobrag_torch.response.serial_noise import poisson_image\n"
         "from nanobrag_torch.physics.random_streams import Streams\n"
         "photons, _ = poisson_image(np.full((3, 5), 7.5, np.float32), Streams(), -4)\n"
         "print(photons.sum(), 'numba.np.arraymath' in sys.modules)\n"

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from nanobrag_torch.crystallography.completeness import inverse_square_spacing, possible_reflections
+from nanobrag_torch.crystallography.fcalc import BulkSolvent, calculate, symmetry_sums, with_b_factors
+from nanobrag_torch.crystallography.form_factors import dispersion, gaussian_coefficients, scattering_factors
+from nanobrag_torch.crystallography.structure_factors import attach_structure_factors, read_structure_factors
+from nanobrag_torch.crystallography.symmetry import expand_to_p1
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atoms import read_atoms
-from nanobrag_torch.models.structure_factors import attach_structure_factors, read_structure_factors
-from nanobrag_torch.physics.completeness import inverse_square_spacing, possible_reflections
-from nanobrag_torch.physics.fcalc import BulkSolvent, calculate, symmetry_sums, with_b_factors
-from nanobrag_torch.physics.form_factors import dispersion, gaussian_coefficients, scattering_factors
-from nanobrag_torch.physics.symmetry import expand_to_p1
 
 CU_K_ALPHA_1 = 1.540598
 

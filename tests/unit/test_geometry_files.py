@@ -15,7 +15,25 @@ from hypothesis import HealthCheck, given, settings
 
 from geometry_scenes import assert_same_crystal, assert_same_detector, experiments, rotation
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.conventions import (
+from nanobrag_torch.io.crystfel import read_crystfel
+from nanobrag_torch.io.crystfel_write import bad_rectangles, write_crystfel
+from nanobrag_torch.io.expt import read_expt, read_expts
+from nanobrag_torch.io.expt_write import write_expt
+from nanobrag_torch.io.geometry import HOLDS, contents, losses, read_geometry, write_geometry
+from nanobrag_torch.io.mosflm import read_mosflm_matrix
+from nanobrag_torch.io.refl import read_refl
+from nanobrag_torch.io.smv import HeaderText
+from nanobrag_torch.io.smv_geometry import experiment_of_smv
+from nanobrag_torch.io.xparm import read_xparm, write_xparm
+from nanobrag_torch.records.experiment import (
+    BeamData,
+    CrystalData,
+    DetectorData,
+    ExperimentData,
+    GoniometerData,
+    PanelData,
+)
+from nanobrag_torch.records.frames import (
     BEAM_CENTRES,
     FRAMES,
     beam_on_panel,
@@ -27,17 +45,6 @@ from nanobrag_torch.io.conventions import (
     to_imgcif,
     turn_to_z,
 )
-from nanobrag_torch.io.crystfel import read_crystfel
-from nanobrag_torch.io.crystfel_write import bad_rectangles, write_crystfel
-from nanobrag_torch.io.experiment import BeamData, CrystalData, DetectorData, ExperimentData, GoniometerData, PanelData
-from nanobrag_torch.io.expt import read_expt, read_expts
-from nanobrag_torch.io.expt_write import write_expt
-from nanobrag_torch.io.geometry import HOLDS, contents, losses, read_geometry, write_geometry
-from nanobrag_torch.io.mosflm import read_mosflm_matrix
-from nanobrag_torch.io.refl import read_refl
-from nanobrag_torch.io.smv import HeaderText
-from nanobrag_torch.io.smv_geometry import experiment_of_smv
-from nanobrag_torch.io.xparm import read_xparm, write_xparm
 
 CLOSE = 1e-9
 ROUND_TRIP = settings(
@@ -461,7 +468,6 @@ def test_losses_are_named(tmp_path):
     assert write_geometry(tmp_path / "a.geom", data, allow_loss=True).lost == lost
     assert {"detector", "scan"} <= set(losses(data, "mosflm"))
     assert all(set(contents(data)) >= set(losses(data, kind)) for kind in HOLDS)
-
 
 
 WRONG = {

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from nanobrag_torch.io.conventions import incident
 from nanobrag_torch.io.geometry import read_geometry
 from nanobrag_torch.io.smv import HeaderText
 from nanobrag_torch.io.smv_geometry import experiment_of_smv
+from nanobrag_torch.records.frames import incident
 
 WINDOW = 3  # pixels around a spot that its centroid is taken of
 

@@ -14,9 +14,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from geometry_scenes import assert_same_crystal, assert_same_detector, experiments, rotation
+from nanobrag_torch.datasets.series import numbered, open_series
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.cbf import experiment_of_cbf, open_cbf, read_cbf, write_cbf
-from nanobrag_torch.io.experiment import (
+from nanobrag_torch.io.geometry import contents, read_geometry
+from nanobrag_torch.io.images import as_counts, read_image, write_image
+from nanobrag_torch.io.nxmx_write import write_nxmx
+from nanobrag_torch.io.smv import HeaderText
+from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,
     DetectorData,
@@ -25,11 +30,6 @@ from nanobrag_torch.io.experiment import (
     PanelData,
     ScanData,
 )
-from nanobrag_torch.io.geometry import contents, read_geometry
-from nanobrag_torch.io.images import as_counts, read_image, write_image
-from nanobrag_torch.io.nxmx_write import write_nxmx
-from nanobrag_torch.io.series import numbered, open_series
-from nanobrag_torch.io.smv import HeaderText
 
 CLOSE = 1e-9
 ROUND_TRIP = settings(

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.noise import noise_counts, poisson_image
 from nanobrag_torch.physics.random_streams import Streams
+from nanobrag_torch.response.serial_noise import noise_counts, poisson_image
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = dict(line.split("\t") for line in (DATA / "cases.tsv").read_text().splitlines())

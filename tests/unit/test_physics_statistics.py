@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanobrag_torch.io.smv import HeaderText, read_smv
-from nanobrag_torch.physics import statistics
-from nanobrag_torch.physics.statistics import (
+from nanobrag_torch.cli.nanobragg import statistics
+from nanobrag_torch.cli.nanobragg.statistics import (
     grey_bytes,
     image_statistics,
     integer_counts,
@@ -15,6 +14,7 @@ from nanobrag_torch.physics.statistics import (
     last_subpixel_m,
     pgm_scale,
 )
+from nanobrag_torch.io.smv import HeaderText, read_smv
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = sorted(path.stem for path in (DATA / "reference").glob("*.npz"))

@@ -9,16 +9,16 @@ import gemmi
 import numpy as np
 import pytest
 
+from nanobrag_torch.crystallography.completeness import possible_reflections
+from nanobrag_torch.crystallography.structure_factors import read_structure_factors
+from nanobrag_torch.crystallography.symmetry import expand_to_p1
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.amplitudes import kind_of, read_reflections, require_suffix, write_hkl_lines
 from nanobrag_torch.io.atoms import read_atoms
 from nanobrag_torch.io.dump import write_dump_file
 from nanobrag_torch.io.hkl import read_hkl_file
 from nanobrag_torch.io.mtz import read_mtz, write_mtz
-from nanobrag_torch.io.reflections import Reflections, require_cell
-from nanobrag_torch.models.structure_factors import read_structure_factors
-from nanobrag_torch.physics.completeness import possible_reflections
-from nanobrag_torch.physics.symmetry import expand_to_p1
+from nanobrag_torch.records.reflections import Reflections, require_cell
 
 CELL = (40.0, 50.0, 60.0, 90.0, 90.0, 90.0)
 GROUP = "P 21 21 21"
@@ -272,10 +272,10 @@ def test_an_mtz_file_renders_as_its_expansion_in_text_does(tmp_path):
     import torch
 
     from nanobrag_torch import BeamConfig, CrystalConfig, DetectorConfig, Simulator
+    from nanobrag_torch.crystallography.structure_factors import attach_structure_factors
+    from nanobrag_torch.crystallography.symmetry import table_maker
     from nanobrag_torch.models.crystal import Crystal
     from nanobrag_torch.models.detector import Detector
-    from nanobrag_torch.models.structure_factors import attach_structure_factors
-    from nanobrag_torch.physics.symmetry import table_maker
 
     path, text = tmp_path / "a.mtz", tmp_path / "a.hkl"
     make_mtz(path, [F], dmin=3.0)

@@ -9,16 +9,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.reflections import Reflections
-from nanobrag_torch.physics.completeness import (
+from nanobrag_torch.crystallography.completeness import (
     missing_reflections,
     possible_reflections,
     resolution_shells,
     shell_table,
     within,
 )
-from nanobrag_torch.physics.symmetry import amplitude_table, expand_to_p1, merge_equivalents, space_group, table_maker
+from nanobrag_torch.crystallography.symmetry import (
+    amplitude_table,
+    expand_to_p1,
+    merge_equivalents,
+    space_group,
+    table_maker,
+)
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.records.reflections import Reflections
 
 GROUPS = ["P 1", "P 1 21 1", "P 21 21 21", "C 1 2 1", "I 2 3", "P 31 2 1", "P 4 21 2", "R 3:H", "F d -3 m:2"]
 

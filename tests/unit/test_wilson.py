@@ -7,11 +7,11 @@ import time
 import numpy as np
 import pytest
 
+from nanobrag_torch.crystallography.completeness import inverse_square_spacing
+from nanobrag_torch.crystallography.symmetry import expand_to_p1
+from nanobrag_torch.crystallography.wilson import content_intensity, wilson_amplitudes, wilson_box, wilson_reflections
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.reflections import Reflections
-from nanobrag_torch.physics.completeness import inverse_square_spacing
-from nanobrag_torch.physics.symmetry import expand_to_p1
-from nanobrag_torch.physics.wilson import content_intensity, wilson_amplitudes, wilson_box, wilson_reflections
+from nanobrag_torch.records.reflections import Reflections
 
 CELL = (78.0, 90.0, 104.0, 90.0, 90.0, 90.0)
 

@@ -15,9 +15,7 @@ SECONDS_WITHOUT_LINES = 2.0
 
 
 @contextmanager
-def progress_meter(
-    shown: bool, *, stream: TextIO | None = None, what: str = "rendering"
-) -> Iterator[Report | None]:
+def progress_meter(shown: bool, *, stream: TextIO | None = None, what: str = "rendering") -> Iterator[Report | None]:
     """A function to be called with the fraction done, 0 to 1; None when no meter is wanted. what: the bar's label."""
     stream = sys.stdout if stream is None else stream
     if not shown:

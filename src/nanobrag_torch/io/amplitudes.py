@@ -15,8 +15,8 @@ from nanobrag_torch.io.atoms import read_text
 from nanobrag_torch.io.dump import read_dump_file
 from nanobrag_torch.io.hkl import read_hkl_arrays
 from nanobrag_torch.io.mtz import read_mtz
-from nanobrag_torch.io.reflections import Floats, Indices, Reflections
 from nanobrag_torch.io.sfcif import read_sfcif
+from nanobrag_torch.records.reflections import Floats, Indices, Reflections
 
 FLAG = "structure factors"
 FORMATS = "an MTZ file, a CIF of reflections, a PDB, mmCIF or CIF model, text of h k l F, or an Fdump file"

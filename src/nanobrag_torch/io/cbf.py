@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output, read_input
-from nanobrag_torch.io.conventions import beam_on_panel
-from nanobrag_torch.io.experiment import (
+from nanobrag_torch.io.fields import Node, naming
+from nanobrag_torch.io.header_entries import MARK, experiment_of_entries, own_entries
+from nanobrag_torch.records.experiment import (
     BeamData,
     DetectorData,
     ExperimentData,
@@ -28,8 +29,7 @@ from nanobrag_torch.io.experiment import (
     PanelData,
     ScanData,
 )
-from nanobrag_torch.io.fields import Node, naming
-from nanobrag_torch.io.header_entries import MARK, experiment_of_entries, own_entries
+from nanobrag_torch.records.frames import beam_on_panel
 
 ACCEPTED = "a CBF image with a binary section of x-CBF_BYTE_OFFSET"
 SECTION = b"--CIF-BINARY-FORMAT-SECTION--"

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import read_input
-from nanobrag_torch.io.conventions import to_imgcif
-from nanobrag_torch.io.experiment import BeamData, DetectorData, ExperimentData, GroupData, PanelData, Vector
 from nanobrag_torch.io.fields import Node, naming
+from nanobrag_torch.records.experiment import BeamData, DetectorData, ExperimentData, GroupData, PanelData, Vector
+from nanobrag_torch.records.frames import to_imgcif
 from nanobrag_torch.units import EV_ANGSTROM
 
 ACCEPTED = "a CrystFEL geometry: lines of the form panel/key = value"

@@ -6,8 +6,8 @@ import numpy as np
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output
-from nanobrag_torch.io.conventions import from_imgcif, turn_detector, turn_to_z
-from nanobrag_torch.io.experiment import DetectorData, ExperimentData, PanelData, Vector
+from nanobrag_torch.records.experiment import DetectorData, ExperimentData, PanelData, Vector
+from nanobrag_torch.records.frames import from_imgcif, turn_detector, turn_to_z
 
 MM_PER_M = 1000.0
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import read_input
-from nanobrag_torch.io.experiment import (
+from nanobrag_torch.io.fields import Node, naming, number_or_none
+from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,
     DetectorData,
@@ -26,7 +27,6 @@ from nanobrag_torch.io.experiment import (
     ScanData,
     Vector,
 )
-from nanobrag_torch.io.fields import Node, naming, number_or_none
 
 ACCEPTED = 'a DIALS experiment list: JSON with "__id__": "ExperimentList"'
 NO_MAXIMUM_A = 1e6  # a range of wavelengths that is none

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from nanobrag_torch.io.atomic import Target, open_output
-from nanobrag_torch.io.experiment import (
+from nanobrag_torch.io.expt import all_parts
+from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,
     DetectorData,
@@ -24,7 +25,6 @@ from nanobrag_torch.io.experiment import (
     ScanData,
     Vector,
 )
-from nanobrag_torch.io.expt import all_parts
 
 Json = dict[str, Any]
 _PARTS = ("beam", "detector", "goniometer", "scan", "crystal")

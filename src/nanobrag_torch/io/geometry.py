@@ -13,17 +13,17 @@ import numpy as np
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, read_input
 from nanobrag_torch.io.cbf import read_cbf_geometry
-from nanobrag_torch.io.conventions import from_imgcif, to_imgcif
 from nanobrag_torch.io.crystfel import read_crystfel
 from nanobrag_torch.io.crystfel_write import write_crystfel
-from nanobrag_torch.io.experiment import BeamData, CrystalData, DetectorData, ExperimentData, Vector
 from nanobrag_torch.io.expt import read_expt
 from nanobrag_torch.io.expt_write import write_expt
 from nanobrag_torch.io.mosflm import read_mosflm_matrix, write_mosflm_matrix
 from nanobrag_torch.io.nxmx_read import SIGNATURE, read_nxmx_geometry
 from nanobrag_torch.io.smv_geometry import read_smv_geometry
-from nanobrag_torch.io.symmetry import same_as_number
 from nanobrag_torch.io.xparm import read_xparm, write_xparm
+from nanobrag_torch.records.experiment import BeamData, CrystalData, DetectorData, ExperimentData, Vector
+from nanobrag_torch.records.frames import from_imgcif, to_imgcif
+from nanobrag_torch.records.symmetry import same_as_number
 
 ACCEPTED = (
     "a geometry: DIALS .expt, XDS XPARM.XDS or GXPARM.XDS, CrystFEL .geom, MOSFLM matrix, SMV, mini-CBF or NXmx image"

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.experiment import (
+from nanobrag_torch.io.fields import naming, words_as_numbers
+from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,
     DetectorData,
@@ -24,7 +25,6 @@ from nanobrag_torch.io.experiment import (
     ScanData,
     Vector,
 )
-from nanobrag_torch.io.fields import naming, words_as_numbers
 
 MARK = "PANEL_ORIGIN_MM"
 """The entry whose presence says that the others are to be believed."""

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import open_output, read_input
 from nanobrag_torch.io.cbf import experiment_of_cbf, read_cbf, write_cbf
-from nanobrag_torch.io.conventions import beam_on_panel, incident
-from nanobrag_torch.io.experiment import DetectorData, ExperimentData
 from nanobrag_torch.io.geometry import image_format, refuse_losses
 from nanobrag_torch.io.nxmx_read import read_nxmx
 from nanobrag_torch.io.nxmx_write import write_nxmx
 from nanobrag_torch.io.picture import ResolutionMap, write_picture
 from nanobrag_torch.io.smv import read_smv, write_smv
 from nanobrag_torch.io.smv_geometry import experiment_of_smv, smv_header_text
+from nanobrag_torch.records.experiment import DetectorData, ExperimentData
+from nanobrag_torch.records.frames import beam_on_panel, incident
 
 ACCEPTED = "an image: SMV, mini-CBF, NXmx, npy, or a format that fabio reads"
 SUFFIXES = {
@@ -238,6 +238,4 @@ def _resolution(detector: DetectorData, experiment: ExperimentData) -> Resolutio
     panel = detector.panels[0]
     fast, slow = (np.linspace(0, size, RING_NODES) for size in panel.image_size)
     positions = panel.positions_mm(fast[None, :], slow[:, None])
-    return ResolutionMap.from_positions(
-        fast, slow, positions, incident(experiment.beam), experiment.beam.wavelength_A
-    )
+    return ResolutionMap.from_positions(fast, slow, positions, incident(experiment.beam), experiment.beam.wavelength_A)

@@ -12,7 +12,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output
 from nanobrag_torch.io.atoms import read_text
 from nanobrag_torch.io.columns import Quantity, choose
-from nanobrag_torch.io.reflections import (
+from nanobrag_torch.records.reflections import (
     Cell,
     Floats,
     Indices,
@@ -99,9 +99,7 @@ def _sigma(columns: list[gemmi.Mtz.Column], label: str) -> str | None:
     return next(iter(named + [name for name in following if types[name] == wanted]), None)
 
 
-def _amplitudes(
-    labels: dict[str, gemmi.Mtz.Column], quantity: Quantity, which: int
-) -> tuple[Floats, Floats | None]:
+def _amplitudes(labels: dict[str, gemmi.Mtz.Column], quantity: Quantity, which: int) -> tuple[Floats, Floats | None]:
     value = np.array(labels[quantity.labels[which]].array, np.float64)
     sigma = np.array(labels[quantity.sigmas[which]].array, np.float64) if quantity.sigmas else None
     return amplitudes_of_intensities(value, sigma) if quantity.intensity else (value, sigma)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import read_input
-from nanobrag_torch.io.conventions import FRAMES, rotate_experiment, turn_to_z
-from nanobrag_torch.io.experiment import (
+from nanobrag_torch.io.fields import naming
+from nanobrag_torch.io.nxmx_write import FIXED, SETTING, SPECTRUM
+from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,
     DetectorData,
@@ -26,8 +27,7 @@ from nanobrag_torch.io.experiment import (
     Vector,
     rotation_matrix,
 )
-from nanobrag_torch.io.fields import naming
-from nanobrag_torch.io.nxmx_write import FIXED, SETTING, SPECTRUM
+from nanobrag_torch.records.frames import FRAMES, rotate_experiment, turn_to_z
 from nanobrag_torch.units import EV_ANGSTROM
 
 ACCEPTED = "an HDF5 file with an NXentry of definition NXmx"
@@ -346,14 +346,10 @@ def _tree(
         else:
             deeper.setdefault(named[member][-depth - 1][1].path, []).append(member)
     children += [_tree(below, depth + 1, named, chains, held) for below, held in sorted(deeper.items())]
-    return GroupData(
-        name=step.component, origin_mm=shift, fast=turn[:, 0], slow=turn[:, 1], children=tuple(children)
-    )
+    return GroupData(name=step.component, origin_mm=shift, fast=turn[:, 0], slow=turn[:, 1], children=tuple(children))
 
 
-def _goniometer(
-    file: Any, sample: Any, sets: list[Any], path: str
-) -> tuple[GoniometerData | None, ScanData | None]:
+def _goniometer(file: Any, sample: Any, sets: list[Any], path: str) -> tuple[GoniometerData | None, ScanData | None]:
     """The rotation axes that the sample hangs in, and the scan if one of them turns."""
     start = _text(sample["depends_on"][()]) if "depends_on" in sample else "."
     steps = [step for step in _chain(file, start, sample, path) if step.kind == "rotation"]

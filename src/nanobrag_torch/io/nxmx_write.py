@@ -18,8 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import output_path
-from nanobrag_torch.io.conventions import FRAMES, beam_on_panel, rotate_experiment, turn_to_z
-from nanobrag_torch.io.experiment import (
+from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,
     DetectorData,
@@ -30,6 +29,7 @@ from nanobrag_torch.io.experiment import (
     ScanData,
     Vector,
 )
+from nanobrag_torch.records.frames import FRAMES, beam_on_panel, rotate_experiment, turn_to_z
 from nanobrag_torch.units import EV_ANGSTROM
 
 DATA = "/entry/data/data"
@@ -346,9 +346,7 @@ def _axes_tell_all(goniometer: GoniometerData) -> bool:
     """Whether fixed and setting rotation are those of the axes, not refined ones."""
     if goniometer.axes is None or goniometer.angles_deg is None:
         return False
-    plain = GoniometerData.from_axes(
-        goniometer.axes, goniometer.angles_deg, goniometer.names, goniometer.scan_axis
-    )
+    plain = GoniometerData.from_axes(goniometer.axes, goniometer.angles_deg, goniometer.names, goniometer.scan_axis)
     pairs = ((getattr(plain, k), getattr(goniometer, k)) for k in (FIXED, SETTING))
     return all(np.allclose(a, b, rtol=0, atol=1e-12) for a, b in pairs)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import read_input
 from nanobrag_torch.io.columns import Quantity, choose
-from nanobrag_torch.io.reflections import (
+from nanobrag_torch.records.reflections import (
     Cell,
     Floats,
     Reflections,

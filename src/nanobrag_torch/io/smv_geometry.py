@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.conventions import beam_on_panel, xds_origin
-from nanobrag_torch.io.experiment import (
+from nanobrag_torch.io.fields import naming
+from nanobrag_torch.io.header_entries import MARK, experiment_of_entries, own_entries
+from nanobrag_torch.io.smv import BLOCK, HeaderText, read_smv_header
+from nanobrag_torch.records.experiment import (
     BeamData,
     DetectorData,
     ExperimentData,
@@ -25,9 +27,7 @@ from nanobrag_torch.io.experiment import (
     PanelData,
     ScanData,
 )
-from nanobrag_torch.io.fields import naming
-from nanobrag_torch.io.header_entries import MARK, experiment_of_entries, own_entries
-from nanobrag_torch.io.smv import BLOCK, HeaderText, read_smv_header
+from nanobrag_torch.records.frames import beam_on_panel, xds_origin
 
 TYPES = {"u2": ("unsigned_short", None), "u4": ("unsigned_long", "unsigned long int")}
 """Pixel -> TYPE, and Data_type where readers need it to tell 32 bits from 16."""

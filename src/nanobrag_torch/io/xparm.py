@@ -13,8 +13,8 @@ import numpy as np
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output, read_input
-from nanobrag_torch.io.conventions import fold_rotations, from_imgcif, from_xds_origin, incident, to_imgcif, xds_origin
-from nanobrag_torch.io.experiment import (
+from nanobrag_torch.io.fields import Node, naming, words_as_numbers
+from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,
     DetectorData,
@@ -24,8 +24,8 @@ from nanobrag_torch.io.experiment import (
     ScanData,
     Vector,
 )
-from nanobrag_torch.io.fields import Node, naming, words_as_numbers
-from nanobrag_torch.io.symmetry import hall_of_number, number_of_hall
+from nanobrag_torch.records.frames import fold_rotations, from_imgcif, from_xds_origin, incident, to_imgcif, xds_origin
+from nanobrag_torch.records.symmetry import hall_of_number, number_of_hall
 
 ACCEPTED = "an XPARM.XDS or GXPARM.XDS file: a line that starts with XPARM.XDS, then its numbers"
 HEADER_NUMBERS = 32  # before the segments

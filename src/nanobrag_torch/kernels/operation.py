@@ -19,7 +19,11 @@ from torch.autograd import forward_ad
 
 from nanobrag_torch.compilation import available
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.kernels import cpu, cpu_tangent, cuda, cuda_devices, reference
+from nanobrag_torch.kernels import reference
+from nanobrag_torch.kernels.cpu import launch as cpu
+from nanobrag_torch.kernels.cpu.tangent import launch as cpu_tangent
+from nanobrag_torch.kernels.cuda import devices as cuda_devices
+from nanobrag_torch.kernels.cuda import launch as cuda
 from nanobrag_torch.kernels.empty import dark_image, is_dark, with_a_lattice
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.physics.lattice_factor import Profile

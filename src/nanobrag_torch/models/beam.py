@@ -10,8 +10,8 @@ from torch import Tensor
 
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import BeamConfig
+from nanobrag_torch.devices import checked_device
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.kernels.cuda_devices import checked_device
 from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.physics.polarization import polarization_matrix, unpolarized_matrix
 from nanobrag_torch.physics.rotations import unit

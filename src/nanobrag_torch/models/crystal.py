@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from nanobrag_torch.compat import Compat
-from nanobrag_torch.config import CrystalConfig, MosaicSampling
+from nanobrag_torch.config import MOSAIC_DOMAINS, CrystalConfig, MosaicSampling
+from nanobrag_torch.devices import checked_device
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.kernels.cuda_devices import checked_device
 from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.physics import mosaicity
 from nanobrag_torch.physics.random_streams import Streams
 from nanobrag_torch.physics.rotations import axis_rotation, quaternion_rotation, vector_rotation, xyz_rotation
-from nanobrag_torch.physics.sampling import MOSAIC_DOMAINS
 from nanobrag_torch.physics.unit_cell import cell_volume, cross_products, dual, reciprocal_from_cell, with_lengths
 from nanobrag_torch.units import ANGSTROM, DEGREES_PER_RADIAN, MM
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import DetectorConfig, DetectorConvention, DetectorPivot
-from nanobrag_torch.kernels.cuda_devices import checked_device
+from nanobrag_torch.devices import checked_device
 from nanobrag_torch.models.conventions import CONVENTIONS
 from nanobrag_torch.models.panels import panel_pixel_sizes, panel_sensors, panel_vectors
 from nanobrag_torch.models.tensors import as_tensor

@@ -142,6 +142,7 @@ class Comparison:
 
 def compare_traces(py: Trace, c: Trace, *, rtol: float | None = None, atol: float | None = None) -> Comparison:
     """Pair every value of two traces. rtol and atol replace the tolerance of each value where they are given."""
+
     def main(stages: Stages) -> list[Pair]:
         named = [(name, stage) for stage, names in stages.items() for name in names if _both(name, py, c)]
         return [_pair(name, None, stage, py[name], c[name], rtol, atol) for name, stage in named]

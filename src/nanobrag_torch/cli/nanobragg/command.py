@@ -1,0 +1,128 @@
+"""The drop-in command `nanoBragg`: the C program's flags in, its images and its printed lines out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nanobrag_torch.cli.nanobragg.help import help_text, version_text
+from nanobrag_torch.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from nanobrag_torch.cli.nanobragg.prepared import Prepared
+    from nanobrag_torch.simulator import Simulator
+
+NAME = "nanoBragg"
+BAD_INPUT = 2
+INTERRUPTED = 130
+NO_MEMORY = "there is not enough memory for an image or a crystal of this size"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns 0, or 2 after one line on stderr for bad input, or 130 when interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except InputError as error:
+        return _refuse(_in_flags(error))
+    except MemoryError:
+        return _refuse(NO_MEMORY)
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _refuse(NO_MEMORY)
+    except KeyboardInterrupt:
+        print(f"{NAME}: interrupted; no file is written", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return INTERRUPTED
+
+
+def _in_flags(error: InputError) -> str:
+    from nanobrag_torch.cli.nanobragg.settings import in_flags
+
+    return str(in_flags(error))
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """torch has no class of its own for the memory of the machine."""
+    return any(text in str(error) for text in ("not enough memory", "can't allocate memory", "out of memory"))
+
+
+def _refuse(reason: str) -> int:
+    print(f"{NAME}: error: {' '.join(reason.split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _run(words: Sequence[str]) -> int:
+    for texts, text in ((("-h", "-help", "--help"), help_text), (("--version",), version_text)):
+        if any(word in texts for word in words):
+            print(text().rstrip())
+            return 0
+    from nanobrag_torch.cli.nanobragg.prepare import build, prepare
+    from nanobrag_torch.cli.nanobragg.warnings import ineffective
+
+    prepared = prepare(words)
+    simulator = build(prepared)
+    warnings = [*prepared.request.warnings, *ineffective(prepared)]
+    _announce(prepared, simulator, warnings)
+    _render_and_write(prepared, simulator)
+    return 0
+
+
+def _announce(prepared: Prepared, simulator: Simulator, warnings: Sequence[str]) -> None:
+    """Print what is known before rendering; computed as a whole first, so that an error stands alone."""
+    from nanobrag_torch.cli.nanobragg.corrections import correction_lines, scene_of
+    from nanobrag_torch.cli.nanobragg.report import opening_lines
+
+    lines = [*opening_lines(prepared, simulator), *correction_lines(scene_of(prepared, simulator))]
+    for warning in warnings:
+        print(f"{NAME}: warning: {warning}", file=sys.stderr)
+    print("\n".join(lines), flush=True)
+
+
+def _render_and_write(prepared: Prepared, simulator: Simulator) -> None:
+    from nanobrag_torch.cli.nanobragg import outputs
+    from nanobrag_torch.cli.nanobragg.printout import printout_lines
+    from nanobrag_torch.cli.nanobragg.report import closing_lines, speed_line
+    from nanobrag_torch.cli.nanobragg.solid_angle import reported_solid_angle
+
+    image, seconds = _rendered(prepared, simulator)
+    results = outputs.results_of(image, prepared)
+    files = outputs.write_results(results, prepared, simulator)
+    complaint = outputs.write_dump(prepared)
+    if complaint is not None:
+        print(f"{NAME}: warning: {complaint}", file=sys.stderr)
+    for line in printout_lines(image, prepared, simulator):
+        print(line)
+    for line in closing_lines(results, prepared, simulator, reported_solid_angle(simulator)):
+        print(line)
+    for line in outputs.written_lines(files):
+        print(line)
+    wanted = simulator.detector.pixels()
+    print(speed_line(seconds, image.size if wanted is None else wanted.numel(), simulator.steps), flush=True)
+
+
+def _rendered(prepared: Prepared, simulator: Simulator) -> tuple[NDArray[np.float32], float]:
+    """The image (slow, fast) and the seconds that it took."""
+    import torch
+
+    from nanobrag_torch.cli.nanobragg.prepare import share_random_state
+    from nanobrag_torch.cli.progress import progress_meter
+
+    share_random_state(simulator.crystal, prepared)  # what was printed before may have drawn from it
+    begun = time.perf_counter()
+    with progress_meter(prepared.request.progress) as progress, torch.no_grad():
+        image = simulator.run(progress=progress)
+    array: NDArray[np.float32] = image.to("cpu", torch.float32).numpy()
+    return array, time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The command `nb`: one verb a subcommand, each in a module of its own, imported with the command line only.
+
+A verb is a plain function with typer annotations that raises InputError for bad input, and typer.Exit(code) to end with
+another code.
+Verb modules import torch and the like inside functions, so that `nb --help` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import typer
+
+from nanobrag_torch.errors import InputError
+
+VERBS: dict[str, str] = {
+    "simulate": "nanobrag_torch.cli.nb.simulate:simulate",
+    "trace": "nanobrag_torch.cli.nb.trace:trace",
+    "compare-traces": "nanobrag_torch.cli.nb.compare_traces:compare_traces",
+    "compare": "nanobrag_torch.cli.nb.compare:compare",
+    "diff-json": "nanobrag_torch.cli.nb.diff_json:diff_json",
+    "evidence": "nanobrag_torch.cli.nb.evidence:evidence",
+    "fcalc": "nanobrag_torch.cli.nb.fcalc:fcalc",
+    "wilson": "nanobrag_torch.cli.nb.wilson:wilson",
+    "show": "nanobrag_torch.cli.nb.show:show",
+    "convert": "nanobrag_torch.cli.nb.convert:convert",
+    "view": "nanobrag_torch.cli.nb.view:view",
+}
+"""Name of each verb -> "module:function"; in the order that help shows them."""
+UsageError: Any = typer.BadParameter.__base__  # what the parser raises; typer has no public name for it
+
+
+def build() -> typer.Typer:
+    """The application with every verb of VERBS."""
+    app = typer.Typer(
+        name="nb",
+        help="X-ray diffraction images of small crystals: simulate, trace, compare, convert.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name, home in VERBS.items():
+        module, function = home.split(":")
+        verb: Callable[..., Any] = getattr(import_module(module), function)
+        app.command(name)(verb)
+    return app
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; the exit code is 2 for bad input, after one line that says what is wrong."""
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        code = typer.main.get_command(build()).main(args=words, prog_name="nb", standalone_mode=False)
+    except InputError as error:
+        print(f"nb: error: {error}", file=sys.stderr)
+        return 2
+    except UsageError as error:
+        print(_usage(error) if words else error.format_message(), file=sys.stderr)
+        return 2
+    except typer.Abort:
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: Any) -> str:
+    """One line for words that do not make a command line."""
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    home = "nb" if error.ctx is None else error.ctx.command_path
+    return f"nb: error: {message[:1].lower()}{message[1:]} (see {home} --help)"

@@ -1,0 +1,258 @@
+"""`nb show`: what a file says about an experiment and an image, in the numbers that people check geometry by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+    from nanobrag_torch.io.images import ImageData
+    from nanobrag_torch.io.refl import ReflectionData
+    from nanobrag_torch.records.experiment import (
+        BeamData,
+        CrystalData,
+        DetectorData,
+        ExperimentData,
+        GoniometerData,
+        ScanData,
+    )
+    from nanobrag_torch.records.frames import BeamOnPanel
+
+PANELS_SHOWN = 8
+
+
+def show(
+    file: Annotated[Path, typer.Argument(help="a geometry, image or reflection file of any kind that nb reads")],
+    frame: Annotated[int, typer.Option(help="which image of several, from 0")] = 0,
+    wavelength: Annotated[float | None, typer.Option(help="Angstrom; needed for a MOSFLM matrix")] = None,
+) -> None:
+    """Print distance, beam centres, cell, orientation, resolution, panels and scan of a file, and its pixels."""
+    for line in describe_file(file, frame, wavelength):
+        typer.echo(line)
+
+
+def describe_file(path: Path, frame: int = 0, wavelength_A: float | None = None) -> Iterator[str]:
+    """The lines that `nb show` prints. Raises InputError for a file that is none of the kinds."""
+    from nanobrag_torch.io.expt import read_expts
+    from nanobrag_torch.io.geometry import geometry_format, image_format, read_geometry
+    from nanobrag_torch.io.images import read_image
+    from nanobrag_torch.io.refl import read_refl
+
+    if path.suffix == ".refl":
+        yield from _reflections(path, read_refl(path))
+        return
+    kind = image_format(path)
+    if kind is not None or not _is_geometry(path):
+        image = read_image(path, frame)
+        yield f"{path}: {image.format} image"
+        yield from _pixels(image, frame)
+        experiments = [] if image.experiment is None else [image.experiment]
+    else:
+        kind = geometry_format(path)
+        yield f"{path}: {kind} geometry"
+        experiments = read_expts(path) if kind == "expt" else [read_geometry(path, wavelength_A=wavelength_A)]
+    for number, experiment in enumerate(experiments):
+        if len(experiments) > 1:
+            yield f"experiment {number}"
+        yield from describe(experiment)
+
+
+def describe(experiment: ExperimentData) -> Iterator[str]:
+    """The lines about one experiment."""
+    if experiment.beam is not None:
+        yield from _beam(experiment.beam)
+    if experiment.detector is not None:
+        yield from _detector(experiment.detector, experiment.beam)
+    if experiment.goniometer is not None:
+        yield from _goniometer(experiment.goniometer)
+    if experiment.scan is not None:
+        yield from _scan(experiment.scan)
+    if experiment.crystal is not None:
+        yield from _crystal(experiment.crystal)
+
+
+def _is_geometry(path: Path) -> bool:
+    from nanobrag_torch.errors import InputError
+    from nanobrag_torch.io.geometry import geometry_format
+
+    try:
+        geometry_format(path)
+    except InputError:
+        return False
+    return True
+
+
+def _row(name: str, value: str) -> str:
+    return f"  {name:<34}{value}"
+
+
+def _numbers(values: object, digits: int = 6) -> str:
+    import numpy as np
+
+    return "  ".join(f"{x:.{digits}f}" for x in np.ravel(np.asarray(values, np.float64)) + 0.0)
+
+
+def _beam(beam: BeamData) -> Iterator[str]:
+    from nanobrag_torch.records.frames import incident, kahn_factor
+    from nanobrag_torch.units import EV_ANGSTROM
+
+    yield "beam"
+    yield _row("wavelength (A)", f"{beam.wavelength_A:.6f}  ({EV_ANGSTROM / beam.wavelength_A:.2f} eV)")
+    yield _row("direction, source to sample", _numbers(incident(beam)))
+    if beam.polarization_fraction is not None:
+        factor = kahn_factor(beam.polarization_fraction)
+        yield _row("polarization fraction", f"{beam.polarization_fraction:g}  (Kahn factor {factor:g})")
+    if beam.polarization_normal is not None:
+        yield _row("polarization normal", _numbers(beam.polarization_normal))
+    if beam.spectrum_energies_eV is not None:
+        energies = beam.spectrum_energies_eV
+        yield _row("spectrum", f"{len(energies)} energies, {energies.min():.1f} to {energies.max():.1f} eV")
+
+
+def _detector(detector: DetectorData, beam: BeamData | None) -> Iterator[str]:
+    from nanobrag_torch.records.frames import BEAM_CENTRES, beam_on_panel
+
+    yield f"detector, {len(detector.panels)} panel{'s' if len(detector.panels) > 1 else ''}"
+    for index, panel in enumerate(detector.panels[:PANELS_SHOWN]):
+        size, pitch = panel.image_size, panel.pixel_size_mm
+        pixels = f"{size[0]} x {size[1]} pixels of {pitch[0]:g} x {pitch[1]:g} mm"
+        yield _row(f"panel {index} {panel.name}".rstrip(), pixels)
+        yield _row("  origin (mm)", _numbers(panel.origin_mm, 4))
+        yield _row("  fast, slow", f"{_numbers(panel.fast)}   {_numbers(panel.slow)}")
+        if panel.thickness_mm is not None or panel.material is not None:
+            thickness = "unknown" if panel.thickness_mm is None else f"{panel.thickness_mm:g} mm"
+            yield _row("  sensor", f"{panel.material or 'unknown'}, thickness {thickness}")
+        if panel.trusted_range is not None:
+            yield _row("  trusted range", f"{panel.trusted_range[0]:g} to {panel.trusted_range[1]:g}")
+    if len(detector.panels) > PANELS_SHOWN:
+        yield _row("", f"and {len(detector.panels) - PANELS_SHOWN} more")
+    if detector.root is not None:
+        yield _row("groups", ", ".join(group.name or "(no name)" for group in detector.root.groups()))
+    if beam is None:
+        return
+    hit, spot = next(
+        ((i, s) for i, panel in enumerate(detector.panels) if (s := beam_on_panel(panel, beam)) and _inside(s)),
+        (0, beam_on_panel(detector.panels[0], beam)),
+    )
+    if spot is not None:
+        yield f"beam centre on panel {hit}" + ("" if _inside(spot) else ", which the beam misses")
+        yield _row("distance along the beam (mm)", f"{spot.distance_mm:.4f}")
+        yield _row("distance along the normal (mm)", f"{spot.close_distance_mm:.4f}")
+        for name, (remark, centre) in BEAM_CENTRES.items():
+            yield _row(name, _numbers(centre(spot), 4) + (f"   ({remark})" if remark else ""))
+    yield from _resolution(detector, beam)
+
+
+def _inside(spot: BeamOnPanel) -> bool:
+    return 0 <= spot.fast_mm <= spot.size_mm[0] and 0 <= spot.slow_mm <= spot.size_mm[1]
+
+
+def _resolution(detector: DetectorData, beam: BeamData) -> Iterator[str]:
+    corners, edge = resolution_limits(detector, beam)
+    yield "resolution (A)"
+    yield _row("corner, the finest", f"{corners:.4f}")
+    if edge is not None:
+        yield _row("edge, the last whole ring", f"{edge:.4f}")
+
+
+def resolution_limits(detector: DetectorData, beam: BeamData) -> tuple[float, float | None]:
+    """The smallest d (Angstrom) at any corner; the d of the largest ring that lies whole on the panel, if one does."""
+    import numpy as np
+
+    from nanobrag_torch.records.frames import beam_on_panel, incident
+
+    def inverse(points: ndarray) -> ndarray:
+        unit = points / np.linalg.norm(points, axis=-1, keepdims=True)
+        return np.asarray(np.linalg.norm(unit - incident(beam), axis=-1)) / beam.wavelength_A
+
+    ends = np.array([0.0, 1.0])
+    finest = max(
+        float(inverse(p.positions_mm(ends[None, :] * p.image_size[0], ends[:, None] * p.image_size[1])).max())
+        for p in detector.panels
+    )
+    spot = beam_on_panel(detector.panels[0], beam)
+    if len(detector.panels) > 1 or spot is None or not _inside(spot):
+        return 1 / finest, None
+    panel, along = detector.panels[0], np.linspace(0, 1, 2001)
+    (fast, slow), zero = panel.image_size, np.zeros_like(along)
+    border = np.concatenate([
+        panel.positions_mm(along * fast, zero), panel.positions_mm(along * fast, zero + slow),
+        panel.positions_mm(zero, along * slow), panel.positions_mm(zero + fast, along * slow),
+    ])  # fmt: skip
+    nearest = float(inverse(border).min())
+    return 1 / finest, 1 / nearest if nearest > 0 else None
+
+
+def _goniometer(goniometer: GoniometerData) -> Iterator[str]:
+    import numpy as np
+
+    yield "goniometer"
+    yield _row("rotation axis", _numbers(goniometer.rotation_axis))
+    for index, name in enumerate(goniometer.names):
+        axes, angles = goniometer.axes, goniometer.angles_deg
+        if axes is not None and angles is not None:
+            turning = "turns" if index == goniometer.scan_axis else f"{angles[index]:.4f} deg"
+            yield _row(f"  {name}", f"{_numbers(axes[index])}   {turning}")
+    for label, matrix in (("fixed", goniometer.fixed_rotation), ("setting", goniometer.setting_rotation)):
+        if not np.array_equal(matrix, np.eye(3)):
+            yield _row(f"{label} rotation", _numbers(matrix))
+
+
+def _scan(scan: ScanData) -> Iterator[str]:
+    yield "scan"
+    yield _row("images", f"{scan.image_range[0]} to {scan.image_range[1]}")
+    end = scan.start_deg(scan.frames)
+    yield _row("angles (deg)", f"{scan.oscillation_start_deg:g} to {end:g}, {scan.oscillation_width_deg:g} an image")
+    if scan.exposure_times_s is not None:
+        yield _row("exposure (s)", f"{scan.exposure_times_s[0]:g}")
+
+
+def _crystal(crystal: CrystalData) -> Iterator[str]:
+    from nanobrag_torch.records.symmetry import name_of_hall
+
+    yield "crystal"
+    yield _row("cell (A, deg)", _numbers(crystal.cell, 4))
+    if crystal.space_group_hall is not None:
+        yield _row("space group", f"{name_of_hall(crystal.space_group_hall)}  (Hall: {crystal.space_group_hall})")
+    for name, row in zip("abc", crystal.real_space, strict=True):
+        yield _row(f"{name} (A)", _numbers(row, 5))
+    yield _row("orientation U, row by row", _numbers(orientation(crystal)))
+    if crystal.mosaicity_deg is not None:
+        yield _row("mosaicity (deg)", f"{crystal.mosaicity_deg:g}")
+    if crystal.A_at_scan_points is not None:
+        yield _row("scan points", str(len(crystal.A_at_scan_points)))
+
+
+def orientation(crystal: CrystalData) -> ndarray:
+    """U of A = U B (3, 3), where B has a* along x and b* in the xy plane (Busing and Levy)."""
+    import numpy as np
+
+    stars = crystal.A
+    b_matrix = np.linalg.cholesky(stars.T @ stars).T
+    return np.asarray(stars @ np.linalg.inv(b_matrix))
+
+
+def _pixels(image: ImageData, frame: int) -> Iterator[str]:
+    pixels = image.pixels
+    sizes = " x ".join(str(n) for n in reversed(pixels.shape[-2:]))
+    panels = f", {pixels.shape[0]} panels" if pixels.ndim == 3 else ""
+    yield _row("pixels, fast x slow", f"{sizes}{panels}, {pixels.dtype}")
+    if image.frames > 1:
+        yield _row("frame", f"{frame} of {image.frames}")
+    yield _row("lowest, highest, mean", f"{pixels.min():g}  {pixels.max():g}  {pixels.mean():.6g}")
+    if image.no_geometry:
+        yield _row("geometry: not known", image.no_geometry)
+
+
+def _reflections(path: Path, table: ReflectionData) -> Iterator[str]:
+    yield f"{path}: {table.rows} reflections"
+    for name, column in table.columns.items():
+        span = f"{column.min():g} to {column.max():g}" if table.rows else ""
+        yield _row(name, f"{column.dtype} {'x'.join(map(str, column.shape[1:]))}  {span}")
+    if table.skipped:
+        yield _row("skipped", ", ".join(table.skipped))

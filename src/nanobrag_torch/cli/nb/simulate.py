@@ -1,0 +1,266 @@
+"""`nb simulate`: render what a geometry file and structure factors describe, into images that other programs open."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nanobrag_torch.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from nanobrag_torch.experiment import Experiment
+
+FLOATING = (".npy", ".png")
+LARGEST_COUNT = {".img": 65535}
+SMOOTH_DOMAINS = 30
+"""Mosaic domains for a spread whose domains nobody counted: enough for smooth spots."""
+
+
+def simulate(
+    experiment: Annotated[Path | None, typer.Argument(help="DIALS .expt, or any geometry that nb show reads")] = None,
+    geometry: Annotated[
+        Path | None, typer.Option(help="the same: XPARM.XDS, .geom, or an SMV, CBF or NXmx image with a header")
+    ] = None,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", help="image to write: .cbf .img .nxs .npy .png; #### stands for the number in a series"
+        ),
+    ] = "simulated.nxs",
+    structure_factors: Annotated[
+        Path | None,
+        typer.Option(help="MTZ, mmCIF, PDB model, HKL text or Fdump.bin; without it every F is --default-f"),
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="column of that file")] = None,
+    default_f: Annotated[
+        float | None, typer.Option(help="F outside the table; 100 without structure factors, else 0")
+    ] = None,
+    matrix: Annotated[
+        Path | None, typer.Option(help="MOSFLM orientation matrix, for a geometry without a crystal")
+    ] = None,
+    cell: Annotated[
+        tuple[float, float, float, float, float, float] | None,
+        typer.Option(help="a b c (A) alpha beta gamma (deg), for a geometry without a crystal"),
+    ] = None,
+    misset: Annotated[
+        tuple[float, float, float] | None, typer.Option(help="orientation of --cell: deg about x, y, z")
+    ] = None,
+    frames: Annotated[str | None, typer.Option(help="images to render, such as 3 or 1-90; all by default")] = None,
+    cells: Annotated[
+        tuple[int, int, int], typer.Option("--cells", "-N", help="unit cells of a mosaic block along a, b, c")
+    ] = (10, 10, 10),
+    shape: Annotated[str, typer.Option(help="square, round, gauss, tophat, gauss_hkl or gauss_star")] = "square",
+    phi_steps: Annotated[
+        int | None, typer.Option(help="steps through the rotation of an image [10 if it turns]")
+    ] = None,
+    mosaic_spread: Annotated[float, typer.Option(help="mosaic spread (deg)")] = 0.0,
+    mosaic_domains: Annotated[int | None, typer.Option(help="mosaic domains [30 with a spread]")] = None,
+    oversample: Annotated[int, typer.Option(help="sub-pixels along a pixel edge [automatic]")] = -1,
+    fluence: Annotated[float | None, typer.Option(help="photons / m^2 of an image [1.26e29]")] = None,
+    water: Annotated[float, typer.Option(help="size of a water droplet (um), for background")] = 0.0,
+    noise: Annotated[
+        bool, typer.Option("--noise", help="draw whole photons instead of rounding expected ones")
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="of the noise [1]; each image has its own, whichever others are rendered")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option("--png", help="also draw the first image here")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with a series that was cut off")] = False,
+    allow_loss: Annotated[
+        bool, typer.Option("--allow-loss", help="write even where the format cannot hold all of the geometry")
+    ] = False,
+    dtype: Annotated[str, typer.Option(help="float32 or float64")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    kernel: Annotated[str, typer.Option(help="auto, reference or fused")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="at most so many cores [all]")] = None,
+) -> None:
+    """Render the images of an experiment: refined.expt and model.mtz in, a series that DIALS opens out."""
+    from nanobrag_torch.devices import checked_device
+
+    path = _one_of(experiment, geometry)
+    _require_use("--column", column, structure_factors is not None, "nothing without --structure-factors")
+    _require_use("--seed", seed, noise, "nothing without --noise")
+    options: dict[str, Any] = {
+        "N_cells": cells, "shape": shape, "mosaic_spread_deg": mosaic_spread, "oversample": oversample,
+        "mosaic_domains": _domains(mosaic_domains, mosaic_spread), "water_size_um": water,
+    }  # fmt: skip
+    given = {"fluence": fluence, "phi_steps": phi_steps, "default_F": default_f}
+    options |= {name: value for name, value in given.items() if value is not None}
+    described = _experiment(path, structure_factors, column, {**options, **_crystal(path, matrix, cell, misset)})
+    chosen = _frames(frames, described)
+    place = checked_device(device, "--device")
+    simulator = {"dtype": _dtype(dtype), "device": place, "kernel": kernel, "threads": threads}
+    job = _Job(described, simulator, noise, 1 if seed is None else seed, Path(output).suffix.lower())
+    start = time.perf_counter()
+    if len(chosen) == 1:
+        _write_one(job, chosen[0], output, allow_loss)
+    else:
+        _write_series(job, chosen, output, resume, allow_loss)
+    if picture is not None:
+        _draw(job, chosen[0], picture)
+    pixels = len(chosen) * _pixels(described)
+    seconds = time.perf_counter() - start
+    typer.echo(f"{len(chosen)} image(s), {pixels} pixels in {seconds:.2f} s: {pixels / seconds:.3g} pixels/s")
+
+
+class _Job:
+    """Renders frames as the pixels that an output takes."""
+
+    def __init__(self, experiment: Experiment, simulator: dict[str, Any], noise: bool, seed: int, suffix: str) -> None:
+        self.experiment, self.simulator, self.noise, self.seed, self.suffix = experiment, simulator, noise, seed, suffix
+
+    def photons(self, frame: int) -> NDArray[Any]:
+        """Expected photons of a frame, or drawn ones: whole numbers."""
+        if self.noise:
+            image = self.experiment.counts(frame, seed=self.seed, **self.simulator)
+        else:
+            image = self.experiment.simulate(frame, **self.simulator)
+        photons: NDArray[Any] = image.cpu().numpy()
+        return photons
+
+    def pixels(self, frame: int) -> NDArray[Any]:
+        """The photons, whole and in range where the format holds whole numbers only."""
+        import numpy as np
+
+        image = self.photons(frame)
+        if self.suffix in FLOATING:
+            return image.astype(str(self.simulator["dtype"]).removeprefix("torch."), copy=False)
+        top = LARGEST_COUNT.get(self.suffix, 2**31 - 1)
+        counts: NDArray[Any] = np.clip(np.rint(image), 0, top).astype(self.dtype)
+        return counts
+
+    @property
+    def dtype(self) -> str:
+        """Of the pixels that `pixels` gives."""
+        return {".npy": str(self.simulator["dtype"]).removeprefix("torch."), ".img": "uint16"}.get(self.suffix, "int32")
+
+
+def _write_one(job: _Job, frame: int, output: str, allow_loss: bool) -> None:
+    from nanobrag_torch.datasets.series import numbered
+    from nanobrag_torch.io.images import write_image
+
+    scan = job.experiment.data.scan
+    number = frame + (1 if scan is None else scan.image_range[0])
+    name = numbered(output, number) if "#" in output or "%" in output else output
+    write_image(name, job.pixels(frame), job.experiment.data, index=frame, allow_loss=allow_loss)
+    typer.echo(f"wrote {name}")
+
+
+def _write_series(job: _Job, frames: range, output: str, resume: bool, allow_loss: bool) -> None:
+    from nanobrag_torch.datasets.series import open_series
+    from nanobrag_torch.records.experiment import part_of_scan
+
+    data = part_of_scan(job.experiment.data, frames.start, len(frames))
+    options: dict[str, Any] = {"dtype": job.dtype, "resume": resume, "progress": True, "allow_loss": allow_loss}
+    with open_series(output, data, len(frames), **options) as series:
+        for index in series.missing():
+            series.write(index, job.pixels(frames[index]))
+    typer.echo(f"wrote {output}, {len(frames)} images")
+
+
+def _draw(job: _Job, frame: int, picture: Path) -> None:
+    from nanobrag_torch.io.images import write_png
+
+    write_png(picture, job.photons(frame), job.experiment.data, title=f"image {frame + 1}")
+    typer.echo(f"wrote {picture}")
+
+
+def _one_of(experiment: Path | None, geometry: Path | None) -> Path:
+    if (experiment is None) == (geometry is None):
+        shown = "nothing" if geometry is None else str(geometry)
+        raise InputError("--geometry", shown, "one file, as an argument or by --geometry")
+    path = experiment or geometry
+    assert path is not None
+    return path
+
+
+def _require_use(name: str, value: object, used: bool, accepted: str) -> None:
+    """Raise InputError for an option that would change nothing."""
+    if value is not None and not used:
+        raise InputError(name, value, accepted)
+
+
+def _domains(given: int | None, spread: float) -> int:
+    """Mosaic domains as asked for, else enough for a spread."""
+    if given is None:
+        return SMOOTH_DOMAINS if spread > 0 else 1
+    return given
+
+
+def _experiment(path: Path, structure_factors: Path | None, column: str | None, options: dict[str, Any]) -> Experiment:
+    from nanobrag_torch.crystallography.completeness import resolution_shells, shell_table
+    from nanobrag_torch.crystallography.structure_factors import read_structure_factors
+    from nanobrag_torch.experiment import Experiment
+
+    experiment = Experiment.from_file(path, **options)
+    if structure_factors is None:
+        return experiment
+    beam = experiment.data.beam
+    wavelength = None if beam is None else beam.wavelength_A
+    reflections = read_structure_factors(structure_factors, column=column, wavelength_A=wavelength)
+    typer.echo(f"{len(reflections.hkl)} reflections from {structure_factors}")
+    if reflections.cell is not None and reflections.space_group is not None:
+        typer.echo(shell_table(resolution_shells(reflections)))
+    return Experiment(data=experiment.data, structure_factors=reflections, options=options)
+
+
+def _crystal(
+    path: Path,
+    matrix: Path | None,
+    cell: tuple[float, float, float, float, float, float] | None,
+    misset: tuple[float, float, float] | None,
+) -> dict[str, Any]:
+    """Fields of a crystal given on the command line."""
+    chosen: dict[str, Any] = {}
+    if cell is not None:
+        names = ("cell_a", "cell_b", "cell_c", "cell_alpha", "cell_beta", "cell_gamma")
+        chosen |= dict(zip(names, cell, strict=True))
+    if misset is not None:
+        if cell is None and matrix is None:
+            raise InputError("--misset", misset, "an orientation of --cell or --matrix")
+        chosen["misset_deg"] = misset
+    if matrix is not None:
+        from nanobrag_torch.io.geometry import read_geometry
+        from nanobrag_torch.io.mosflm import read_mosflm_matrix
+
+        beam = read_geometry(path).beam
+        if beam is None:
+            raise InputError("--matrix", str(matrix), "a geometry with a wavelength, which the matrix is scaled by")
+        stars = read_mosflm_matrix(matrix, beam.wavelength_A)
+        chosen |= {f"mosflm_{axis}_star": tuple(star) for axis, star in zip("abc", stars, strict=True)}
+    return chosen
+
+
+def _frames(text: str | None, experiment: Experiment) -> range:
+    """Frames, from 0, of image numbers such as 3 or 1-90. Raises InputError."""
+    scan = experiment.data.scan
+    first = 1 if scan is None else scan.image_range[0]
+    last = first + experiment.frames - 1
+    if text is None:
+        return range(experiment.frames)
+    low, _, high = text.partition("-")
+    if not low.isdigit() or (high and not high.isdigit()):
+        raise InputError("--frames", text, "an image number, or first-last")
+    bounds = int(low), int(high or low)
+    if not first <= bounds[0] <= bounds[1] <= last:
+        raise InputError("--frames", text, f"images {first} to {last}")
+    return range(bounds[0] - first, bounds[1] - first + 1)
+
+
+def _pixels(experiment: Experiment) -> int:
+    assert experiment.data.detector is not None
+    return sum(panel.shape[0] * panel.shape[1] for panel in experiment.data.detector.panels)
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    known = {"float32": torch.float32, "float64": torch.float64}
+    if name not in known:
+        raise InputError("--dtype", name, ", ".join(known))
+    return known[name]

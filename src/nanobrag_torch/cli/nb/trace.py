@@ -1,0 +1,54 @@
+"""nb trace: every intermediate value of one pixel, in the order of the computation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nanobrag_torch.cli.nb.flags import CONFIG_HELP, FLAGS_HELP, run_words, simulator_of, write_text
+
+
+def trace(
+    pixel: Annotated[
+        tuple[int, int], typer.Option(help="Slow and fast index of the pixel, from 0.", metavar="SLOW FAST")
+    ],
+    flags: Annotated[list[str] | None, typer.Argument(help=FLAGS_HELP, metavar="-- FLAGS")] = None,
+    config: Annotated[str | None, typer.Option(help=CONFIG_HELP)] = None,
+    phi_mode: Annotated[
+        str | None,
+        typer.Option(help="Orientation at phi = 0: spec rotates afresh, c-parity keeps that of the step before."),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float64 (the default) or float32.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    emit_rot_stars: Annotated[
+        bool, typer.Option("--emit-rot-stars", help="Add the rotated a*, b*, c* (1/Angstrom) of every phi step.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of TRACE_PY lines.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File to write; standard output without it.")] = None,
+    layer: Annotated[int, typer.Option(help="Sensor layer to show; -1 is the last.")] = -1,
+    subpixel: Annotated[int, typer.Option(help="Sub-pixel to show, slow outermost; -1 is the last.")] = -1,
+    source: Annotated[int, typer.Option(help="Source to show; -1 is the last.")] = -1,
+    domain: Annotated[int, typer.Option(help="Mosaic domain to show; -1 is the last.")] = -1,
+) -> None:
+    """Trace one pixel through the reference kernel: geometry, scattering, every phi step, sums and scaling.
+
+    Lines `TRACE_PY: name value...` under the C program's names, with 15 significant digits, and a line
+    `TRACE_PY_PHI: key=value...` for every phi step. Only that pixel is computed. Names that mislead are the C
+    program's: scattering_vec_A_inv is in 1/m, and rot_a_star_A_inv is a* before the rotation by phi.
+    """
+    import json
+
+    from nanobrag_torch.validation.trace import Step, trace_pixel
+    from nanobrag_torch.validation.tracelog import log_lines, trace_json
+
+    with run_words(flags, config) as words:
+        simulator = simulator_of(words, phi_mode=phi_mode, dtype=dtype, device=device)
+    step = Step(layer, subpixel, source, domain)
+    result = trace_pixel(simulator, *pixel, step=step, rot_stars=emit_rot_stars)
+    text = json.dumps(trace_json(result), indent=1) if as_json else "\n".join(log_lines(result))
+    if out is None:
+        print(text)
+    else:
+        write_text(out, text + "\n", "--out")

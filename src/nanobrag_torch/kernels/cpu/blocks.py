@@ -1,0 +1,100 @@
+"""Which pixels share a block: lanes of one panel, in groups of neighbours (stages of the compiled CPU kernel)."""
+
+from __future__ import annotations
+
+from nanobrag_torch.kernels.cpu.intrinsics import stage
+from nanobrag_torch.kernels.cpu.layout import (
+    FAST_COUNT,
+    FAST_INDEX,
+    GROUP,
+    GROUPED,
+    LANES,
+    RAMP,
+    SLOW_COUNT,
+    SLOW_INDEX,
+    Array,
+    Packed,
+    Scratch,
+)
+
+NEAR_SLOW, NEAR_FAST = 8, 16
+"""Pixels further from the first of a group than this begin a new group."""
+
+
+@stage()
+def next_block(scratch: Scratch, scene: Packed, start: int, stop: int) -> tuple[int, int, int]:
+    """Fill lanes with the pixels from place `start` of the list: pixels used, lanes, panel.
+
+    `place` takes the position in the list, or -1 in lanes that only fill up a group; `box` whether groups are of
+    neighbours, which lists of far-flung pixels are not worth.
+    """
+    grouped, used, lanes, panel = start >= 0, 0, 1, 0
+    while 5 * used < 4 * lanes:
+        grouped = used == 0
+        used, lanes, panel = _fill(scene.pixels, start, stop, scene.whole, scratch.v, scratch.place, grouped)
+        if not grouped:
+            break
+    scratch.box[GROUPED] = 1.0 if grouped else 0.0
+    return used, lanes, panel
+
+
+@stage()
+def _fill(
+    pixels: Array, start: int, stop: int, whole: Array, v: Array, place: Array, grouped: bool
+) -> tuple[int, int, int]:
+    fast_count, slow_count = whole[FAST_COUNT], whole[SLOW_COUNT]
+    lanes = panel = first_slow = first_fast = whole[SLOW_COUNT] * 0
+    panel -= 1
+    i = start
+    while i < stop and lanes < LANES:
+        pixel = pixels[i] if pixels.size else i
+        row = pixel // fast_count
+        fast = pixel - row * fast_count
+        of_panel = row // slow_count
+        slow = row - of_panel * slow_count
+        if panel >= 0 and of_panel != panel:
+            break
+        panel = of_panel
+        far = abs(slow - first_slow) > NEAR_SLOW or abs(fast - first_fast) > NEAR_FAST
+        if grouped and far and lanes % GROUP:
+            lanes = _pad(lanes, v, place)
+            continue
+        run = run_length(pixels, i, min(stop - i, fast_count - fast, LANES - lanes))
+        _place_run(v, place, lanes, run, float(slow), float(fast), i)
+        if lanes % GROUP == 0 or lanes // GROUP != (lanes + run - 1) // GROUP:
+            first_slow, first_fast = slow, fast + ((lanes + run - 1) // GROUP) * GROUP - lanes
+        lanes += run
+        i += run
+    return i - start, _pad(lanes, v, place), panel
+
+
+@stage()
+def _place_run(v: Array, place: Array, lane: int, run: int, slow: float, fast: float, i: int) -> None:
+    """Lanes of a run of pixels; indices come from a ramp, since integers do not become float64 in vector code."""
+    fasts, slows, places = v[FAST_INDEX + lane : RAMP], v[SLOW_INDEX + lane : RAMP], place[lane:]
+    for t in range(run):
+        fasts[t] = fast + v[RAMP + t]
+        slows[t] = slow
+        places[t] = i + t
+
+
+@stage()
+def run_length(pixels: Array, i: int, limit: int) -> int:
+    """Length of the run of consecutive pixels at place i of the list."""
+    if pixels.size == 0:
+        return limit
+    run = 1
+    while run < limit and pixels[i + run] == pixels[i] + run:
+        run += 1
+    return run
+
+
+@stage()
+def _pad(lanes: int, v: Array, place: Array) -> int:
+    """Repeat the last pixel up to the end of its group."""
+    end = (lanes + GROUP - 1) // GROUP * GROUP
+    for j in range(lanes, end):
+        v[FAST_INDEX + j] = v[FAST_INDEX + lanes - 1]
+        v[SLOW_INDEX + j] = v[SLOW_INDEX + lanes - 1]
+        place[j] = -1
+    return end

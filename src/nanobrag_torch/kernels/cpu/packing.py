@@ -1,0 +1,152 @@
+"""A scene as the compiled CPU kernel takes it: a few arrays of numbers, with the columns of cpu_layout."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanobrag_torch.kernels.cpu import layout as at
+from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.physics.lattice_factor import Profile
+
+Array = np.ndarray[Any, Any]
+
+NARROW_BOUND = 24.0
+"""Largest number of cells times reach of a group in hkl for which float32 differences are taken: 3e-6 of the image."""
+NARROW_CELLS = 40.0
+"""Largest number of cells N for which N d of a float32 distance d is precise enough far from reflections too."""
+BIAS_32, BIAS_64 = 1.2360679e-12, 1.2360679e-90
+"""A bias that changes no result, that no distance cancels, and whose cube is not yet zero."""
+_KEPT = threading.local()
+
+
+def pack(pixels: Tensor | None, scene: Scene, options: Options) -> at.Packed:
+    """Arrays for the compiled stages. A small image takes about as long, so the fewer operations the better."""
+    shape = _array(scene.shape)
+    cells = _effective_cells(shape, options)
+    dtype = computed_in(cells, options)
+    real = np.float32 if dtype == torch.float32 else np.float64
+    lattice = np.empty((scene.lattice.shape[0], at.LATTICE_COLUMNS))
+    lattice[:, : at.LATTICE_WEIGHT] = _array(scene.lattice).reshape(-1, 9)
+    lattice[:, : at.LATTICE_WEIGHT] *= at.SCALE
+    lattice[:, at.LATTICE_WEIGHT] = _array(scene.lattice_weights)
+    table = scene.structure_factors.detach().to(dtype).contiguous().reshape(-1).numpy()
+    size = scene.structure_factors.shape if table.size else (0, 0, 0)
+    bias = BIAS_32 if dtype == torch.float32 else BIAS_64
+    return at.Packed(
+        pixels=np.zeros(0, np.int64) if pixels is None else pixels.detach().to(torch.int64).contiguous().numpy(),
+        whole=_whole_numbers(scene, options),
+        numbers=_real_numbers(scene, options, dtype, cells),
+        panels=_panels(scene),
+        sources=_sources(scene),
+        lattice=lattice,
+        narrow=lattice.astype(real),
+        shape=np.array([*shape.ravel().tolist(), bias], real),
+        grid=np.array([*options.hkl_first, *size], np.float64),
+        table=table,
+        envelope=_envelope(lattice),
+    )
+
+
+def scratch(packed: at.Packed) -> at.Scratch:
+    """Arrays for this thread to work with, which keeps them; nothing in them outlives a call of compiled code."""
+    rows = _kept_rows(packed.narrow.dtype.char)
+    return rows._replace(where=np.zeros(len(packed.lattice), np.int32))
+
+
+def _kept_rows(kind: str) -> at.Scratch:
+    kept: at.Scratch | None = getattr(_KEPT, kind, None)
+    if kept is None:
+        v, w = np.zeros(at.WIDE_SIZE), np.zeros(at.NARROW_SIZE, kind)
+        v[at.RAMP : at.RAMP + at.LANES] = np.arange(at.LANES)
+        w[at.STEPS : at.STEPS + at.GROUP] = np.arange(at.GROUP) - at.GROUP // 2
+        places, place = np.zeros(at.INDEX_SIZE, np.int32), np.zeros(at.LANES, np.int32)
+        kept = at.Scratch(v=v, w=w, places=places, place=place, box=np.zeros(at.BOX_SIZE), where=place[:0])
+        setattr(_KEPT, kind, kept)
+    return kept
+
+
+def _array(tensor: Tensor) -> Array:
+    """Its numbers, to be copied from."""
+    return tensor.detach().numpy()
+
+
+def _whole_numbers(scene: Scene, options: Options) -> Array:
+    samples = options.oversample**2 * options.layers
+    has_table = scene.structure_factors.numel() > 0
+    # A factor that is computed once belongs to the only sample where there is but one: then it is "each".
+    alone = samples == 1 and scene.incident.shape[0] == 1 and options.dmin <= 0
+    last_capture = options.last_layer_capture and not options.oversample_thick and options.layers > 1
+    slow, fast = options.image_shape
+    found = {
+        at.SLOW_COUNT: slow,
+        at.FAST_COUNT: fast,
+        at.OVERSAMPLE: options.oversample,
+        at.LAYERS: options.layers,
+        at.PROFILE: options.profile,
+        at.POINT_PIXEL: options.point_pixel,
+        at.CURVED: options.curved,
+        at.HAS_TABLE: has_table,
+        at.CUBIC: options.interpolate and has_table,
+        at.EACH_OMEGA: options.oversample_omega or samples == 1,
+        at.EACH_POLAR: options.oversample_polar or alone,
+        at.SIMPLE: alone and not options.curved and float(scene.offset) == 0,
+        at.LAST_CAPTURE: last_capture,
+        at.EACH_CAPTURE: (options.oversample_thick or options.oversample == 1) and not last_capture,
+    }
+    return np.array([found[place] for place in range(at.INTEGERS)], np.int64)
+
+
+def computed_in(cells: Array, options: Options) -> torch.dtype:
+    """The image's type, but float64 for round crystals so large that float32 would lose the phase of their fringes."""
+    coarse = options.profile == Profile.SPHERE and bool((cells > NARROW_CELLS).any())
+    return torch.float64 if coarse else options.dtype
+
+
+def _effective_cells(shape: Array, options: Options) -> Array:
+    diagonal: Array = np.abs(shape.diagonal())
+    return diagonal if options.profile == Profile.GRATING else np.sqrt(diagonal)
+
+
+def _real_numbers(scene: Scene, options: Options, dtype: torch.dtype, cells: Array) -> Array:
+    single, grating = dtype == torch.float32, options.profile == Profile.GRATING
+    narrow = single and not (grating and bool((cells > NARROW_CELLS).any()))
+    numbers = np.empty(at.NUMBERS)
+    numbers[at.CELLS : at.CELLS + 3] = cells
+    numbers[at.NARROW_BOUND] = NARROW_BOUND if narrow else 0.0
+    numbers[at.PHASED] = single and grating
+    numbers[at.DEFAULT_F], numbers[at.OFFSET] = float(scene.default_F), float(scene.offset)
+    numbers[at.DMIN] = options.dmin * at.SCALE
+    numbers[at.CURVATURE : at.CURVATURE + 4] = _array(scene.curvature)
+    return numbers
+
+
+def _panels(scene: Scene) -> Array:
+    found, vectors = np.empty((scene.panels.shape[0], at.PANEL_COLUMNS)), _array(scene.panels)
+    found[:, : at.FAST_SIZE] = vectors.reshape(-1, 12)
+    found[:, at.FAST_SIZE : at.AREA] = _array(scene.pixel_size)
+    found[:, at.AREA] = found[:, at.FAST_SIZE] * found[:, at.SLOW_SIZE]
+    found[:, at.CLOSE] = (vectors[:, 0] * vectors[:, 3]).sum(1)
+    found[:, at.LAYER_STEP :] = _array(scene.sensor)
+    return found
+
+
+def _sources(scene: Scene) -> Array:
+    found = np.empty((scene.incident.shape[0], at.SOURCE_COLUMNS))
+    found[:, : at.INVERSE_LAMBDA] = _array(scene.incident)
+    found[:, at.INVERSE_LAMBDA] = 1 / (_array(scene.wavelengths) * at.SCALE)
+    found[:, at.SOURCE_WEIGHT] = _array(scene.source_weights)
+    found[:, at.POLARIZATION :] = _array(scene.polarization).reshape(-1, 9)
+    return found
+
+
+def _envelope(lattice: Array) -> Array:
+    """Middle and half range of the lattices' elements, and zeros."""
+    low, high, found = lattice.min(0), lattice.max(0), np.zeros((3, at.LATTICE_COLUMNS))
+    found[0] = (low + high) / 2
+    found[1] = (high - low) / 2
+    return found

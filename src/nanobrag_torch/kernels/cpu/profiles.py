@@ -1,0 +1,320 @@
+"""The squared lattice factor L^2 and its slopes for a block of pixels: stages of the compiled CPU kernel.
+
+The shape array holds the nine elements of the shape matrix and a bias that keeps divisions finite at d = 0.
+"""
+
+from __future__ import annotations
+
+from math import factorial
+from typing import Any
+
+import numpy as np
+
+from nanobrag_torch.kernels.cpu.geometry import LOG2_E
+from nanobrag_torch.kernels.cpu.intrinsics import FAST, ORDERED, horner, power_of_two, stage, vector_code
+from nanobrag_torch.kernels.cpu.layout import (
+    AMPLITUDE,
+    BEND,
+    BIAS,
+    BY_A,
+    BY_B,
+    BY_C,
+    DH,
+    DK,
+    DL,
+    FLOW,
+    PHASE_H,
+    PHASE_K,
+    PHASE_L,
+    SHAPE_SUM,
+    SQUARE,
+    SUM,
+    Array,
+)
+from nanobrag_torch.physics.lattice_factor import TOPHAT_LIMIT
+from nanobrag_torch.polynomials import POWER_32, POWER_64, SINE_32, SINE_64, SLOPE_32, SLOPE_64
+
+GRATING, SPHERE, GAUSS, TOPHAT = 0, 1, 2, 3  # physics.lattice_factor.Profile
+PI = 3.141592653589793
+
+# 3 (sin x - x cos x) / x^3 in powers of x^2, below one, and its derivative
+BALL_64 = tuple((-1) ** k * 6 * (k + 1) / factorial(2 * k + 3) for k in range(11))
+BALL_32 = BALL_64[:6]
+BALL_SLOPE_32 = tuple(k * c for k, c in enumerate(BALL_32))[1:]
+BALL_SLOPE_64 = tuple(k * c for k, c in enumerate(BALL_64))[1:]
+
+
+@stage(forceinline=True, fastmath=ORDERED)
+def _phase(d: Any, cells: Any) -> Any:
+    """N d less the nearest integer."""
+    a = cells * d
+    return a - np.rint(a)
+
+
+@stage(forceinline=True, fastmath=ORDERED)
+def _grating(h: Any, k: Any, l: Any, uh: Any, uk: Any, ul: Any) -> Any:
+    """prod sin(pi N d) / sin(pi d) for d = h, k, l, none of them zero, and u, N d less the nearest integer."""
+    top = uh * uk * ul * horner(uh * uh, SINE_32, SINE_64) * horner(uk * uk, SINE_32, SINE_64)
+    bottom = h * k * l * horner(h * h, SINE_32, SINE_64) * horner(k * k, SINE_32, SINE_64)
+    return top * horner(ul * ul, SINE_32, SINE_64) / (bottom * horner(l * l, SINE_32, SINE_64))
+
+
+@stage(forceinline=True, fastmath=ORDERED)
+def _phased(w: Array, j: int, cells: Any, bias: Any) -> Any:
+    """The same in lane j, from PHASE rows."""
+    uh, uk, ul = w[PHASE_H + j] + cells[0] * bias, w[PHASE_K + j] + cells[1] * bias, w[PHASE_L + j] + cells[2] * bias
+    return _grating(w[DH + j] + bias, w[DK + j] + bias, w[DL + j] + bias, uh, uk, ul)
+
+
+@stage(fastmath=ORDERED)
+def add_grating(w: Array, lanes: int, shape: Array, weight: Any, phased: bool) -> None:
+    """SUM += weight F^2 L^2; phased: N d is in PHASE rows.
+
+    A tiny bias on d makes d = 0 give N without a branch.
+    """
+    vector_code()
+    cells, bias = (shape[0], shape[4], shape[8]), shape[BIAS]
+    if phased:
+        for j in range(lanes):
+            value = w[AMPLITUDE + j] * _phased(w, j, cells, bias)
+            w[SUM + j] += weight * value * value
+    else:
+        for j in range(lanes):
+            h, k, l = w[DH + j] + bias, w[DK + j] + bias, w[DL + j] + bias
+            uh, uk, ul = _phase(h, cells[0]), _phase(k, cells[1]), _phase(l, cells[2])
+            value = w[AMPLITUDE + j] * _grating(h, k, l, uh, uk, ul)
+            w[SUM + j] += weight * value * value
+
+
+@stage(fastmath=ORDERED)
+def phases(w: Array, lanes: int, shape: Array) -> None:
+    """PHASE rows from the distances."""
+    vector_code()
+    na, nb, nc = shape[0], shape[4], shape[8]
+    for j in range(lanes):
+        w[PHASE_H + j], w[PHASE_K + j] = _phase(w[DH + j], na), _phase(w[DK + j], nb)
+        w[PHASE_L + j] = _phase(w[DL + j], nc)
+
+
+@stage(fastmath=ORDERED)
+def grating_squares(w: Array, lanes: int, shape: Array) -> None:
+    """SQUARE: L^2, from PHASE rows."""
+    vector_code()
+    cells, bias = (shape[0], shape[4], shape[8]), shape[BIAS]
+    for j in range(lanes):
+        value = _phased(w, j, cells, bias)
+        w[SQUARE + j] = value * value
+
+
+@stage(forceinline=True, fastmath=ORDERED)
+def _axis(d: Any, u: Any, cells: Any, bias: Any) -> Any:
+    """s(u) / pi and s(d) / pi for sin(pi x) = s(x), what the slope needs of both, and P(u) + E(u)."""
+    d += bias
+    a = cells * d
+    m = np.rint(a - u)
+    u += cells * bias
+    yu, yd = u * u, d * d
+    pu, pd = horner(yu, SINE_32, SINE_64), horner(yd, SINE_32, SINE_64)
+    eu, ed = yu * horner(yu, SLOPE_32, SLOPE_64), yd * horner(yd, SLOPE_32, SLOPE_64)
+    return u * pu, d * pd, pu * (m * pd - u * ed) + a * eu * pd, d * (pu + eu)
+
+
+@stage(fastmath=ORDERED)
+def grating_slopes(w: Array, lanes: int, shape: Array, weight: Any) -> None:
+    """SUM and SQUARE, and the slopes by hkl of FLOW weight F^2 L^2 in place of the distances; from PHASE rows.
+
+    With s(x) = sin(pi x), u = N d - m: (s(u) / s(d))' = (P(u) (m P(d) - u E(d)) + N d E(u) P(d)) / (d P(d))^2, where
+    s(x) = x P and E = 2 x^2 P'. Nothing large cancels at small d, where m = 0.
+    """
+    vector_code()
+    na, nb, nc, bias = shape[0], shape[4], shape[8], shape[BIAS]
+    one, two = w.dtype.type(1), w.dtype.type(2)
+    for j in range(lanes):
+        th, bh, xh, _h = _axis(w[DH + j], w[PHASE_H + j], na, bias)
+        tk, bk, xk, _k = _axis(w[DK + j], w[PHASE_K + j], nb, bias)
+        tl, bl, xl, _l = _axis(w[DL + j], w[PHASE_L + j], nc, bias)
+        bottom_hk, bottom_kl, bottom_hl = bh * bk, bk * bl, bh * bl
+        r = one / (bottom_hk * bl)
+        top_hk, top_kl, top_hl = th * tk, tk * tl, th * tl
+        product = top_hk * tl * r
+        square = product * product
+        term = weight * (w[AMPLITUDE + j] * w[AMPLITUDE + j])
+        w[SUM + j] += term * square
+        w[SQUARE + j] = square
+        common = two * w[FLOW + j] * term * product
+        w[DH + j] = common * (r * bottom_kl * xh) * (r * top_kl)
+        w[DK + j] = common * (r * bottom_hl * xk) * (r * top_hl)
+        w[DL + j] = common * (r * bottom_hk * xl) * (r * top_hk)
+
+
+@stage(fastmath=ORDERED)
+def grating_cells(w: Array, lanes: int, shape: Array, weight: Any) -> None:
+    """BY_A, BY_B, BY_C: half the gradient by the numbers of cells; before slopes take the place of the distances."""
+    vector_code()
+    na, nb, nc, bias = shape[0], shape[4], shape[8], shape[BIAS]
+    one = w.dtype.type(1)
+    for j in range(lanes):
+        th, bh, _xh, nh = _axis(w[DH + j], w[PHASE_H + j], na, bias)
+        tk, bk, _xk, nk = _axis(w[DK + j], w[PHASE_K + j], nb, bias)
+        tl, bl, _xl, nl = _axis(w[DL + j], w[PHASE_L + j], nc, bias)
+        r = one / (bh * bk * bl)
+        flow = w[FLOW + j] * weight * (w[AMPLITUDE + j] * w[AMPLITUDE + j])
+        common = flow * (th * tk * tl * r)
+        w[BY_A + j] = common * (tk * tl * r * nh)
+        w[BY_B + j] = common * (th * tl * r * nk)
+        w[BY_C + j] = common * (th * tk * r * nl)
+
+
+@stage(fastmath=FAST)
+def add_cells(w: Array, lanes: int, single: Array) -> None:
+    """Sum BY_A, BY_B, BY_C up."""
+    vector_code()
+    by_a = by_b = by_c = w.dtype.type(0)
+    for j in range(lanes):
+        by_a += w[BY_A + j]
+        by_b += w[BY_B + j]
+        by_c += w[BY_C + j]
+    single[SHAPE_SUM] += 2.0 * by_a
+    single[SHAPE_SUM + 4] += 2.0 * by_b
+    single[SHAPE_SUM + 8] += 2.0 * by_c
+
+
+@stage(forceinline=True, fastmath=FAST)
+def _form(w: Array, j: int, shape: Array) -> Any:
+    h, k, l = w[DH + j], w[DK + j], w[DL + j]
+    cross = (shape[1] + shape[3]) * (h * k) + (shape[2] + shape[6]) * (h * l) + (shape[5] + shape[7]) * (k * l)
+    return shape[0] * (h * h) + shape[4] * (k * k) + shape[8] * (l * l) + cross
+
+
+@stage(fastmath=FAST)
+def form_squares(w: Array, lanes: int, shape: Array, profile: int) -> None:
+    """SQUARE: L^2 as a function of x = d Q d, and BEND: its derivative by x."""
+    vector_code()
+    one, zero, two = w.dtype.type(1), w.dtype.type(0), w.dtype.type(2)
+    if profile == TOPHAT:
+        limit = w.dtype.type(TOPHAT_LIMIT)
+        for j in range(lanes):
+            w[SQUARE + j] = one if _form(w, j, shape) < limit else zero
+            w[BEND + j] = zero
+    elif profile == GAUSS:
+        rate, least = w.dtype.type(-2 * LOG2_E), w.dtype.type(-126)
+        for j in range(lanes):
+            t = max(rate * _form(w, j, shape), least)
+            n = np.rint(t)
+            value = horner(t - n, POWER_32, POWER_64) * power_of_two(n)
+            w[SQUARE + j] = value
+            w[BEND + j] = -two * value
+    else:
+        for j in range(lanes):
+            w[SQUARE + j] = _form(w, j, shape)
+        _balls(w, lanes)
+
+
+@stage(fastmath=FAST)
+def _balls(w: Array, lanes: int) -> None:
+    """x in SQUARE -> s^2 there and its derivative in BEND, s = 3 (sin t - t cos t) / t^3 of t = pi sqrt(x)."""
+    vector_code()
+    one, two, three, pi = w.dtype.type(1), w.dtype.type(2), w.dtype.type(3), w.dtype.type(PI)
+    inverse_pi = w.dtype.type(1 / PI)
+    for j in range(lanes):
+        t2 = w[SQUARE + j] * pi * pi
+        root = np.sqrt(max(w[SQUARE + j], one / (pi * pi)))
+        u = root - np.rint(root)
+        p = horner(u * u, SINE_32, SINE_64)
+        sine, cosine = u * p / (pi * root), (p + u * u * horner(u * u, SLOPE_32, SLOPE_64)) * inverse_pi
+        away = three * (sine - cosine) / max(t2, one)
+        away_slope = three / two * (sine - away) / max(t2, one)
+        y = min(t2, one)
+        near = t2 < one
+        s = horner(y, BALL_32, BALL_64) if near else away
+        slope = horner(y, BALL_SLOPE_32, BALL_SLOPE_64) if near else away_slope
+        w[SQUARE + j] = s * s
+        w[BEND + j] = two * s * slope * pi * pi
+
+
+@stage(fastmath=FAST)
+def add_squares(w: Array, lanes: int, weight: Any) -> None:
+    """SUM += weight F^2 SQUARE."""
+    vector_code()
+    for j in range(lanes):
+        w[SUM + j] += weight * w[AMPLITUDE + j] * w[AMPLITUDE + j] * w[SQUARE + j]
+
+
+@stage(fastmath=FAST)
+def form_slopes(w: Array, lanes: int, shape: Array, weight: Any) -> None:
+    """Slopes by hkl of FLOW weight F^2 L^2 in place of the distances."""
+    vector_code()
+    hk, hl, kl = shape[1] + shape[3], shape[2] + shape[6], shape[5] + shape[7]
+    hh, kk, ll = shape[0] + shape[0], shape[4] + shape[4], shape[8] + shape[8]
+    for j in range(lanes):
+        h, k, l = w[DH + j], w[DK + j], w[DL + j]
+        common = w[FLOW + j] * weight * (w[AMPLITUDE + j] * w[AMPLITUDE + j]) * w[BEND + j]
+        w[DH + j] = common * (hh * h + hk * k + hl * l)
+        w[DK + j] = common * (hk * h + kk * k + kl * l)
+        w[DL + j] = common * (hl * h + kl * k + ll * l)
+
+
+@stage(fastmath=FAST)
+def form_matrix(w: Array, lanes: int, weight: Any, single: Array) -> None:
+    """Add the gradient by the matrix of the quadratic form; before the slopes take the place of the distances."""
+    vector_code()
+    hh = hk = hl = kk = kl = ll = w.dtype.type(0)
+    for j in range(lanes):
+        h, k, l = w[DH + j], w[DK + j], w[DL + j]
+        common = w[FLOW + j] * weight * (w[AMPLITUDE + j] * w[AMPLITUDE + j]) * w[BEND + j]
+        ch, ck, cl = common * h, common * k, common * l
+        hh += ch * h
+        hk += ch * k
+        hl += ch * l
+        kk += ck * k
+        kl += ck * l
+        ll += cl * l
+    sums = (hh, hk, hl, hk, kk, kl, hl, kl, ll)
+    for i in range(9):
+        single[SHAPE_SUM + i] += sums[i]
+
+
+@stage(inline="always")
+def add_values(w: Array, lanes: int, shape: Array, profile: int, weight: Any, phased: bool) -> None:
+    """SUM += weight F^2 L^2; phased: PHASE rows are set."""
+    if profile == GRATING:
+        add_grating(w, lanes, shape, weight, phased)
+    else:
+        form_squares(w, lanes, shape, profile)
+        add_squares(w, lanes, weight)
+
+
+@stage()
+def add_values_and_squares(
+    w: Array, lanes: int, shape: Array, profile: int, weight: Any, phased: bool, want_shape: int, single: Array
+) -> None:
+    """SUM += weight F^2 L^2, with SQUARE, and the gradient by the shape matrix if wanted."""
+    if profile == GRATING:
+        if not phased:
+            phases(w, lanes, shape)
+        grating_squares(w, lanes, shape)
+        if want_shape:
+            grating_cells(w, lanes, shape, weight)
+            add_cells(w, lanes, single)
+    else:
+        form_squares(w, lanes, shape, profile)
+        if want_shape:
+            form_matrix(w, lanes, weight, single)
+    add_squares(w, lanes, weight)
+
+
+@stage()
+def add_values_and_slopes(
+    w: Array, lanes: int, shape: Array, profile: int, weight: Any, phased: bool, want_shape: int, single: Array
+) -> None:
+    """The same, with the slopes by hkl in place of the distances."""
+    if profile != GRATING:
+        add_values_and_squares(w, lanes, shape, profile, weight, phased, want_shape, single)
+        form_slopes(w, lanes, shape, weight)
+        return
+    if not phased:
+        phases(w, lanes, shape)
+    if want_shape:
+        grating_cells(w, lanes, shape, weight)
+        add_cells(w, lanes, single)
+    grating_slopes(w, lanes, shape, weight)

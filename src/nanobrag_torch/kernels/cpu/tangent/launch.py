@@ -1,0 +1,74 @@
+"""Jacobian-vector products of the fused CPU kernel: slopes of pixels along many directions of the scene in one pass.
+
+Memory is O(directions x block) beside the result. All that the fused kernel renders has slopes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanobrag_torch.kernels.cpu import layout as at
+from nanobrag_torch.kernels.cpu.launch import (
+    PIECES_PER_THREAD,
+    Piece,
+    _deal,
+    _pieces,
+    finite,
+    pixel_count,
+    thread_count,
+)
+from nanobrag_torch.kernels.cpu.packing import pack, scratch
+from nanobrag_torch.kernels.cpu.tangent.blocks import push
+from nanobrag_torch.kernels.cpu.tangent.layout import LOOSE, WIDE_TANGENTS, Ways
+from nanobrag_torch.kernels.cpu.tangent.packing import pack_directions, tally
+from nanobrag_torch.kernels.problem import Options, Scene
+
+
+def tangents(pixels: Tensor | None, scene: Scene, directions: Sequence[Tensor], options: Options) -> Tensor:
+    """Slopes [T, n] of the pixels [n], or of all in order, in options.dtype; NaN along directions that are not finite.
+
+    directions: for each tensor of the scene, in order, a stack [T, *shape], or an empty tensor where it stands still.
+    A nearest-hkl table has no slope in hkl: F is constant between the half-integers.
+    """
+    count, directed = pixel_count(pixels, scene, options), max(direction.shape[0] for direction in directions)
+    out = torch.zeros((directed, count), dtype=options.dtype)
+    packed, slopes, threads = pack(pixels, scene, options), out.numpy(), thread_count(options)
+    if not finite(packed):
+        return out.fill_(torch.nan)
+    known = torch.stack([_finite_ones(direction, directed) for direction in directions]).all(0)
+    followed = [_without(direction, known) for direction in directions]
+    ways = pack_directions(scene, followed, options, packed.narrow.dtype)
+
+    def work(piece: Piece, room: at.Scratch) -> None:
+        push(slopes, *piece, packed, room, ways, tally(directed))
+
+    _deal(work, _pieces(count, threads * PIECES_PER_THREAD, at.CHUNK), threads, partial(_room, packed, ways), None)
+    out[~known] = torch.nan
+    return out
+
+
+def _finite_ones(direction: Tensor, count: int) -> Tensor:
+    """Which directions [T] are finite in one tensor."""
+    if direction.numel() == 0:
+        return torch.ones(count, dtype=torch.bool)
+    return torch.isfinite(direction).reshape(count, -1).all(1)
+
+
+def _without(direction: Tensor, known: Tensor) -> Tensor:
+    """The directions, zero where they are not to be followed."""
+    if direction.numel() == 0 or bool(known.all()):
+        return direction
+    return torch.where(known.reshape(-1, *[1] * (direction.dim() - 1)), direction, torch.zeros_like(direction))
+
+
+def _room(packed: at.Packed, ways: Ways) -> at.Scratch:
+    """The scratch of cpu_packing with the rows of cpu_tangent_layout behind it."""
+    plain = scratch(packed)
+    v, w = np.zeros(WIDE_TANGENTS), np.zeros(LOOSE + ways.owner.size * at.ROW, plain.w.dtype)
+    v[: plain.v.size] = plain.v
+    return plain._replace(v=v, w=w)

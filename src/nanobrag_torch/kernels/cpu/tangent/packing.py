@@ -1,0 +1,167 @@
+"""Directions of a scene as the compiled CPU kernel takes them: columns that match the rows of cpu_tangent_layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanobrag_torch.kernels.cpu import layout as at
+from nanobrag_torch.kernels.cpu.tangent import layout as rows
+from nanobrag_torch.kernels.problem import Options, Scene
+
+EXACT = 1e-13
+"""Largest share of a direction of the lattices that may be rounding when one matrix stands for all of them."""
+
+
+def pack_directions(scene: Scene, directions: Sequence[Tensor], options: Options, real: np.dtype[Any]) -> rows.Ways:
+    """Arrays for the compiled stages, which compute in `real`, from stacks [T, *shape], empty for what stands still."""
+    fixed = Scene(*(tensor.detach().double() for tensor in scene.tensors()))
+    moving = _filled(scene, directions)
+    common, lattice, moves_one_by_one = _lattices(fixed, moving)
+    tables, moves_table = _tables(scene, moving, real)
+    panels, sources, polarizations = _panels(fixed, moving, options), _sources(fixed, moving), _polarizations(moving)
+    shared = _common(moving, common)
+    loose = np.concatenate([np.flatnonzero(moves_one_by_one), np.flatnonzero(moves_table)])
+    return rows.Ways(
+        moves=_moves(scene, panels, sources, polarizations, shared, lattice),
+        panels=panels,
+        sources=sources,
+        polarizations=polarizations,
+        common=shared,
+        lattice=np.ascontiguousarray(lattice.astype(real)),
+        tables=tables,
+        owner=loose.astype(np.int64),
+    )
+
+
+def tally(count: int) -> rows.Tally:
+    """Room for the slopes of one block along `count` directions."""
+    return rows.Tally(
+        np.zeros(count * at.ROW),
+        np.zeros(at.SOURCE_COLUMNS),
+        np.zeros(at.PANEL_COLUMNS),
+        np.zeros(at.SINGLE_COLUMNS),
+    )
+
+
+def _filled(scene: Scene, directions: Sequence[Tensor]) -> Scene:
+    """Every direction [T, *shape] in float64, zeros for tensors that stand still; the table is left as it is."""
+    count = max(direction.shape[0] for direction in directions)
+    found = []
+    for field, tensor, direction in zip(fields(Scene), scene.tensors(), directions, strict=True):
+        if field.name == "structure_factors":
+            found.append(direction.detach())
+            continue
+        still = direction.numel() == 0
+        found.append(torch.zeros((count, *tensor.shape), dtype=torch.float64) if still else direction.detach().double())
+    return Scene(*found)
+
+
+def _padded(columns: Sequence[Tensor], fours: int) -> at.Array:
+    """Columns [..., n] side by side, filled up with zeros."""
+    joined = torch.cat(tuple(columns), -1)
+    lacking = 4 * fours - joined.shape[-1]
+    return torch.nn.functional.pad(joined, (0, lacking)).contiguous().numpy()
+
+
+def _panels(scene: Scene, moving: Scene, options: Options) -> at.Array:
+    """[P, L, T, columns]."""
+    origin, fast, slow, normal = scene.panels.unbind(1)  # [P, 3]
+    d_origin, d_fast, d_slow, d_normal = moving.panels.unbind(2)  # [T, P, 3]
+    size, d_size = scene.pixel_size[..., None], moving.pixel_size[..., None]
+    step, attenuation = scene.sensor[:, :1], scene.sensor[:, 1:]
+    d_step, d_attenuation = moving.sensor[..., :1], moving.sensor[..., 1:]
+    absorbs = (step > 0).double()
+    area, close = size[:, 0] * size[:, 1], (origin * normal).sum(-1, keepdim=True)
+    d_area = d_size[:, :, 0] * size[:, 1] + size[:, 0] * d_size[:, :, 1]
+    d_close = (d_origin * normal + origin * d_normal).sum(-1, keepdim=True)
+    of_solid_angle = (d_area * close + area * d_close) * (0.0 if options.point_pixel else 1.0)
+    layer = torch.arange(options.layers, dtype=torch.float64)[:, None, None, None]
+    by_position = d_origin + layer * (d_step * normal + step * d_normal)  # [L, T, P, 3]
+    others = (
+        d_fast * size[:, 0] + fast * d_size[:, :, 0],
+        d_slow * size[:, 1] + slow * d_size[:, :, 1],
+        d_normal * absorbs,
+        of_solid_angle,
+        (d_step * attenuation + step * d_attenuation) * absorbs,
+        torch.zeros_like(d_step).expand(-1, -1, 2),
+        d_fast,
+        d_slow,
+        moving.curvature[:, None].expand(-1, len(origin), -1),
+    )
+    columns = [by_position, *(other.expand(options.layers, *other.shape) for other in others)]
+    return _padded([column.permute(2, 0, 1, 3) for column in columns], rows.BENT_FOURS)
+
+
+def _sources(scene: Scene, moving: Scene) -> at.Array:
+    """[S, T, columns]."""
+    inverse = 1 / (scene.wavelengths * at.SCALE)
+    by_lambda = -moving.wavelengths / scene.wavelengths
+    columns = [-moving.incident * inverse[:, None], by_lambda[..., None], moving.source_weights[..., None]]
+    return _padded([column.transpose(0, 1) for column in columns], rows.SOURCE_FOURS)
+
+
+def _polarizations(moving: Scene) -> at.Array:
+    """[S, T, columns]."""
+    return _padded([_symmetric(moving.polarization).transpose(0, 1) / 2], rows.POLAR_FOURS)
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    """What multiplies xx, xy, xz, yy, yz, zz in a quadratic form: [..., 3, 3] -> [..., 6]."""
+    both = matrix + matrix.transpose(-1, -2)
+    (xx, xy, xz), (_, yy, yz), (_, _, zz) = (row.unbind(-1) for row in both.unbind(-2))
+    return torch.stack([xx / 2, xy, xz, yy / 2, yz, zz / 2], -1)
+
+
+def _common(moving: Scene, lattice: Tensor) -> at.Array:
+    """[T, columns]."""
+    columns = [lattice.flatten(1), _symmetric(moving.shape), moving.default_F[:, None], moving.offset[:, None]]
+    return _padded(columns, rows.COMMON_FOURS)
+
+
+def _lattices(scene: Scene, moving: Scene) -> tuple[Tensor, at.Array, at.Array]:
+    """Directions as one matrix B [T, 3, 3] where they are B times the lattices, else one by one [K, G, 10]; which [T].
+
+    Cell and setting matrix stand on the left of phi and mosaic rotations, so that slopes along any number of them cost
+    as much as along one.
+    """
+    inverse, failed = torch.linalg.inv_ex(scene.lattice)
+    left = (moving.lattice @ inverse).mean(1)  # [T, 3, 3]
+    rest = (moving.lattice - left[:, None] @ scene.lattice).abs().flatten(1).amax(1)
+    share = not bool(failed.any()) and bool(torch.isfinite(inverse).all())
+    alike = (rest <= EXACT * moving.lattice.abs().flatten(1).amax(1)) & share
+    left = torch.where(alike[:, None, None], left, torch.zeros_like(left))
+    single = torch.where(alike[:, None, None, None], torch.zeros_like(moving.lattice), moving.lattice)
+    columns = torch.cat([single.flatten(2) * at.SCALE, moving.lattice_weights[..., None]], -1)  # [T, K, 10]
+    which = columns.abs().flatten(1).amax(1) > 0
+    return left, columns[which].transpose(0, 1).contiguous().numpy(), which.numpy()
+
+
+def _tables(scene: Scene, moving: Scene, real: np.dtype[Any]) -> tuple[at.Array, at.Array]:
+    """Directions [H, elements] of the structure factors, and which directions they are."""
+    table, size = moving.structure_factors, scene.structure_factors.numel()
+    if table.numel() == 0:
+        return np.zeros((0, size), real), np.zeros(0, bool)
+    flat = table.reshape(table.shape[0], -1)
+    which = flat.abs().amax(1) > 0
+    return np.ascontiguousarray(flat[which].numpy().astype(real)), which.numpy()
+
+
+def _moves(
+    scene: Scene, panels: at.Array, sources: at.Array, polarizations: at.Array, common: at.Array, lattice: at.Array
+) -> at.Array:
+    moves = np.zeros(rows.MOVES, np.int64)
+    moves[rows.GEOMETRY] = panels.any()
+    moves[rows.SOURCES], moves[rows.POLARIZATIONS] = sources.any(), polarizations.any()
+    moves[rows.SCATTERING] = panels.any() or sources[..., : rows.BY_WEIGHT].any()
+    moves[rows.LATTICES] = common[:, : rows.BY_SHAPE].any()
+    moves[rows.SHAPES] = common[:, rows.BY_SHAPE : rows.BY_DEFAULT].any()
+    moves[rows.DEFAULTS], moves[rows.OFFSETS] = common[:, rows.BY_DEFAULT].any(), common[:, rows.BY_OFFSET].any()
+    moves[rows.FACTORS] = panels.any() or polarizations.any() or moves[rows.OFFSETS]
+    moves[rows.SLOPES] = moves[rows.SCATTERING] or moves[rows.LATTICES] or lattice[..., :9].any()
+    return moves

@@ -1,0 +1,152 @@
+"""The value of pixels: the loops over layers, sub-pixels, sources and lattices of the compiled CPU kernel."""
+
+from __future__ import annotations
+
+from nanobrag_torch.kernels.cpu.blocks import next_block
+from nanobrag_torch.kernels.cpu.geometry import (
+    aim,
+    captures,
+    factors,
+    offsets,
+    polarizations,
+    scatter,
+    solid_angles,
+)
+from nanobrag_torch.kernels.cpu.intrinsics import entry, stage, take
+from nanobrag_torch.kernels.cpu.lattice import survey
+from nanobrag_torch.kernels.cpu.layout import (
+    BOUND,
+    CAPTURE,
+    CHUNK,
+    DMIN,
+    EACH_CAPTURE,
+    EACH_OMEGA,
+    EACH_POLAR,
+    GROUPED,
+    HAS_TABLE,
+    KNOWN,
+    LAST_CAPTURE,
+    LAYERS,
+    NARROW_BOUND,
+    OFFSET,
+    OMEGA,
+    OVERSAMPLE,
+    POINT_PIXEL,
+    POLAR,
+    SEEN,
+    TOTAL,
+    Array,
+    Packed,
+    Scratch,
+)
+from nanobrag_torch.kernels.cpu.near import add_run
+from nanobrag_torch.kernels.cpu.sum import add_lattices
+
+
+@entry()
+def value(out: Array, taken: Array, most: int, scene: Packed, scratch: Scratch) -> bool:
+    """Values of at most so many chunks of pixels that no thread has taken yet, into out; whether some may be left."""
+    for _ in range(most):
+        first = take(taken) * CHUNK
+        last = min(first + CHUNK, out.size)
+        if first >= last:
+            return False
+        while first < last:
+            used = add_run(out, scratch, scene, first, last)
+            if used == 0:
+                used, lanes, panel = next_block(scratch, scene, first, last)
+                add_block(scratch, scene, lanes, scene.panels[panel])
+                store(out, scratch, lanes)
+            first += used
+    return True
+
+
+@stage()
+def store(out: Array, scratch: Scratch, lanes: int) -> None:
+    """TOTAL to its places."""
+    first = scratch.place[0]
+    if scratch.place[lanes - 1] == first + lanes - 1:
+        target = out[first : first + lanes]
+        for j in range(lanes):
+            target[j] = scratch.v[TOTAL + j]
+        return
+    for j in range(lanes):
+        if scratch.place[j] >= 0:
+            out[scratch.place[j]] = scratch.v[TOTAL + j]
+
+
+@stage(inline="always")
+def add_block(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> None:
+    """TOTAL of one block."""
+    v, whole = scratch.v, scene.whole
+    begin(v, lanes, panel, scene)
+    for layer in range(whole[LAYERS]):
+        for sub in range(whole[OVERSAMPLE] * whole[OVERSAMPLE]):
+            sample(v, lanes, panel, layer, sub, scene)
+            for s in range(scene.sources.shape[0]):
+                if look_at_source(scratch, scene, lanes, s, layer + sub + s == 0):
+                    add_lattices(scratch, scene, lanes)
+    if scene.numbers[OFFSET] != 0:
+        once(v, lanes, panel, scene)
+        for j in range(lanes):
+            v[TOTAL + j] += scene.numbers[OFFSET] * v[OMEGA + j] * v[CAPTURE + j] * v[POLAR + j]
+
+
+@stage()
+def begin(v: Array, lanes: int, panel: Array, scene: Packed) -> None:
+    """Clear what a block sums up; capture of the last layer where it stands for all."""
+    for j in range(lanes):
+        v[TOTAL + j] = 0.0
+        v[SEEN + j] = 1.0
+    if not scene.whole[EACH_POLAR]:
+        for j in range(lanes):
+            v[POLAR + j] = v[KNOWN + j] = 0.0
+    if scene.whole[LAST_CAPTURE]:
+        last, first = scene.whole[LAYERS] - 1, scene.whole[LAYERS] * 0
+        aim(v, lanes, panel, last, first, scene.whole, scene.numbers)
+        captures(v, lanes, panel, last)
+
+
+@stage()
+def sample(v: Array, lanes: int, panel: Array, layer: int, sub: int, scene: Packed) -> None:
+    """Unit vectors of one sub-pixel in one layer, and the factors that are its own."""
+    whole = scene.whole
+    aim(v, lanes, panel, layer, sub, whole, scene.numbers)
+    if whole[EACH_OMEGA] or layer + sub == 0:
+        solid_angles(v, lanes, panel, whole[POINT_PIXEL])
+    if not whole[LAST_CAPTURE] and (whole[EACH_CAPTURE] or sub == 0):
+        captures(v, lanes, panel, layer)
+
+
+@stage()
+def look_at_source(scratch: Scratch, scene: Packed, lanes: int, s: int, very_first: bool) -> bool:
+    """Scattering vectors and factors of one source, and how to treat the block; whether any lane sees the source."""
+    v, whole, source = scratch.v, scene.whole, scene.sources[s]
+    scatter(v, lanes, source, scene.numbers[DMIN])
+    if whole[EACH_POLAR] or scene.numbers[DMIN] > 0 or very_first:
+        polarizations(v, lanes, source, whole[EACH_POLAR])
+    if not factors(v, lanes, source, whole[OVERSAMPLE] * whole[OVERSAMPLE]):
+        return False
+    _survey(scratch, scene, lanes)
+    return True
+
+
+@stage(inline="always")
+def _survey(scratch: Scratch, scene: Packed, lanes: int) -> None:
+    """Differences from the anchors, and how to treat the block."""
+    scratch.box[BOUND] = scene.numbers[NARROW_BOUND] if scratch.box[GROUPED] > 0 else -1.0
+    offsets(scratch.v, scratch.w, lanes, scratch.box, scene.whole[HAS_TABLE])
+    survey(scratch, scene, lanes)
+
+
+@stage()
+def once(v: Array, lanes: int, panel: Array, scene: Packed) -> None:
+    """The factors of what is added once a pixel: the first ones, but of the last layer the capture."""
+    whole = scene.whole
+    last, first = whole[LAYERS] - 1, whole[LAYERS] * 0
+    aim(v, lanes, panel, last, first, whole, scene.numbers)
+    captures(v, lanes, panel, last)
+    aim(v, lanes, panel, first, first, whole, scene.numbers)
+    solid_angles(v, lanes, panel, whole[POINT_PIXEL])
+    if whole[EACH_POLAR]:
+        polarizations(v, lanes, scene.sources[0], whole[EACH_POLAR])

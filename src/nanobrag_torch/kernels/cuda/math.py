@@ -1,0 +1,136 @@
+"""Building blocks of the Triton kernels: polynomials, three-vectors as tuples, sums over the lanes of a program."""
+
+from __future__ import annotations
+
+from math import factorial, pi
+from typing import Any
+
+import triton.language as tl
+
+from nanobrag_torch.kernels.cuda.jit import jit
+from nanobrag_torch.polynomials import SINE_32, SINE_64, SLOPE_32, SLOPE_64
+
+_BALL = tuple((-1) ** k * 6 * (k + 1) / factorial(2 * k + 3) for k in range(11))
+_BALL_SLOPE = tuple(k * c for k, c in enumerate(_BALL))[1:]
+
+SINE_COARSE, SINE_FINE = tl.constexpr(SINE_32), tl.constexpr(SINE_64)
+SLOPE_COARSE, SLOPE_FINE = tl.constexpr(SLOPE_32), tl.constexpr(SLOPE_64)
+COSINES = tl.constexpr(tuple((-1) ** k / factorial(2 * k) for k in range(9)))  # to 2e-18 up to pi / 4
+SINES = tl.constexpr(tuple((-1) ** k / factorial(2 * k + 1) for k in range(9)))
+HALFWAY = tl.constexpr(6755399441055744.0)
+"""1.5 * 2^52: added and taken away again, it rounds a float64 to an integer."""
+PER_QUARTER, QUARTER, QUARTER_REST = tl.constexpr(2 / pi), tl.constexpr(pi / 2), tl.constexpr(6.123233995736766e-17)
+BALL_COARSE, BALL_FINE = tl.constexpr(_BALL[:6]), tl.constexpr(_BALL)
+BALL_SLOPE_COARSE, BALL_SLOPE_FINE = tl.constexpr(_BALL_SLOPE[:6]), tl.constexpr(_BALL_SLOPE)
+COUNTS = tl.constexpr((len(SINE_32), len(SINE_64), len(SLOPE_32), len(SLOPE_64), 6, 11, 6, 10))
+
+
+@jit
+def horner(y: tl.tensor, coefficients: tl.constexpr, count: tl.constexpr) -> Any:
+    """The polynomial with `count` coefficients, lowest first, at y."""
+    total = tl.full(y.shape, coefficients[count - 1], y.dtype)
+    for i in tl.static_range(1, count):
+        total = total * y + coefficients[count - 1 - i]
+    return total
+
+
+@jit
+def sine(y: tl.tensor) -> Any:
+    """P(y) of sin(pi x) = x P(x^2), |x| <= 1/2."""
+    return horner(y, SINE_FINE, COUNTS[1]) if y.dtype == tl.float64 else horner(y, SINE_COARSE, COUNTS[0])
+
+
+@jit
+def sine_slope(y: tl.tensor) -> Any:
+    """2 P'(y): pi cos(pi x) = P(x^2) + x^2 times this."""
+    return horner(y, SLOPE_FINE, COUNTS[3]) if y.dtype == tl.float64 else horner(y, SLOPE_COARSE, COUNTS[2])
+
+
+@jit
+def ball(y: tl.tensor) -> Any:
+    """3 (sin x - x cos x) / x^3 in powers of y = x^2 below one."""
+    return horner(y, BALL_FINE, COUNTS[5]) if y.dtype == tl.float64 else horner(y, BALL_COARSE, COUNTS[4])
+
+
+@jit
+def ball_slope(y: tl.tensor) -> Any:
+    """Its derivative by y."""
+    return horner(y, BALL_SLOPE_FINE, COUNTS[7]) if y.dtype == tl.float64 else horner(y, BALL_SLOPE_COARSE, COUNTS[6])
+
+
+@jit
+def cosine_and_sine(x: tl.tensor) -> Any:
+    """Cosine and sine of float64 angles of a few turns; those of the compiler keep a stack for angles of 1e5 turns."""
+    turns = (x * PER_QUARTER + HALFWAY) - HALFWAY
+    rest = (x - turns * QUARTER) - turns * QUARTER_REST
+    square = rest * rest
+    c, s = horner(square, COSINES, 9), rest * horner(square, SINES, 9)
+    quarter = turns.to(tl.int32)
+    across = (quarter & 1) != 0
+    cosine, sine = tl.where(across, s, c), tl.where(across, c, s)
+    return tl.where(((quarter + 1) & 2) != 0, -cosine, cosine), tl.where((quarter & 2) != 0, -sine, sine)
+
+
+@jit
+def dot(a: tl.tensor, b: tl.tensor) -> Any:
+    """Scalar product of two vectors."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+@jit
+def cross(a: tl.tensor, b: tl.tensor) -> Any:
+    """Vector product."""
+    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
+
+
+@jit
+def axpy(a: tl.tensor, x: tl.tensor, y: tl.tensor) -> Any:
+    """a x + y of a number and two vectors."""
+    return a * x[0] + y[0], a * x[1] + y[1], a * x[2] + y[2]
+
+
+@jit
+def scaled(a: tl.tensor, x: tl.tensor) -> Any:
+    """a x."""
+    return a * x[0], a * x[1], a * x[2]
+
+
+@jit
+def cast(x: tl.tensor, kind: tl.constexpr) -> Any:
+    """A vector in another type."""
+    return x[0].to(kind), x[1].to(kind), x[2].to(kind)
+
+
+@jit
+def total(x: tl.tensor) -> Any:
+    """Sum over all lanes [group, lanes] -> []; within threads first."""
+    return tl.reduce(tl.reduce(x, 0, tl.standard._sum_combine), 0, tl.standard._sum_combine)
+
+
+@jit
+def largest(x: tl.tensor) -> Any:
+    """Maximum over all lanes [group, lanes] -> []."""
+    return tl.reduce(tl.reduce(x, 0, tl.standard._elementwise_max), 0, tl.standard._elementwise_max)
+
+
+@jit
+def load3(pointer: tl.tensor) -> Any:
+    """Three numbers in a row of memory."""
+    return tl.load(pointer), tl.load(pointer + 1), tl.load(pointer + 2)
+
+
+@jit
+def load9(pointer: tl.tensor) -> Any:
+    """Nine numbers in a row of memory."""
+    a, b, c = load3(pointer), load3(pointer + 3), load3(pointer + 6)
+    return a[0], a[1], a[2], b[0], b[1], b[2], c[0], c[1], c[2]
+
+
+@jit
+def add_row(pointer: tl.tensor, sums: tl.tensor, count: tl.constexpr) -> None:
+    """Add up to 16 numbers to a row that belongs to this program: a plain load and store, no atomics."""
+    column = tl.arange(0, 16)
+    row = tl.load(pointer + column)
+    for i in tl.static_range(count):
+        row += tl.where(column == i, sums[i], 0.0)
+    tl.store(pointer + column, row)

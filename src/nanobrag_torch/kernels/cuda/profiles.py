@@ -1,0 +1,141 @@
+"""The squared lattice factor L^2 and its slopes, for distances to the nearest integers: Triton device functions.
+
+`cells` is a tuple: the shape (N, or the diagonal of Q and the sums of its mirrored elements), then the least |d| along
+each axis, a millionth of a spot's width, which keeps divisions finite at d = 0 and products within float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton.language as tl
+
+from nanobrag_torch.kernels.cuda.jit import jit
+from nanobrag_torch.kernels.cuda.math import ball, ball_slope, sine, sine_slope
+
+GRATING, SPHERE, GAUSS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+LEAST, LEAST_FINE = tl.constexpr(1e-6), tl.constexpr(1e-14)
+TOPHAT_LIMIT = tl.constexpr(0.3969)
+PI2 = tl.constexpr(9.869604401089358)
+
+
+@jit
+def load_cells(scene: tl.tensor, way: tl.constexpr) -> Any:
+    """The shape as numbers of the image's type."""
+    na, nb, nc = tl.load(scene + 4).to(way.real), tl.load(scene + 8).to(way.real), tl.load(scene + 12).to(way.real)
+    hk, hl = tl.load(scene + 5) + tl.load(scene + 7), tl.load(scene + 6) + tl.load(scene + 10)
+    kl = tl.load(scene + 9) + tl.load(scene + 11)
+    if way.real == tl.float64:
+        floors = 1.0 / na * LEAST_FINE, 1.0 / nb * LEAST_FINE, 1.0 / nc * LEAST_FINE
+    else:
+        floors = 1.0 / na * LEAST, 1.0 / nb * LEAST, 1.0 / nc * LEAST
+    return na, nb, nc, hk.to(way.real), hl.to(way.real), kl.to(way.real), floors[0], floors[1], floors[2]
+
+
+@jit
+def form(d: tl.tensor, cells: tl.tensor) -> Any:
+    """d^T Q d; cells hold the diagonal of Q and the sums of its mirrored elements."""
+    square = cells[0] * d[0] * d[0] + cells[1] * d[1] * d[1] + cells[2] * d[2] * d[2]
+    return square + cells[3] * d[0] * d[1] + cells[4] * d[0] * d[2] + cells[5] * d[1] * d[2]
+
+
+@jit
+def at_least(x: tl.tensor, least: tl.tensor) -> Any:
+    """The larger of |x| and `least`; what is not a number stays so, and is found in the image."""
+    return tl.maximum(tl.abs(x), least, propagate_nan=tl.PropagateNan.ALL)
+
+
+@jit
+def grating_axis(d: tl.tensor, number: tl.tensor, least: tl.tensor) -> Any:
+    """sin(pi N d) and sin(pi d) of |d|, but for a common sign."""
+    d = at_least(d, least)
+    u = number * d
+    u = u - tl.floor(u + 0.5)
+    return u * sine(u * u), d * sine(d * d)
+
+
+@jit
+def square(d: tl.tensor, cells: tl.tensor, way: tl.constexpr) -> Any:
+    """L^2 without its amplitude."""
+    if way.profile == GRATING:
+        th, bh = grating_axis(d[0], cells[0], cells[6])
+        tk, bk = grating_axis(d[1], cells[1], cells[7])
+        tn, bn = grating_axis(d[2], cells[2], cells[8])
+        ratio = th * tk * tn / (bh * bk * bn)
+        value = ratio * ratio
+    else:
+        value, _slope = of_form(form(d, cells), way)
+    return value
+
+
+@jit
+def of_form(x: tl.tensor, way: tl.constexpr) -> Any:
+    """L^2 and its derivative by x = d^T Q d."""
+    if way.profile == SPHERE:
+        y, s = x * PI2, tl.sqrt(at_least(x, 0.01))
+        u = s - tl.floor(s + 0.5)
+        part = sine(u * u)
+        edge = u * part / (s * 3.141592653589793)
+        near = y < 1.0
+        small = tl.where(near, y, 0.0)
+        far = 3.0 * (edge - (part + u * u * sine_slope(u * u)) / 3.141592653589793) / (s * s * PI2)
+        length = tl.where(near, ball(small), far)
+        slope = tl.where(near, ball_slope(small) * PI2, 1.5 * (edge - far) / (s * s))
+        value, slope = length * length, 2.0 * length * slope
+    elif way.profile == GAUSS:
+        value = tl.exp(-2.0 * x)
+        slope = -2.0 * value
+    else:
+        value = tl.where(x < TOPHAT_LIMIT, 1.0, 0.0).to(way.real)
+        slope = value * 0.0
+    return value, slope
+
+
+@jit
+def grating_slopes_axis(d: tl.tensor, number: tl.tensor, least: tl.tensor) -> Any:
+    """Sines of pi N d and pi d, and what the slopes of their ratio are made of: see grating_slopes."""
+    held = tl.where(tl.abs(d) < least, least, d)
+    a = number * held
+    m = tl.floor(a + 0.5)
+    u = a - m
+    part, low = sine(u * u), sine(held * held)
+    bend, low_bend = u * u * sine_slope(u * u), held * held * sine_slope(held * held)
+    return u * part, held * low, (part * m + a * bend) * low, low_bend, (part + bend) * held
+
+
+@jit
+def grating_slopes(d: tl.tensor, cells: tl.tensor) -> Any:
+    """L^2, its slopes by d and by the numbers of cells.
+
+    With sin(pi x) = x P(x^2) = s(x), pi cos(pi x) = P + E and u = N d - m, the ratio r = s(u) / s(d) has the slope
+    ((P(u) m + N d E(u)) P(d) / s(d) - r E(d)) / s(d): nothing large cancels near d = 0, where m = 0.
+    """
+    th, bh, rh, eh, nh = grating_slopes_axis(d[0], cells[0], cells[6])
+    tk, bk, rk, ek, nk = grating_slopes_axis(d[1], cells[1], cells[7])
+    tn, bn, rn, en, nn = grating_slopes_axis(d[2], cells[2], cells[8])
+    bkn = bk * bn
+    inverse = 1.0 / (bh * bkn)
+    ih, ik, il = inverse * bkn, inverse * (bh * bn), inverse * (bh * bk)
+    h, k, n = th * ih, tk * ik, tn * il
+    product = h * k * n
+    twice = 2.0 * product
+    ph, pk, pn = twice * (k * n) * ih, twice * (h * n) * ik, twice * (h * k) * il
+    slopes = ph * (rh * ih - h * eh), pk * (rk * ik - k * ek), pn * (rn * il - n * en)
+    zero = 0.0 * h
+    return product * product, slopes, (ph * nh, pk * nk, pn * nn, zero, zero, zero)
+
+
+@jit
+def slopes(d: tl.tensor, cells: tl.tensor, way: tl.constexpr) -> Any:
+    """L^2, its slopes by d (3), and by the shape: N (3), or the elements hh, kk, ll, hk, hl, kl of Q."""
+    if way.profile == GRATING:
+        value, by_d, by_shape = grating_slopes(d, cells)
+    else:
+        value, slope = of_form(form(d, cells), way)
+        by_h = slope * (2.0 * cells[0] * d[0] + cells[3] * d[1] + cells[4] * d[2])
+        by_k = slope * (2.0 * cells[1] * d[1] + cells[3] * d[0] + cells[5] * d[2])
+        by_l = slope * (2.0 * cells[2] * d[2] + cells[4] * d[0] + cells[5] * d[1])
+        by_d = by_h, by_k, by_l
+        sh, sk, sl = slope * d[0], slope * d[1], slope * d[2]
+        by_shape = sh * d[0], sk * d[1], sl * d[2], sh * d[1], sh * d[2], sk * d[2]
+    return value, by_d, by_shape
