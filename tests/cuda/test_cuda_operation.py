@@ -12,6 +12,7 @@ from cuda_cases import DEVICE, NAMES, case, every_pixel, relative, true_gradient
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
+from nanobrag_torch.devices import checked_device
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation
 from nanobrag_torch.kernels.cuda import devices as cuda_devices
@@ -104,7 +105,7 @@ def test_obstacles_are_named(monkeypatch, missing, words):
 @pytest.mark.parametrize("name", ["gpu", "cuda:999", "cuda:x"])
 def test_devices_that_are_not_there_are_refused(name):
     with pytest.raises(InputError, match="device: got"):
-        cuda_devices.checked_device(name)
+        checked_device(name)
 
 
 def test_too_little_memory_says_what_would_fit():

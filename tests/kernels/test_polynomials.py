@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nanobrag_torch.kernels.cpu import intrinsics as cpu_math
+from nanobrag_torch import polynomials
 from nanobrag_torch.kernels.cpu import profiles as cpu_profiles
 
 X = np.linspace(-0.5, 0.5, 2001)
@@ -15,7 +15,7 @@ def evaluate(coefficients, y):
     return np.polynomial.polynomial.polyval(y, coefficients)
 
 
-@pytest.mark.parametrize(("coefficients", "bound"), [(cpu_math.SINE_32, 1e-8), (cpu_math.SINE_64, 1e-15)])
+@pytest.mark.parametrize(("coefficients", "bound"), [(polynomials.SINE_32, 1e-8), (polynomials.SINE_64, 1e-15)])
 def test_sine(coefficients, bound):
     true = np.pi * np.sinc(X)
     assert np.abs(evaluate(coefficients, X**2) / true - 1).max() < bound
@@ -23,14 +23,14 @@ def test_sine(coefficients, bound):
 
 @pytest.mark.parametrize(
     ("sine", "slope", "bound"),
-    [(cpu_math.SINE_32, cpu_math.SLOPE_32, 1e-6), (cpu_math.SINE_64, cpu_math.SLOPE_64, 1e-14)],
+    [(polynomials.SINE_32, polynomials.SLOPE_32, 1e-6), (polynomials.SINE_64, polynomials.SLOPE_64, 1e-14)],
 )
 def test_cosine_from_the_slope_of_the_sine(sine, slope, bound):
     cosine = (evaluate(sine, X**2) + X**2 * evaluate(slope, X**2)) / np.pi
     assert np.abs(cosine - np.cos(np.pi * X)).max() < bound
 
 
-@pytest.mark.parametrize(("coefficients", "bound"), [(cpu_math.POWER_32, 1e-8), (cpu_math.POWER_64, 1e-15)])
+@pytest.mark.parametrize(("coefficients", "bound"), [(polynomials.POWER_32, 1e-8), (polynomials.POWER_64, 1e-15)])
 def test_power_of_two(coefficients, bound):
     assert np.abs(evaluate(coefficients, X) / 2**X - 1).max() < bound
 
