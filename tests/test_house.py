@@ -28,6 +28,7 @@ LEVELS = {
     "kernels": 4,
     "models": 5,
     "background": 6,
+    "compat_phi": 6,
     "response": 6,
     "simulator": 7,
     "experiment": 8,

@@ -31,6 +31,7 @@ How to write a compiled function (kernels/cpu/launch.py, physics/random_streams.
 * Arguments decide the specialisation: pass contiguous arrays of one dtype, or every layout compiles once more.
 * `total.without(_square)` is the function with that part left out, for callers who know that they do not need it: what
   is rarely needed costs compile time only where it is.
+* `@compiled(title="sums")` is what the log calls it while it is compiled; the function's name by default.
 * Where numba cannot be used, the same Python function runs instead (and `plain` for a deferred object). It is slow:
   callers with another choice ask `available()` first.
 
@@ -45,6 +46,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import logging
 import os
 import sys
 import tempfile
@@ -60,9 +62,11 @@ R = TypeVar("R")
 
 PACKAGE = "nanobrag_torch"
 DEFAULTS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
+REDUCED = " without rare parts"
 LIGHT_VERSIONS = ("0.68.",)
 """Of numba, whose cache `_load_lightly` knows."""
 _LOCK = threading.RLock()
+_LOG = logging.getLogger(__name__)
 
 
 class Availability(NamedTuple):
@@ -109,10 +113,13 @@ class Deferred:
 class Compiled(Generic[P, R]):
     """A function that numba compiles when it is first called."""
 
-    def __init__(self, function: FunctionType, options: dict[str, Any], parts: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, function: FunctionType, options: dict[str, Any], parts: dict[str, Any] | None = None, title: str = ""
+    ) -> None:
         if function.__closure__:
             raise TypeError(f"{function.__qualname__}: compiled functions are written at module level")
         self.function, self.options, self.parts = function, options, parts or {}
+        self.title = title or function.__name__
         self._dispatcher: Any = None
         functools.update_wrapper(self, function)
 
@@ -155,16 +162,17 @@ def _without(kernel: Compiled[..., Any], known: dict[int, Compiled[..., Any]]) -
         reduced = [(name, value, _without(value, known)) for name, value in called]
         changed = {name: other for name, value, other in reduced if other is not value}
         parts = {**kernel.parts, **changed}
-        known[id(kernel)] = Compiled(kernel.function, kernel.options, parts) if changed else kernel
+        title = kernel.title.removesuffix(REDUCED) + REDUCED
+        known[id(kernel)] = Compiled(kernel.function, kernel.options, parts, title) if changed else kernel
     return known[id(kernel)]
 
 
-def compiled(**options: Any) -> Callable[[Callable[P, R]], Compiled[P, R]]:
+def compiled(*, title: str = "", **options: Any) -> Callable[[Callable[P, R]], Compiled[P, R]]:
     """Decorator: compile this function at its first call, with numba.njit's options over DEFAULTS."""
 
     def decorate(function: Callable[P, R]) -> Compiled[P, R]:
         assert isinstance(function, FunctionType)
-        return Compiled(function, {**DEFAULTS, **options})
+        return Compiled(function, {**DEFAULTS, **options}, title=title)
 
     return decorate
 
@@ -281,7 +289,7 @@ def _with_resolved_globals(kernel: Compiled[..., Any]) -> FunctionType:
     # Machine code from the cache is linked by names, which must not be those of the whole function.
     copy.__qualname__ = function.__qualname__ + ("_reduced" if kernel.parts else "")
     copy.__kwdefaults__ = function.__kwdefaults__
-    vars(copy)["compiled_by"] = PACKAGE  # so that only our own compilations are announced
+    vars(copy)["title"] = kernel.title  # so that our own compilations are announced, and by what they are
     return copy
 
 
@@ -328,21 +336,32 @@ def _digest(parts: list[object]) -> str:
 
 @functools.cache
 def _announce_compilation() -> None:
-    """Say on stderr that functions of this package are being compiled, when the first of them really is."""
+    """Log which functions of this package are compiled, each when that begins; what they call is part of them."""
     event = _numba_part("event")
+    under_way: list[str] = []
 
     def on_start(_: Any, started: Any) -> None:
-        if getattr(started.data["dispatcher"].py_func, "compiled_by", None) == PACKAGE:
-            kept = "once for this version" if cache_folder() else "anew in every run: no cache folder is writable"
-            _say_once(f"compiling the kernels, {kept} ...")
+        title = getattr(started.data["dispatcher"].py_func, "title", None)
+        if title is not None:
+            if not under_way:
+                kept = "once for this version" if cache_folder() else "anew in every run: no cache folder is writable"
+                _say_once(f"compiling {title}{_type_of_numbers(started.data['args'])}, {kept} ...")
+            under_way.append(title)
 
     def on_end(_: Any, ended: Any) -> None:
-        """Nothing to say."""
+        if getattr(ended.data["dispatcher"].py_func, "title", None) is not None:
+            under_way.pop()
 
     methods = {"on_start": on_start, "on_end": on_end}
     event.register("numba:compile", type("Announcer", (event.Listener,), methods)())
 
 
+def _type_of_numbers(types: Any) -> str:
+    """That of the first argument, where it is an array: machine code is made for each anew."""
+    kind = getattr(types[0], "dtype", None) if types else None
+    return "" if kind is None else f" in {kind}"
+
+
 @functools.cache
 def _say_once(message: str) -> None:
-    print(f"{PACKAGE}: {message}", file=sys.stderr, flush=True)
+    _LOG.warning(message)

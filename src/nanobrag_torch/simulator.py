@@ -10,12 +10,13 @@ from torch import Tensor
 
 from nanobrag_torch.background import water
 from nanobrag_torch.compat import Compat
+from nanobrag_torch.compat_phi import first_step, with_first_step
 from nanobrag_torch.config import BeamConfig
 from nanobrag_torch.devices import checked_device
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation
 from nanobrag_torch.kernels.problem import Options, Scene
-from nanobrag_torch.kernels.reference import Progress, first_visible, recorded
+from nanobrag_torch.kernels.reference import Progress
 from nanobrag_torch.models.beam import Beam, Sources
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector, DetectorGeometry
@@ -136,7 +137,10 @@ class Simulator:
             _require_pixels(pixels, self.detector.panel_count * math.prod(self.detector.image_shape))
         scene, options = self.scene(), self.options()
         values = operation.intensity(pixels, scene, options, kernel=self.kernel, progress=progress)
-        values = self._with_fresh_first_step(values, pixels, scene, options)
+        if self.compat.stale_phi:
+            listed = self.wanted_pixels() if pixels is None else pixels
+            first = first_step(self.crystal, self.geometry.spindle, self.compat, listed, scene, options)
+            values = with_first_step(values, first, listed, scene, options)
         added = self.water_values(pixels, scene, options)
         return values if added is None else values + added
 
@@ -224,31 +228,6 @@ class Simulator:
     def _has_water(self) -> bool:
         size = self.beam.config.water_size_um
         return isinstance(size, Tensor) or size != 0
-
-    def first_step(self, pixels: Tensor, scene: Scene, options: Options) -> tuple[int, Tensor] | None:
-        """D2 again: the first step executed at all, at phi = 0, still has the true orientation (section 8.5).
-
-        Its place in `pixels` and the true lattices [K, 3, 3]; None where nothing is stale.
-        """
-        phi = self.crystal.phi_radians()
-        if not self.compat.stale_phi or pixels.numel() == 0 or not bool((phi[0] == 0) & (phi != 0).any()):
-            return None
-        place = first_visible(pixels, scene, options)
-        if place == pixels.numel():
-            return None
-        fresh, _ = self.crystal.lattice(self.geometry.spindle, replace(self.compat, stale_phi=False))
-        return place, fresh.to(self.device)
-
-    def _with_fresh_first_step(self, values: Tensor, pixels: Tensor | None, scene: Scene, options: Options) -> Tensor:
-        if not self.compat.stale_phi:
-            return values
-        pixels = self.wanted_pixels() if pixels is None else pixels
-        first = self.first_step(pixels, scene, options)
-        if first is None:
-            return values
-        place, fresh = first
-        true, _ = recorded(pixels[place : place + 1], scene, options, fresh)
-        return torch.cat((values[:place], true, values[place + 1 :]))
 
 
 def _require_pixels(pixels: Tensor, count: int) -> None:

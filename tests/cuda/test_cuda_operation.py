@@ -141,12 +141,12 @@ def elsewhere(monkeypatch):
     return scene.to(torch.device("meta")), options
 
 
-def test_slopes_by_the_reference_kernel_are_told_once(unwarned, elsewhere, capsys):
+def test_slopes_by_the_reference_kernel_are_told_once(unwarned, elsewhere, caplog):
     scene, options = elsewhere
     directions = [torch.ones((2, *tensor.shape), device="meta") for tensor in scene.tensors()]
     for _ in range(2):
         assert operation.tangents(None, scene, directions, options).shape == (2, 117)
-    lines = capsys.readouterr().err.splitlines()
+    lines = caplog.messages
     assert len(lines) == 1
     assert "no fused kernel of slopes along directions" in lines[0]
     assert "backward gradients are not concerned" in lines[0]
@@ -155,13 +155,13 @@ def test_slopes_by_the_reference_kernel_are_told_once(unwarned, elsewhere, capsy
         operation.tangents(None, scene, directions, options, kernel="fused")
 
 
-def test_forward_mode_tells_it_too(unwarned, elsewhere, capsys):
+def test_forward_mode_tells_it_too(unwarned, elsewhere, caplog):
     scene, options = elsewhere
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(scene.wavelengths, torch.ones_like(scene.wavelengths))
         moved = operation.intensity(None, replace(scene, wavelengths=dual), options)
         assert forward_ad.unpack_dual(moved).tangent.shape == (117,)
-    assert capsys.readouterr().err.count("no fused kernel of slopes along directions") == 1
+    assert caplog.text.count("no fused kernel of slopes along directions") == 1
 
 
 def test_more_pixels_than_can_be_counted_in_32_bits_are_left_to_the_reference_kernel(elsewhere):
@@ -176,8 +176,8 @@ def test_a_list_of_pixels_goes_where_the_scene_is(elsewhere):
     assert operation.intensity(torch.arange(5), scene, options).device.type == "meta"
 
 
-def test_images_and_gradients_there_are_silent(unwarned, elsewhere, capsys):
+def test_images_and_gradients_there_are_silent(unwarned, elsewhere, caplog):
     scene, options = elsewhere
     leaf = scene.wavelengths.clone().requires_grad_()
     operation.intensity(None, replace(scene, wavelengths=leaf), options).sum().backward()
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []

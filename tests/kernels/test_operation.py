@@ -102,23 +102,23 @@ def test_unknown_kernels_are_refused():
 
 
 @pytest.mark.parametrize("switch", ["running_factors", "interpolation_latch"])
-def test_what_depends_on_the_order_of_steps_goes_to_the_reference(switch, capsys):
+def test_what_depends_on_the_order_of_steps_goes_to_the_reference(switch, caplog):
     operation._warn_once.cache_clear()
     options = options_of(Draw(), **{switch: True, "oversample_omega": True})
     found = operation.intensity(None, draw_scene(Draw()), options)
     assert torch.equal(found, operation.intensity(None, draw_scene(Draw()), options, kernel="reference"))
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1
+    said = caplog.messages[0]
+    assert len(caplog.messages) == 1
     assert "reference kernel" in said
 
 
-def test_without_numba_the_reference_takes_over_and_says_so(monkeypatch, capsys):
+def test_without_numba_the_reference_takes_over_and_says_so(monkeypatch, caplog):
     operation._warn_once.cache_clear()
     monkeypatch.setattr(operation, "available", lambda: Availability(False, "numba cannot be imported (x)"))
     draw = Draw(lattices=1)
     found = operation.intensity(None, draw_scene(draw), options_of(draw))
     assert torch.equal(found, operation.intensity(None, draw_scene(draw), options_of(draw), kernel="reference"))
-    said = capsys.readouterr().err
+    said = caplog.text
     assert "numba cannot be imported" in said
     assert "slower" in said
     with pytest.raises(InputError, match="numba cannot be imported"):

@@ -33,7 +33,7 @@ def counted():
 
     return numba.prange
 
-@compiled()
+@compiled(title="sums")
 def total(values):
     result = 0.0
     for i in counted(len(values)):
@@ -57,7 +57,8 @@ def scratch(tmp_path):
 
     def run(text, **environment):
         kept = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
-        kept |= {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+        source = Path(compilation.__file__).parents[1]
+        kept |= {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": f"{tmp_path}{os.pathsep}{source}"}
         done = subprocess.run([sys.executable, "-c", text], env=kept | environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout.split(), done.stderr
@@ -66,7 +67,7 @@ def scratch(tmp_path):
 
 
 def test_machine_code_is_kept_until_anything_it_was_made_from_changes(scratch, tmp_path):
-    announcement = "nanobrag_torch: compiling the kernels, once for this version ...\n"
+    announcement = "compiling sums in float64, once for this version ...\n"
     assert scratch(CALL) == (["42.0", "0"], announcement)
     assert scratch(CALL) == (["42.0", "1"], "")  # one load, no compilation
     (tmp_path / "helper.py").write_text(HELPER.replace("x * x", "x * x * x"))
@@ -79,7 +80,7 @@ def test_machine_code_is_kept_until_anything_it_was_made_from_changes(scratch, t
 def test_without_a_cache_folder_every_run_compiles_and_says_so(scratch):
     words, said = scratch(CALL, NUMBA_CACHE_DIR=os.devnull)
     assert words == ["42.0", "0"]
-    assert said == "nanobrag_torch: compiling the kernels, anew in every run: no cache folder is writable ...\n"
+    assert said == "compiling sums in float64, anew in every run: no cache folder is writable ...\n"
 
 
 @pytest.mark.parametrize(
@@ -102,9 +103,7 @@ def test_the_cache_is_where_the_platform_keeps_caches(monkeypatch, platform, var
 def test_plain_python_runs_where_numba_may_not(scratch):
     words, said = scratch(CALL, NUMBA_DISABLE_JIT="1")
     assert words == ["42.0", "0"]
-    assert said == (
-        "nanobrag_torch: NUMBA_DISABLE_JIT is set; what it should have compiled runs as plain Python, slowly\n"
-    )
+    assert said == ("NUMBA_DISABLE_JIT is set; what it should have compiled runs as plain Python, slowly\n")
 
 
 def test_plain_python_runs_where_numba_is_missing(scratch):

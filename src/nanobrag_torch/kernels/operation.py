@@ -8,7 +8,7 @@ implementation per device: "cpu" is compiled by numba (kernels.cpu), and another
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -28,6 +28,7 @@ from nanobrag_torch.kernels.empty import dark_image, is_dark, with_a_lattice
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.physics.lattice_factor import Profile
 
+_LOG = logging.getLogger(__name__)
 KERNELS = ("auto", "reference", "fused")
 FUSED_DEVICES = {"cpu", "cuda"}
 """Devices with an implementation of the operators."""
@@ -143,7 +144,7 @@ def _left_to_reference(options: Options) -> bool:
 
 @cache
 def _warn_once(message: str) -> None:
-    print(f"nanobrag_torch: {message}", file=sys.stderr, flush=True)
+    _LOG.warning(message)
 
 
 def _all_pixels(scene: Scene, options: Options) -> Tensor:

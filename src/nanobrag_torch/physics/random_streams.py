@@ -131,7 +131,7 @@ def _draw(state: int, table: Integers) -> Draw:
     return state, min(np.float32(table[_LAST] * (1.0 / _MODULUS)), _LARGEST)
 
 
-@compiled()
+@compiled(title="random rotations")
 def _axes_fill(axes: Reals, factors: Floats, state: int, table: Integers) -> int:
     for i in range(len(factors)):
         state, first = _draw(state, table)
@@ -212,7 +212,7 @@ def _poisson_by_rejection(mean: np.float32, state: int, table: Integers) -> Draw
             return state, count
 
 
-@compiled()
+@compiled(title="the serial photon counts")
 def _poisson_fill(means: Floats, counts: Floats, state: int, table: Integers, spare: Floats) -> int:
     for i in range(len(means)):
         mean = means[i]

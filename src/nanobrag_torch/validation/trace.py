@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from nanobrag_torch.compat_phi import first_step
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.kernels.reference import Record, intensity, recorded
@@ -217,7 +218,8 @@ def _check_size(scene: Scene, options: Options) -> None:
 def _fresh_lattice(simulator: Simulator, pixel: Tensor, scene: Scene, options: Options) -> Tensor | None:
     """The true lattices, for the one pixel of the image that begins with them under the C program's stale phi (D2)."""
     pixels = simulator.wanted_pixels()
-    first = simulator.first_step(pixels, scene, options)
+    spindle = simulator.geometry.spindle
+    first = first_step(simulator.crystal, spindle, simulator.compat, pixels, scene, options)
     if first is None or int(pixels[first[0]]) != int(pixel):
         return None
     return first[1]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nanobrag_torch.cli.messages import show_messages
 from nanobrag_torch.cli.nanobragg.help import help_text, version_text
 from nanobrag_torch.errors import InputError
 
@@ -26,6 +27,7 @@ NO_MEMORY = "there is not enough memory for an image or a crystal of this size"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0, or 2 after one line on stderr for bad input, or 130 when interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    show_messages()
     try:
         return _run(words)
     except InputError as error:

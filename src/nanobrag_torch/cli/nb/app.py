@@ -14,6 +14,7 @@ from typing import Any
 
 import typer
 
+from nanobrag_torch.cli.messages import show_messages
 from nanobrag_torch.errors import InputError
 
 VERBS: dict[str, str] = {
@@ -54,6 +55,7 @@ def build() -> typer.Typer:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; the exit code is 2 for bad input, after one line that says what is wrong."""
     words = sys.argv[1:] if argv is None else argv
+    show_messages()
     try:
         code = typer.main.get_command(build()).main(args=words, prog_name="nb", standalone_mode=False)
     except InputError as error:

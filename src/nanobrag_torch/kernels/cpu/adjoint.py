@@ -45,7 +45,7 @@ from nanobrag_torch.kernels.cpu.slopes import add_lattices_and_slopes, begin_sou
 from nanobrag_torch.kernels.cpu.value import begin, look_at_source, once, sample, store
 
 
-@entry()
+@entry(title="the kernel of gradients")
 def adjoint(
     out: Array,
     upstream: Array,

@@ -17,9 +17,9 @@ ORDERED = {"contract", "nsz"}
 """The same where another order of products could overflow or underflow; sums over a loop do not become vector code."""
 
 
-def entry(**options: Any) -> Callable[[Callable[..., Any]], Compiled[..., Any]]:
+def entry(*, title: str = "", **options: Any) -> Callable[[Callable[..., Any]], Compiled[..., Any]]:
     """Decorator: a compiled function that Python calls. It allocates nothing, so that arrays need not be counted."""
-    return compiled(_nrt=False, no_cfunc_wrapper=True, **options)
+    return compiled(title=title, _nrt=False, no_cfunc_wrapper=True, **options)
 
 
 def stage(**options: Any) -> Callable[[Callable[..., Any]], Compiled[..., Any]]:

@@ -43,7 +43,7 @@ from nanobrag_torch.kernels.cpu.near import add_run
 from nanobrag_torch.kernels.cpu.sum import add_lattices
 
 
-@entry()
+@entry(title="the kernel of images")
 def value(out: Array, taken: Array, most: int, scene: Packed, scratch: Scratch) -> bool:
     """Values of at most so many chunks of pixels that no thread has taken yet, into out; whether some may be left."""
     for _ in range(most):

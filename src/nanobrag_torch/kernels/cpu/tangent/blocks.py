@@ -96,7 +96,7 @@ from nanobrag_torch.kernels.cpu.tangent.layout import (
 from nanobrag_torch.kernels.cpu.value import begin, look_at_source, once, sample
 
 
-@entry()
+@entry(title="the kernel of slopes")
 def push(out: Array, first: int, last: int, scene: Packed, scratch: Scratch, ways: Ways, tally: Tally) -> None:
     """Slopes [T, n] of the pixels at places first .. last of the list, into out."""
     while first < last:

@@ -1,0 +1,24 @@
+"""What the library logs, as lines of a command on stderr."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+LOGGER = "nanobrag_torch"
+
+
+class _Lines(logging.Handler):
+    """Writes to what sys.stderr is at the time, which tests and notebooks change."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+def show_messages() -> None:
+    """From here on lines of the library's log go to stderr, each once, after the name of the package."""
+    logger = logging.getLogger(LOGGER)
+    if not any(isinstance(handler, _Lines) for handler in logger.handlers):
+        handler = _Lines()
+        handler.setFormatter(logging.Formatter(f"{LOGGER}: %(message)s"))
+        logger.addHandler(handler)

@@ -1,0 +1,45 @@
+"""The library logs; the commands show its lines."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanobrag_torch.cli.messages import show_messages
+
+SOURCE = Path(__file__).parents[2] / "src" / "nanobrag_torch"
+
+
+def test_nothing_but_the_commands_prints():
+    rooms = [path for path in SOURCE.rglob("*.py") if "cli" not in path.parts]
+    assert not [path for path in rooms for line in path.read_text().splitlines() if line.lstrip().startswith("print(")]
+
+
+def test_commands_show_each_line_of_the_log_once(capsys):
+    show_messages()
+    show_messages()
+    logging.getLogger("nanobrag_torch.kernels.operation").warning("the reference kernel renders")
+    assert capsys.readouterr().err == "nanobrag_torch: the reference kernel renders\n"
+
+
+@pytest.mark.parametrize("home", ["nanobragg", "nb.app"])
+def test_both_commands_attach_the_lines(home):
+    text = (
+        f"import sys; from nanobrag_torch.cli.{home} import main; main(['--help']); import logging; "
+        "logging.getLogger('nanobrag_torch.x').warning('said')"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert done.stderr == "nanobrag_torch: said\n"
+
+
+def test_a_script_may_silence_the_library():
+    text = (
+        "import logging; logging.getLogger('nanobrag_torch').setLevel(logging.ERROR); "
+        "from nanobrag_torch.kernels import operation; operation._warn_once('x')"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
