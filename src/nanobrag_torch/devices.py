@@ -21,6 +21,13 @@ def checked_device(device: torch.device | str, field: str = "device") -> torch.d
         reason = "this torch is built without CUDA" if torch.version.cuda is None else "no GPU or no driver is found"
         raise InputError(field, str(device), f"cpu; {reason}")
     count = torch.cuda.device_count()
-    if found.index is not None and found.index >= count:
+    if not 0 <= _number(device, found) < count:
         raise InputError(field, str(device), ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))]))
     return found
+
+
+def _number(device: torch.device | str, found: torch.device) -> int:
+    """The number of a device as it was written; 0 for none. Torch keeps eight bits of it: cuda:256 reads as cuda:0."""
+    if isinstance(device, str) and ":" in device:
+        return int(device.rsplit(":", 1)[1])
+    return 0 if found.index is None else found.index

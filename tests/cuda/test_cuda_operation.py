@@ -102,10 +102,27 @@ def test_obstacles_are_named(monkeypatch, missing, words):
     assert "\n" not in found
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:999", "cuda:x"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:999", "cuda:256", "cuda:x"])
 def test_devices_that_are_not_there_are_refused(name):
     with pytest.raises(InputError, match="device: got"):
         checked_device(name)
+
+
+@pytest.mark.parametrize("number", [2, 127, 128, 255, 256, 999])
+def test_a_number_that_torch_would_wrap_is_refused(monkeypatch, number):
+    """It keeps eight bits of the number of a device: 256 would be the first GPU, without a word."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert checked_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(InputError, match=f"device: got .*{number}"):
+        checked_device(f"cuda:{number}")
+
+
+def test_a_device_that_torch_has_wrapped_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="device: got"):
+        checked_device(torch.device("cuda", 999))
 
 
 def test_too_little_memory_says_what_would_fit():

@@ -74,7 +74,8 @@ def position(
     if way.curved:
         beam, distance = load3(scene), tl.load(scene + 3)
         y, z = place[1] / distance, place[2] / distance
-        (cos_y, sin_y), (cos_z, sin_z) = cosine_and_sine(y), cosine_and_sine(z)
+        cos_y, sin_y = cosine_and_sine(y)
+        cos_z, sin_z = cosine_and_sine(z)
         place = turn(panel[1], cos_z, sin_z, turn(panel[2], cos_y, sin_y, scaled(distance, beam)))
     return place
 
@@ -292,7 +293,8 @@ def curve_back(
     place = flat_position(pixel, layer, sub, oversample, panel)
     y, z = place[1] / distance, place[2] / distance
     start = scaled(distance, beam)
-    (cos_y, sin_y), (cos_z, sin_z) = cosine_and_sine(y), cosine_and_sine(z)
+    cos_y, sin_y = cosine_and_sine(y)
+    cos_z, sin_z = cosine_and_sine(z)
     turned = turn(panel[2], cos_y, sin_y, start)
     pull, by_z, by_fast = turn_back(panel[1], cos_z, sin_z, turned, pull)
     pull, by_y, by_slow = turn_back(panel[2], cos_y, sin_y, start, pull)
