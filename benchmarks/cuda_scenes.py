@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -83,7 +84,7 @@ def cases(device: torch.device) -> dict[str, Callable[[], Case]]:
             name, pixels=pixels, domains=domains, cells=cells, table=table, wavelengths=wavelengths, device=device
         )
 
-    found = {
+    found: dict[str, Any] = {
         "f-1000-constant": (1024, 1000, 5, False),
         "f-20000-constant": (1024, 20_000, 5, False),
         "f-1000-table": (1024, 1000, 40, True),
@@ -99,7 +100,7 @@ def seconds(work: Callable[[], object]) -> list[float]:
     work()
     times = []
     for _ in range(REPEATS):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         work()
         end.record()

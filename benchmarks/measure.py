@@ -107,7 +107,7 @@ def _measure(case: Case, repeats: int, sketch: dict[str, Timer] | None) -> dict[
             mark.once()
         for timer in timers.values():
             timer.once()
-    found = {name: timer.report() | {"peak_MB": memory[name]} for name, timer in timers.items()}
+    found: dict[str, Any] = {name: {**timer.report(), "peak_MB": memory[name]} for name, timer in timers.items()}
     return {"scene": case.name, "title": case.title, "pixels": case.count, "steps": case.steps, **found}
 
 

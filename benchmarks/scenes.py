@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,10 +85,16 @@ def build(
 ) -> Case:
     """A triclinic still of `side` x `side` pixels; a table of 176 000 structure factors, or one amplitude for all."""
     refined = parameters()
-    cell = {key: value for key, value in refined.items() if key.startswith(("cell", "misset"))}
-    mosaic = {"mosaic_spread_deg": 0.2, "mosaic_domains": domains, "mosaic_seed": 1} if domains > 1 else {}
+    cell: dict[str, Any] = {key: value for key, value in refined.items() if key.startswith(("cell", "misset"))}
+    mosaic: dict[str, Any] = {"mosaic_spread_deg": 0.2, "mosaic_domains": domains, "mosaic_seed": 1}
     crystal = Crystal(
-        CrystalConfig(N_cells=(cells,) * 3, default_F=0.0 if table else 100.0, interpolate=False, **cell, **mosaic)
+        CrystalConfig(
+            N_cells=(cells,) * 3,
+            default_F=0.0 if table else 100.0,
+            interpolate=False,
+            **cell,
+            **(mosaic if domains > 1 else {}),
+        )
     )
     if table:
         generator = torch.Generator().manual_seed(0)
@@ -96,12 +103,10 @@ def build(
         names = [f"{axis}_{end}" for axis in "hkl" for end in ("min", "max")]
         limits = [bound for first, size in zip(low, TABLE, strict=True) for bound in (first, first + size - 1)]
         crystal.hkl_metadata = dict(zip(names, limits, strict=True))
-    moved = {key: value for key, value in refined.items() if key.startswith(("distance", "detector"))}
+    moved: dict[str, Any] = {key: value for key, value in refined.items() if key.startswith(("distance", "detector"))}
     detector = Detector(DetectorConfig(pixel_size_mm=pixel_mm, spixels=side, fpixels=side, oversample=1, **moved))
-    beam = BeamConfig(
-        wavelength_A=refined["wavelength_A"],
-        **({"dispersion_pct": 0.2, "dispersion_steps": wavelengths} if wavelengths > 1 else {}),
-    )
+    spread = 0.2 if wavelengths > 1 else 0.0
+    beam = BeamConfig(wavelength_A=refined["wavelength_A"], dispersion_pct=spread, dispersion_steps=wavelengths)
     simulator = Simulator(crystal, detector, beam_config=beam, kernel="fused", dtype=torch.float32)
     return Case(name, title, simulator, refined, shoeboxes(side) if boxes else None)
 
@@ -115,8 +120,8 @@ def shoeboxes(side: int) -> Tensor:
     return (slow * side + fast).reshape(-1)
 
 
-STILL = {"side": 512, "pixel_mm": 0.172, "domains": 50, "wavelengths": 3, "table": True}
-FRAME = {"side": 1024, "pixel_mm": 0.086}
+STILL: dict[str, Any] = {"side": 512, "pixel_mm": 0.172, "domains": 50, "wavelengths": 3, "table": True}
+FRAME: dict[str, Any] = {"side": 1024, "pixel_mm": 0.086}
 BOXED = STILL | {"wavelengths": 2, "boxes": True}
 
 CASES: dict[str, Callable[[], Case]] = {

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,25 +53,25 @@ def leaf(*values: float) -> Tensor:
 
 def still(leaves: dict[str, Tensor]) -> Simulator:
     """The scene, its parameters replaced by leaves."""
+    lattice: dict[str, Any] = {**LATTICE, "misset_deg": (10.0, 20.0, 30.0), "mosaic_spread_deg": 0.3}
     crystal = CrystalConfig(
-        **{**LATTICE, "misset_deg": (10.0, 20.0, 30.0), "mosaic_spread_deg": 0.3, **of(leaves, CrystalConfig)},
+        **{**lattice, **of(leaves, CrystalConfig)},
         N_cells=(20, 20, 20),
         mosaic_domains=DOMAINS,
         default_F=0.0,
         interpolate=False,
     )
-    shape = {"spixels": PIXELS, "fpixels": PIXELS, "pixel_size_mm": 0.1, "oversample": 1}
+    shape: dict[str, Any] = {"spixels": PIXELS, "fpixels": PIXELS, "pixel_size_mm": 0.1, "oversample": 1}
     detector = DetectorConfig(**{**shape, **GEOMETRY, **of(leaves, DetectorConfig)})
-    beam = BeamConfig(
-        **{"wavelength_A": 1.0, "dispersion_pct": 0.5, "dispersion_steps": WAVELENGTHS, **of(leaves, BeamConfig)}
-    )
+    spectrum: dict[str, Any] = {"wavelength_A": 1.0, "dispersion_pct": 0.5, "dispersion_steps": WAVELENGTHS}
+    beam = BeamConfig(**{**spectrum, **of(leaves, BeamConfig)})
     model = Crystal(crystal, dtype=torch.float32)
     model.hkl_data = random_table(2 * HALF_TABLE + 1)
     model.hkl_metadata = {f"{axis}_min": -HALF_TABLE for axis in "hkl"}
     return Simulator(model, Detector(detector), beam_config=beam, dtype=torch.float32)
 
 
-def of(leaves: dict[str, Tensor], config: type) -> dict[str, Tensor]:
+def of(leaves: dict[str, Tensor], config: type[CrystalConfig | DetectorConfig | BeamConfig]) -> dict[str, Any]:
     """Those leaves that are fields of a configuration."""
     return {name: value for name, value in leaves.items() if name in config.__dataclass_fields__}
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from nanobrag_torch import BeamConfig, CrystalConfig, DetectorConfig, Simulator, normal_equations
+from nanobrag_torch.c_random import Streams
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
-from nanobrag_torch.physics.random_streams import Streams
 from nanobrag_torch.response.serial_noise import poisson_image
 from nanobrag_torch.testing import random_table
 

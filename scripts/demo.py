@@ -42,7 +42,7 @@ def write_structure_factors(folder: Path) -> None:
     matrix = next(folder.glob("*.mat"))
     matrix.rename(folder / "A.mat")
     cell = reciprocal_to_real_cell(*read_mosflm_matrix(folder / "A.mat", WAVELENGTH_A))
-    grid, limits = wilson_box(tuple(float(x) for x in cell), LIMITS, b_iso=B_ISO, seed=1)
+    grid, limits = wilson_box(cell, LIMITS, b_iso=B_ISO, seed=1)
     write_hkl_file(folder / "demo.hkl", grid.round(3), limits)  # as many digits as such files have
 
 

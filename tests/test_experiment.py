@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,7 +111,13 @@ def centroid(
     experiment: Experiment, degrees: float, panel: int, fast: float, slow: float, hkl: np.ndarray
 ) -> np.ndarray:
     """Centre of mass (fast, slow) of one spot in its shoebox, swept through its reflecting range; no other reflects."""
-    sweep = {"phi_start_deg": degrees - 2, "osc_range_deg": 4, "phi_steps": 81, "phi_step_deg": 0.05, "default_F": 0.0}
+    sweep: dict[str, Any] = {
+        "phi_start_deg": degrees - 2,
+        "osc_range_deg": 4,
+        "phi_steps": 81,
+        "phi_step_deg": 0.05,
+        "default_F": 0.0,
+    }
     if experiment.data.goniometer is None:
         sweep["spindle_axis"] = (1.0, 0.0, 0.0)
     simulator = experiment.with_options(**sweep).simulator(dtype=torch.float64)

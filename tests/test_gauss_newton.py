@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ def leaf(*values: float) -> torch.Tensor:
     return torch.tensor(values[0] if len(values) == 1 else values, dtype=torch.float64, requires_grad=True)
 
 
-SCENES = {
+SCENES: dict[str, tuple[Callable[[], Example], dict[str, Any]]] = {
     "still": (cubic_still, {"cell_a": leaf(90.0), "misset_deg": leaf(11.0, 22.0, 33.0), "fudge": None}),
     "turned": (triclinic_turned, {"cell_beta": leaf(97.0), "distance_mm": leaf(90.0), "wavelength_A": leaf(1.1)}),
     "sweep": (phi_sweep, {"mosaic_spread_deg": leaf(0.8), "phi_start_deg": leaf(3.0), "water_size_um": leaf(0.01)}),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanobrag_torch.config import CrystalConfig
+from nanobrag_torch.config import CrystalConfig, MosaicSampling
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.physics.mosaicity import crystal_frame, quadrature_nodes, spread_matrix
@@ -55,10 +55,10 @@ def test_the_spread_refines_from_far_away():
 
 def test_the_loss_is_smooth_in_the_spread():
     """Third differences of a smooth function shrink with the cube of the step; those of a noisy one do not."""
-    data = convergence.image(1.0, 4000, convergence.MosaicSampling.RANDOM)
+    data = convergence.image(1.0, 4000, MosaicSampling.RANDOM)
 
     def loss(spread: float) -> float:
-        return convergence.error(convergence.image(spread, 40, convergence.MosaicSampling.QUADRATURE), data) ** 2
+        return convergence.error(convergence.image(spread, 40, MosaicSampling.QUADRATURE), data) ** 2
 
     curve = np.array([loss(s) for s in np.linspace(0.6, 1.4, 17)])
     assert np.abs(np.diff(curve, 3)).max() < 0.05 * np.ptp(curve)

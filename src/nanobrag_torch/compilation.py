@@ -1,6 +1,6 @@
 """The one place that knows numba: what is compiled, when, and where the machine code is kept.
 
-How to write a compiled function (kernels/cpu/launch.py, physics/random_streams.py):
+How to write a compiled function (kernels/cpu/launch.py, c_random.py):
 
     from nanobrag_torch.compilation import compiled, deferred
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ NAMES = [field.name for field in fields(Scene)]
 WIDE = {"dtype": torch.float64}
 
 # what each case asks for; scenes that it needs in SCENES
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "sphere": {"profile": Profile.SPHERE},
     "gauss": {"profile": Profile.GAUSS},
     "tophat": {"profile": Profile.TOPHAT},
@@ -39,7 +40,7 @@ CASES = {
     "panels": {},
     "no table": {},
 }
-SCENES = {
+SCENES: dict[str, dict[str, Any]] = {
     "panels": {"panels": 2},
     "no table": {"table": False, "thickness": 0.0},
     "point pixel": {"sources": 1},
@@ -49,7 +50,7 @@ SCENES = {
 
 
 def case(name: str, dtype: torch.dtype) -> tuple[Scene, Options]:
-    options = Options(image_shape=(9, 13), hkl_first=(-4, -5, -5), dtype=dtype, **{"profile": 0, **CASES[name]})
+    options = Options(image_shape=(9, 13), hkl_first=(-4, -5, -5), dtype=dtype, **({"profile": 0} | CASES[name]))
     options = replace(options, profile=Profile(options.profile))
     return make_scene(profile=options.profile, **SCENES.get(name, {})), options
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from dataclasses import replace
@@ -87,7 +88,7 @@ def test_importing_the_operation_imports_neither_triton_nor_cuda():
 def test_obstacles_are_named(monkeypatch, missing, words):
     """One line that says what is missing and that the reference kernel renders."""
     monkeypatch.setattr(cuda_devices, "c_compiler", lambda: None if missing == "compiler" else "gcc")
-    monkeypatch.setattr(cuda_devices.importlib.util, "find_spec", lambda name: None if missing == "triton" else name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if missing == "triton" else name)
     monkeypatch.setattr(cuda_devices, "triton_version", lambda: (3, 2) if missing == "new Triton" else (3, 9))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: missing != "gpu")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0) if missing == "new GPU" else (9, 0))

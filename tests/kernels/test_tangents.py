@@ -192,7 +192,7 @@ def test_forward_mode_differentiates_the_operation():
     def image(*tensors: Tensor) -> Tensor:
         return operation.intensity(None, Scene(*tensors), options, kernel="fused")
 
-    value, tangent = torch.func.jvp(image, scene.tensors(), tuple(stack[0] for stack in directions))
+    value, tangent, *_ = torch.func.jvp(image, scene.tensors(), tuple(stack[0] for stack in directions))
     assert torch.equal(tangent, slopes)
     assert torch.equal(value, image(*scene.tensors()))
     with forward_ad.dual_level():

@@ -79,6 +79,7 @@ class TestProgress:
     def test_a_file_gets_lines_and_nobody_gets_nothing(self):
         stream = io.StringIO()
         with progress_meter(True, stream=stream) as report:
+            assert report is not None
             report(0.5)
         assert stream.getvalue() == "100% done\n"
         with progress_meter(False, stream=stream) as report:
@@ -91,11 +92,13 @@ class TestProgress:
 
         stream = Terminal()
         with progress_meter(True, stream=stream) as report:
+            assert report is not None
             report(0.5)
             report(1.0)
         assert "rendering" in stream.getvalue()
         stream = Terminal()
         with progress_meter(True, stream=stream, what="structure factors") as report:
+            assert report is not None
             report(1.0)
         assert "structure factors" in stream.getvalue() and "rendering" not in stream.getvalue()
 

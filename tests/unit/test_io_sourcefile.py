@@ -17,7 +17,7 @@ NAN = math.nan
 
 @pytest.fixture
 def read(tmp_path):
-    def read_text(text: str) -> list[list[float]]:
+    def read_text(text: str) -> np.ndarray:
         (tmp_path / "s.txt").write_bytes(text.encode())
         return read_sourcefile(tmp_path / "s.txt")
 

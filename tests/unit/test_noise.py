@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nanobrag_torch.c_random import Streams
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.physics.random_streams import Streams
 from nanobrag_torch.response.serial_noise import noise_counts, poisson_image
 
 DATA = Path(__file__).parents[1] / "data"

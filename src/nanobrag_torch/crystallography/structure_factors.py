@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -27,10 +27,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nanobrag_torch.crystallography.fcalc import BulkSolvent
-    from nanobrag_torch.models.crystal import Crystal
 
 FLAG = "structure factors"
 Report = Callable[[float], None]
+
+
+class HoldsAmplitudes(Protocol):
+    """A crystal, as far as its table of amplitudes goes."""
+
+    hkl_data: Tensor | None  # [H, K, L]
+    hkl_metadata: dict[str, int] | None  # h_min h_max k_min k_max l_min l_max
 
 
 def read_structure_factors(
@@ -125,7 +131,7 @@ def calculated_reflections(
 
 
 def attach_structure_factors(
-    crystal: Crystal, reflections: Reflections, *, default_F: float | Tensor = 0.0
+    crystal: HoldsAmplitudes, reflections: Reflections, *, default_F: float | Tensor = 0.0
 ) -> Expansion:
     """Expand reflections to P1 and make them the crystal's table; missing ones get default_F.
 

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanobrag_torch.c_random import MosaicDomains, Streams, random_domains
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import MOSAIC_DOMAINS, CrystalConfig, MosaicSampling
 from nanobrag_torch.devices import checked_device
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.physics import mosaicity
-from nanobrag_torch.physics.random_streams import Streams
 from nanobrag_torch.physics.rotations import axis_rotation, quaternion_rotation, vector_rotation, xyz_rotation
 from nanobrag_torch.physics.unit_cell import cell_volume, cross_products, dual, reciprocal_from_cell, with_lengths
 from nanobrag_torch.units import ANGSTROM, DEGREES_PER_RADIAN, MM
@@ -41,7 +41,7 @@ class Crystal:
         self.hkl_data: Tensor | None = None  # [H, K, L] amplitudes
         self.hkl_metadata: dict[str, int] | None = None  # h_min h_max k_min k_max l_min l_max
         self.streams: Streams | None = None
-        self._drawn: tuple[Streams | None, mosaicity.MosaicDomains] | None = None
+        self._drawn: tuple[Streams | None, MosaicDomains] | None = None
         if self.config.cell_a is None and self.config.mosflm_a_star is None:
             raise InputError("cell_a", None, "a cell, or mosflm_a_star, mosflm_b_star and mosflm_c_star")
 
@@ -149,12 +149,12 @@ class Crystal:
         given = self.config.mosaic_domains
         return MOSAIC_DOMAINS if given is None else given
 
-    def _drawn_domains(self) -> mosaicity.MosaicDomains:
+    def _drawn_domains(self) -> MosaicDomains:
         """The random domains, drawn once and kept on the device: a shared stream must not go on at the next image."""
         seed, count = self.config.mosaic_seed, self.domain_count
         if self._drawn is None or self._drawn[0] is not self.streams:
             streams = Streams() if self.streams is None else self.streams
-            drawn = mosaicity.random_domains(streams, seed, count)
+            drawn = random_domains(streams, seed, count)
             placed = drawn._replace(axes=drawn.axes.to(self.device), angles=drawn.angles.to(self.device))
             self._drawn = self.streams, placed
         return self._drawn[1]

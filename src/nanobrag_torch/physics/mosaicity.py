@@ -1,35 +1,18 @@
-"""Mosaic domains as rotations of the lattice: the C program's random ones (section 9.4), or a quadrature rule."""
+"""Mosaic domains as rotations of the lattice, from axes and angles that were drawn or from a quadrature rule."""
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nanobrag_torch.physics.random_streams import Streams, random_axes
 from nanobrag_torch.physics.rotations import axis_rotation, unit
 
 QUADRATURE_LIMIT = 400
 QUADRATURE_TARGET = 2048
 QUADRATURE_WIDTH = 0.5
-
-
-class MosaicDomains(NamedTuple):
-    """Random domains before their spread is known: domain m turns by spread * angles[m] about axes[m]."""
-
-    axes: Tensor  # [M, 3], unit length, float64
-    angles: Tensor  # [M], for a spread of one, float32 as the C program draws them; the first is 0
-    next_state: int  # of the stream, for who draws on
-
-
-def random_domains(streams: Streams, state: int, count: int) -> MosaicDomains:
-    """Draw `count` domains. The first takes its three deviates like the others, and then is not turned."""
-    axes, angles, next_state = random_axes(streams, state, count)
-    angles[:1] = 0.0
-    return MosaicDomains(torch.from_numpy(axes), torch.from_numpy(angles), next_state)
 
 
 def domain_angles(spread: float | Tensor, unit_angles: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nanobrag_torch.c_random import Streams
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.physics.random_streams import Streams
 
 Floats = npt.NDArray[np.float32]
 Roi = tuple[int, int, int, int]  # first and last fast pixel, first and last slow pixel, as -roi: both inclusive

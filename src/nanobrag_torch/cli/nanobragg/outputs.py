@@ -100,7 +100,7 @@ def region_of(prepared: Prepared) -> Roi:
 
 def _noise(image: NDArray[np.float32], prepared: Prepared, roi: Roi) -> NoiseImage:
     """Counting noise, from a random state that misset and mosaic domains have passed through as in the C program."""
-    from nanobrag_torch.physics.random_streams import Streams, misset_angles, random_axes
+    from nanobrag_torch.c_random import Streams, misset_angles, random_axes
     from nanobrag_torch.response.serial_noise import noise_counts
 
     streams = Streams()

@@ -131,7 +131,7 @@ def misset_deg(prepared: Prepared) -> tuple[float, float, float]:
     if choice not in ("random", "uniform"):
         x, y, z = prepared.crystal.misset_deg
         return float(x), float(y), float(z)
-    from nanobrag_torch.physics.random_streams import Streams, misset_angles, uniform_misset_angles
+    from nanobrag_torch.c_random import Streams, misset_angles, uniform_misset_angles
 
     state = -prepared.misset_seed
     angles = misset_angles(Streams(), state) if choice == "random" else uniform_misset_angles(state)
@@ -194,7 +194,7 @@ def _attach(crystal: Crystal, prepared: Prepared) -> None:
 
 def share_random_state(crystal: Crystal, prepared: Prepared) -> None:
     """A mosaic stream with a seed that is not positive goes on with the table that a random misset left (D50)."""
-    from nanobrag_torch.physics.random_streams import Streams, misset_angles
+    from nanobrag_torch.c_random import Streams, misset_angles
 
     if prepared.crystal.mosaic_seed > 0 and prepared.request.misset_choice == "random":
         crystal.streams = Streams()

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from nanobrag_torch.compilation import compiled
 from nanobrag_torch.physics.rotations import axis_rotation, quaternion_rotation
@@ -61,11 +63,26 @@ class Streams:
         return counts, int(state)
 
 
+class MosaicDomains(NamedTuple):
+    """Random domains before their spread is known: domain m turns by spread * angles[m] about axes[m]."""
+
+    axes: Tensor  # [M, 3], unit length, float64
+    angles: Tensor  # [M], for a spread of one, float32 as the C program draws them; the first is 0
+    next_state: int  # of the stream, for who draws on
+
+
 def random_axes(streams: Streams, state: int, count: int) -> tuple[Reals, Floats, int]:
     """Axes (count, 3) of unit length, angles (count,) for a spread of one, and the next state (section 9.4)."""
     axes, factors = np.empty((count, 3)), np.empty(count, np.float32)
     state = _axes_fill(axes, factors, state, streams.table)
     return axes, factors, int(state)
+
+
+def random_domains(streams: Streams, state: int, count: int) -> MosaicDomains:
+    """Draw `count` domains. The first takes its three deviates like the others, and then is not turned."""
+    axes, angles, next_state = random_axes(streams, state, count)
+    angles[:1] = 0.0
+    return MosaicDomains(torch.from_numpy(axes), torch.from_numpy(angles), next_state)
 
 
 def random_rotations(streams: Streams, state: int, spread_rad: float, count: int) -> tuple[Reals, int]:
