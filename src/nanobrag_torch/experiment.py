@@ -91,7 +91,7 @@ class Experiment:
         return image[0] if image.shape[0] == 1 and image.dim() == 3 else image
 
     def counts(self, frame: int = 0, *, seed: int, **simulator: Any) -> Tensor:
-        """The image of a frame as counted: whole photons, int64, shaped as by `simulate`.
+        """The image of a frame as counted: whole photons, int32, shaped as by `simulate`.
 
         A frame of a seed is the same whichever frames are rendered beside it, and wherever: see Simulator.counts.
         """

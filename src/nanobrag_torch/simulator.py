@@ -111,7 +111,7 @@ class Simulator:
         return torch.zeros(count, dtype=self.dtype, device=self.device).index_put((pixels,), values).reshape(shape)
 
     def counts(self, seed: int, *, image: int = 0, progress: Progress | None = None) -> Tensor:
-        """The image as counted: whole photons, int64, drawn from the Poisson distribution about `run()`.
+        """The image as counted: whole photons, int32, drawn from the Poisson distribution about `run()`.
 
         image: number of this image among those of the seed. What is drawn for a pixel depends on the seed, this number,
         the place of the pixel and what is expected there, and on nothing else: not on the images drawn before, the

@@ -8,7 +8,8 @@ from cuda_cases import DEVICE
 from scipy import stats
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.response.photons import philox, poisson_counts, recorded_counts, uniforms
+from nanobrag_torch.response.counters import philox, uniforms
+from nanobrag_torch.response.photons import poisson_counts, recorded_counts
 
 # counter, key, output of Philox 4x32-10: the known answers that its authors publish with Random123
 KNOWN = [
@@ -54,7 +55,7 @@ def test_counts_are_poisson(mean):
     assert stats.chi2(max(len(kept) - 1, 1)).sf(chi_square) > 1e-3
 
 
-@pytest.mark.parametrize("mean", [0.3, 20.0, 5e4, 3e7, 1e10])
+@pytest.mark.parametrize("mean", [0.3, 20.0, 5e4, 3e7, 1.5e9])
 def test_mean_variance_and_skew(mean):
     draws = 30_000
     counts = poisson_counts(torch.full((1, draws), mean, dtype=torch.float64, device=DEVICE), 5)[0].cpu().double()

@@ -1,103 +1,183 @@
 """Counting noise on any device, from a counter-based generator: no state, no order.
 
-The deviate of a pixel depends on the seed, the number of the image and the index of the pixel alone (Philox 4x32-10,
-Salmon et al. 2011), so image i of seed s is the same in any batch, on any number of devices, drawn whole or in pieces.
-It is the noise of Simulator.counts, Experiment.counts and `nb simulate --noise`. The command nanoBragg draws the C
-program's, one deviate after the other: nanobrag_torch.response.serial_noise.
+What is counted in a pixel depends on the seed, the number of the image, the index of the pixel and the mean, rounded to
+float32, alone: image i of seed s is the same in any batch, on any number of devices, drawn whole or in pieces. It is
+the noise of Simulator.counts, Experiment.counts, Response.record and `nb simulate --noise`. The command nanoBragg draws
+the C program's, one deviate after the other: nanobrag_torch.response.serial_noise.
+
+The functions here say what is drawn, for every device; on a CPU response.fused draws the same in machine code.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from nanobrag_torch.compilation import available
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.response.counters import COUNTING, require_number, uniforms
+from nanobrag_torch.response.formulas import (
+    INVERSES,
+    LARGEST_COUNT,
+    LARGEST_MEAN,
+    LN_2,
+    LOG2_E,
+    LOG_FACTORIALS,
+    MANTISSA_BITS,
+    MOST_BY_INVERSION,
+    NORMAL_ABOVE,
+    ROOT_HALF_BITS,
+    ROOT_TWO_PI,
+    SMALL_COUNT,
+    SMALL_MEAN,
+    log_of_mantissa,
+    power_of_two,
+    rejection_constants,
+    sine_of_pi,
+    stirling_rest,
+)
 
-SMALL_MEAN = 10.0
-"""Below this, inversion; from here, transformed rejection (Hoermann 1993, PTRS)."""
-NORMAL_ABOVE = 1e8
-"""Above this, a normal deviate rounded to a whole number: skew and kurtosis differ by 1e-4 and 1e-8."""
-_LARGEST_SMALL = 64  # P(count above this | mean 10) = 3e-29
-_WORD = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
-_ROUNDS = 10
-_LARGEST_COUNT = 65535
-_AT_ONCE_ON_A_CPU, _AT_ONCE = 2**16, 2**22
-"""Pixels drawn at once: what stays in a CPU's cache; elsewhere what bounds memory to less than a gigabyte."""
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Draw = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]
+"""Means, two uniform deviates each, pixels and images [n], and the seed."""
+_LARGEST_RECORDED = 65535
+_AT_ONCE = 2**22
+"""Pixels drawn at once by the plain form: what bounds its memory to less than a gigabyte."""
+_A_THREAD = 2**16
 
 
 def poisson_counts(
-    means: Tensor, seed: int, *, first_image: int = 0, pixels: Tensor | None = None, validate: bool = True
+    means: Tensor,
+    seed: int,
+    *,
+    first_image: int = 0,
+    pixels: Tensor | None = None,
+    validate: bool = True,
+    fused: bool | None = None,
 ) -> Tensor:
-    """Photons counted, int64 like `means` [images, ...], where means (photons per pixel) are expected.
+    """Photons counted, int32 like `means` [images, ...], where means (photons per pixel) are expected.
 
     The first axis runs over images first_image, first_image + 1 ...; pixels [...]: flat indices of the pixels, when not
-    all of an image are there, in order. Raises InputError for a mean that is negative or not finite, unless validate
-    is False, which spares a GPU a look at the means; and for a seed or image that is no whole number below 2^64.
+    all of an image are there, in order. fused: None: machine code on a CPU; it changes no count. Raises InputError for
+    a mean that is negative, not finite or above 2e9, unless validate is False, which spares a GPU a look at the means;
+    and for a seed or image that is no whole number below 2^64.
     """
-    for name, number in (("seed", seed), ("image", first_image)):
-        if not (isinstance(number, int) and 0 <= number < 1 << 64):
-            raise InputError(name, number, "a whole number from 0 to 2^64 - 1")
-    if means.dim() < 1 or (validate and not bool((torch.isfinite(means) & (means >= 0)).all())):
-        raise InputError("means", "negative or not finite", "finite photons per pixel, one image or more [images, ...]")
-    flat = means.detach().reshape(-1)
+    if means.dim() < 1 or (validate and not bool(((means >= 0) & (means <= LARGEST_MEAN)).all())):
+        accepted = f"photons per pixel from 0 to {LARGEST_MEAN:g}, one image or more [images, ...]"
+        raise InputError("means", "negative, too large or not finite", accepted)
+    flat = means.detach().reshape(-1).to(torch.float32)
     size = means[0].numel() if means.shape[0] else 1
-    index = torch.arange(size, device=means.device) if pixels is None else pixels.reshape(-1).to(torch.int64)
-    counts = torch.empty(flat.shape, dtype=torch.int64, device=means.device)
-    step = _AT_ONCE_ON_A_CPU if means.device.type == "cpu" else _AT_ONCE
-    for start in range(0, flat.numel(), step):
-        place = torch.arange(start, min(start + step, flat.numel()), device=means.device)
-        image = first_image + torch.div(place, size, rounding_mode="floor")
-        mean = flat[start : start + step].to(torch.float64)
-        counts[start : start + step] = _counts(mean, index[place % size], image, seed)
-    return counts.reshape(means.shape)
+    draw = _Drawing(flat, seed, first_image, size, pixels, fused)
+    return draw.poisson().reshape(means.shape)
+
+
+def normal_deviates(
+    shape: tuple[int, ...],
+    seed: int,
+    purpose: int,
+    *,
+    first_image: int = 0,
+    pixels: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    fused: bool | None = None,
+) -> Tensor:
+    """Deviates of the standard normal distribution, float32 of shape [images, ...]; arguments as for poisson_counts.
+
+    purpose: a constant of response.counters; deviates of different purposes are independent.
+    """
+    flat = torch.empty(shape, dtype=torch.float32, device=device).reshape(-1)
+    size = flat.numel() // shape[0] if shape[0] else 1
+    return _Drawing(flat, seed, first_image, size, pixels, fused).normal(purpose).reshape(shape)
 
 
 def recorded_counts(photons: Tensor, adc: float = 40.0) -> Tensor:
     """What a detector records of `photons` (any shape): photons + adc, cut off to 0...65535, uint16."""
-    return (photons.to(torch.float64) + adc).clamp(0, _LARGEST_COUNT).to(torch.int32).to(torch.uint16)
+    return (photons.to(torch.float64) + adc).clamp(0, _LARGEST_RECORDED).to(torch.int32).to(torch.uint16)
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Four words of 32 random bits (in int64) of a counter of four such words and a key of two."""
-    a, b, c, d = counter
-    first, second = key
-    for _ in range(_ROUNDS):
-        high_a, low_a = _product(a, _MULTIPLIERS[0])
-        high_c, low_c = _product(c, _MULTIPLIERS[1])
-        a, b, c, d = high_c ^ b ^ first, low_c, high_a ^ d ^ second, low_a
-        first, second = (first + _KEY_STEPS[0]) & _WORD, (second + _KEY_STEPS[1]) & _WORD
-    return a, b, c, d
+class _Drawing:
+    """Deviates for consecutive places [n] of images of `size` pixels, by either form."""
+
+    def __init__(
+        self, flat: Tensor, seed: int, first_image: int, size: int, pixels: Tensor | None, fused: bool | None
+    ) -> None:
+        require_number("seed", seed)
+        require_number("image", first_image)
+        self.flat, self.seed, self.first_image, self.size = flat, seed, first_image, size
+        self.pixels = None if pixels is None else pixels.reshape(-1).to(torch.int64)
+        self.fused = flat.device.type == "cpu" and available().usable if fused is None else fused
+
+    def poisson(self) -> Tensor:
+        """Counts [n], int32."""
+        counts = torch.empty(self.flat.shape, dtype=torch.int32, device=self.flat.device)
+        if self.fused:
+            from nanobrag_torch.response.fused import poisson_fill
+
+            self._in_threads(poisson_fill, counts, self.flat.contiguous().numpy())
+            return counts
+        for part, pixel, image in self._parts():
+            mean = self.flat[part].to(torch.float64)
+            counts[part] = _counts(mean, pixel, image, self.seed).to(torch.int32)
+        return counts
+
+    def normal(self, purpose: int) -> Tensor:
+        """Deviates [n], float32."""
+        deviates = torch.empty_like(self.flat)
+        if self.fused:
+            from nanobrag_torch.response.fused import normal_fill
+
+            self._in_threads(normal_fill, deviates, None, purpose)
+            return deviates
+        for part, pixel, image in self._parts():
+            deviates[part] = _normal(*uniforms(pixel, image, self.seed, 0, purpose)).to(torch.float32)
+        return deviates
+
+    def _in_threads(
+        self, fill: Callable[..., None], target: Tensor, source: NDArray[np.float32] | None, *more: Any
+    ) -> None:
+        pixels = np.empty(0, np.int64) if self.pixels is None else self.pixels.contiguous().numpy()
+        image, seed, found = np.uint64(self.first_image), np.uint64(self.seed), target.numpy()
+
+        def fill_part(start: int) -> None:
+            part = slice(start, start + _A_THREAD)
+            sources = () if source is None else (source[part],)
+            fill(*sources, pixels, self.size, start, image, seed, *more, found[part])
+
+        starts = range(0, target.numel(), _A_THREAD)
+        if len(starts) < 2 or torch.get_num_threads() < 2:
+            for start in starts:
+                fill_part(start)
+            return
+        fill_part(0)  # compiles once, before there are threads
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(fill_part, starts[1:]))
+
+    def _parts(self) -> Any:
+        """Slice, pixels and images of what is drawn at once."""
+        device = self.flat.device
+        index = torch.arange(self.size, device=device) if self.pixels is None else self.pixels
+        for start in range(0, self.flat.numel(), _AT_ONCE):
+            place = torch.arange(start, min(start + _AT_ONCE, self.flat.numel()), device=device)
+            image = _signed(self.first_image) + torch.div(place, self.size, rounding_mode="floor")
+            yield slice(start, start + _AT_ONCE), index[place % self.size], image
 
 
-def _product(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
-    """High and low word of the product; int64 products wrap, which leaves all 64 bits right."""
-    signed = multiplier - (1 << 32) if multiplier >= 1 << 31 else multiplier
-    product = word * signed + (word << 32 if signed < 0 else 0)
-    return (product >> 32) & _WORD, product & _WORD
-
-
-def uniforms(pixel: Tensor, image: Tensor, seed: int, draw: int) -> tuple[Tensor, Tensor]:
-    """Two uniform deviates in (0, 1), float64 with 53 random bits each, for every pixel; `draw` counts the attempts."""
-    high = (pixel >> 32) & 0xFFFF
-    counter = pixel & _WORD, high | (draw << 16), image & _WORD, (image >> 32) & _WORD
-    a, b, c, d = philox(counter, (seed & _WORD, (seed >> 32) & _WORD))
-    return _uniform(a, b), _uniform(c, d)
-
-
-def _uniform(high: Tensor, low: Tensor) -> Tensor:
-    bits = (high << 21) | (low >> 11)
-    return (bits.to(torch.float64) + 0.5) * 2.0**-53
+def _signed(number: int) -> int:
+    """The same 64 bits as a signed number."""
+    return number - (1 << 64) if number >= 1 << 63 else number
 
 
 def _counts(mean: Tensor, pixel: Tensor, image: Tensor, seed: int) -> Tensor:
-    u, v = uniforms(pixel, image, seed, 0)
+    u, v = uniforms(pixel, image, seed, 0, COUNTING)
     counts = torch.zeros_like(pixel)
-    ranges: tuple[tuple[Tensor, Callable[..., Tensor]], ...] = (
+    ranges: tuple[tuple[Tensor, Callable[[Draw], Tensor]], ...] = (
         ((mean > 0) & (mean < SMALL_MEAN), _by_inversion),
         ((mean >= SMALL_MEAN) & (mean <= NORMAL_ABOVE), _by_rejection),
         (mean > NORMAL_ABOVE, _by_normal),
@@ -105,45 +185,81 @@ def _counts(mean: Tensor, pixel: Tensor, image: Tensor, seed: int) -> Tensor:
     for chosen, method in ranges:
         place = chosen.nonzero().squeeze(1)
         if place.numel():
-            counts[place] = method(mean[place], u[place], v[place], pixel[place], image[place], seed)
+            counts[place] = method((mean[place], u[place], v[place], pixel[place], image[place], seed))
     return counts
 
 
-def _by_inversion(mean: Tensor, u: Tensor, v: Tensor, pixel: Tensor, image: Tensor, seed: int) -> Tensor:
+def _by_inversion(draw: Draw) -> Tensor:
     """The least k with u <= P(count <= k)."""
-    term = torch.exp(-mean)
+    mean, u, _, pixel, _, _ = draw
+    turns = mean * LOG2_E
+    whole = torch.floor(turns + 0.5)
+    none = power_of_two.function(whole - turns)
+    term = (none.view(torch.int64) - (whole.to(torch.int64) << MANTISSA_BITS)).view(torch.float64)
     below, counts = term.clone(), torch.zeros_like(pixel)
-    for k in range(1, _LARGEST_SMALL + 1):
+    for k in range(1, MOST_BY_INVERSION + 1):
         counts += u > below
-        term = term * mean / k
+        term = term * mean * float(INVERSES[k])
         below += term
     return counts
 
 
-def _by_rejection(mean: Tensor, u: Tensor, v: Tensor, pixel: Tensor, image: Tensor, seed: int) -> Tensor:
+def _by_rejection(draw: Draw) -> Tensor:
     """PTRS: a transformed uniform deviate, accepted with the probability that makes it Poisson; nine in ten are."""
-    counts, place, draw = torch.zeros_like(pixel), torch.arange(mean.numel(), device=mean.device), 0
+    mean, u, v, pixel, image, seed = draw
+    counts, place, attempt = torch.zeros_like(pixel), torch.arange(mean.numel(), device=mean.device), 0
     while place.numel():
         count, accepted = _proposal(mean[place], u, v)
         counts[place[accepted]] = count[accepted].to(torch.int64)
-        place, draw = place[~accepted], draw + 1
-        u, v = uniforms(pixel[place], image[place], seed, draw)
+        place, attempt = place[~accepted], attempt + 1
+        u, v = uniforms(pixel[place], image[place], seed, attempt, COUNTING)
     return counts
 
 
 def _proposal(mean: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    b = 0.931 + 2.53 * torch.sqrt(mean)
-    a = -0.059 + 0.02483 * b
-    inverse_alpha, quick = 1.1239 + 1.1328 / (b - 3.4), 0.9277 - 3.6224 / (b - 2)
+    a, b, inverse_alpha, quick = rejection_constants.function(_root(mean))
     centred = u - 0.5
     edge = 0.5 - centred.abs()
-    count = torch.floor((2 * a / edge + b) * centred + mean + 0.43)
-    hat = torch.log(v * inverse_alpha / (a / (edge * edge) + b))
-    exact = hat <= count * torch.log(mean) - mean - torch.lgamma(count.clamp(min=0) + 1)
+    count = torch.floor((2.0 * a / edge + b) * centred + mean + 0.43)
+    share = v * inverse_alpha / (a / (edge * edge) + b)
     tail = (count < 0) | ((edge < 0.013) & (v > edge))
-    return count, ((edge >= 0.07) & (v <= quick)) | (exact & ~tail)
+    return count, ((edge >= 0.07) & (v <= quick)) | (_is_accepted(mean, count, share) & ~tail)
 
 
-def _by_normal(mean: Tensor, u: Tensor, v: Tensor, pixel: Tensor, image: Tensor, seed: int) -> Tensor:
-    deviate = torch.sqrt(-2 * torch.log(u)) * torch.cos(2 * math.pi * v)
-    return torch.round(mean + torch.sqrt(mean) * deviate).to(torch.int64)
+def _is_accepted(mean: Tensor, count: Tensor, share: Tensor) -> Tensor:
+    """PTRS without its short cut; share: v / alpha over the density of the proposal."""
+    few = count.clamp(0, SMALL_COUNT - 1)
+    factorials = torch.from_numpy(LOG_FACTORIALS).to(mean.device)[few.to(torch.int64)]
+    small = _logarithm(share) <= few * _logarithm(mean) - mean - factorials
+    many = count.clamp(min=SMALL_COUNT)
+    excess = many - mean - many * _logarithm(many / mean) - stirling_rest.function(many)
+    large = _logarithm(share * (ROOT_TWO_PI * _root(many))) <= excess
+    return torch.where(count < SMALL_COUNT, small, large)
+
+
+def _logarithm(x: Tensor) -> Tensor:
+    """log(x) of positive numbers: a whole number of octaves, and a mantissa about one."""
+    bits = x.view(torch.int64)
+    exponent = (bits - ROOT_HALF_BITS) >> MANTISSA_BITS
+    mantissa = (bits - (exponent << MANTISSA_BITS)).view(torch.float64)
+    logarithm: Tensor = exponent.to(torch.float64) * LN_2 + log_of_mantissa.function(mantissa)
+    return logarithm
+
+
+def _root(x: Tensor) -> Tensor:
+    """The square root, rounded as IEEE 754 has it; that of torch on a CPU is off by a last bit in one of a hundred."""
+    return torch.from_numpy(np.sqrt(x.numpy())) if x.device.type == "cpu" else torch.sqrt(x)
+
+
+def _normal(u: Tensor, v: Tensor) -> Tensor:
+    """A normal deviate of two uniform ones (Box and Muller, Ann. Math. Stat. 29 (1958), 610)."""
+    turn = 2.0 * v - 1.0
+    folded = torch.where(turn.abs() > 0.5, torch.copysign(1.0 - turn.abs(), turn), turn)
+    deviate: Tensor = _root(-2.0 * _logarithm(u)) * sine_of_pi.function(folded)
+    return deviate
+
+
+def _by_normal(draw: Draw) -> Tensor:
+    mean, u, v, _, _, _ = draw
+    counts = torch.floor(mean + _root(mean) * _normal(u, v) + 0.5)
+    return counts.clamp(max=LARGEST_COUNT).to(torch.int64)

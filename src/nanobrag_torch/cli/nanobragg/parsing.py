@@ -48,34 +48,35 @@ def header_files(words: Sequence[str]) -> tuple[str | None, str | None]:
     return found["-mask"], found["-img"]
 
 
-def apply_words(request: Request, words: Sequence[str], compat: Compat, *, as_c_reads: bool) -> None:
+def apply_words(
+    request: Request, words: Sequence[str], compat: Compat, *, as_c_reads: bool, table: Sequence[Flag] = FLAGS
+) -> None:
     """Second pass: every word that begins with a dash is held against every row of the table, in order.
 
-    as_c_reads: a text that is not a number counts as its longest numeric prefix, as C `atof` has it; else it is an
-    InputError. Missing values are an InputError always.
+    request: what the rows of the table set. as_c_reads: a text that is not a number counts as its longest numeric
+    prefix, as C `atof` has it; else it is an InputError. Missing values are an InputError always.
     """
     known: set[int] = set()
     claimed: set[int] = set()
     for at, word in enumerate(words):
-        if word.startswith("-") and _apply_word(request, words, at, compat, as_c_reads, claimed):
+        place = _Place(words, at, as_c_reads, claimed)
+        if word.startswith("-") and _apply_word(request, place, compat, table):
             known.add(at)
-    request.warnings += _unclaimed(words, known | claimed)
+    request.warnings += _unclaimed(words, known | claimed, table)
 
 
-def _apply_word(
-    request: Request, words: Sequence[str], at: int, compat: Compat, as_c_reads: bool, claimed: set[int]
-) -> bool:
-    """Fire every row that matches one word; the places of the values it read go to claimed."""
+def _apply_word(request: Request, place: _Place, compat: Compat, table: Sequence[Flag]) -> bool:
+    """Fire every row that matches one word; the places of the values it read are claimed."""
     matched = False
-    for flag in FLAGS:
-        if not flag.matches(words[at]):
+    for flag in table:
+        if not flag.matches(place.word):
             continue
-        shadowed = bool(flag.shadow) and flag.shadow in words[at]
-        if shadowed and not getattr(compat, flag.shadow_switch):
+        place.shadowed = bool(flag.shadow) and flag.shadow in place.word
+        if place.shadowed and not getattr(compat, flag.shadow_switch):
             continue
         matched = True
         effect = SPECIAL.get(flag.special, _plain)
-        stop = effect(request, flag, _Place(words, at, as_c_reads, shadowed, claimed))
+        stop = effect(request, flag, place)
         request.fired.append(flag.names[0])
         for name, value in flag.puts:
             setattr(request, name, value)
@@ -87,9 +88,10 @@ def _apply_word(
 class _Place:
     """A flag on the command line: reads and claims the words after it."""
 
-    def __init__(self, words: Sequence[str], at: int, as_c_reads: bool, shadowed: bool, claimed: set[int]) -> None:
-        self.words, self.at, self.as_c_reads = words, at, as_c_reads
-        self.shadowed, self.claimed = shadowed, claimed
+    shadowed = False  # the word is that of another flag, which shadows this one
+
+    def __init__(self, words: Sequence[str], at: int, as_c_reads: bool, claimed: set[int]) -> None:
+        self.words, self.at, self.as_c_reads, self.claimed = words, at, as_c_reads, claimed
 
     @property
     def word(self) -> str:
@@ -231,7 +233,7 @@ SPECIAL: dict[str, Effect] = {
 """Effects that the columns of the table cannot say; each answers whether no later row may see the word."""
 
 
-def _unclaimed(words: Sequence[str], claimed: set[int]) -> list[str]:
+def _unclaimed(words: Sequence[str], claimed: set[int], table: Sequence[Flag]) -> list[str]:
     """A warning for each unknown flag, and for each word that no flag read and that follows no unknown flag."""
     warnings, after_unknown = [], False
     for at, word in enumerate(words):
@@ -239,15 +241,15 @@ def _unclaimed(words: Sequence[str], claimed: set[int]) -> list[str]:
             after_unknown = False
         elif word.startswith("-") and not _NUMBER.fullmatch(word):
             after_unknown = True
-            warnings.append(f"unknown flag {word!r} is ignored; nearest known flag: {nearest_flag(word)}")
+            warnings.append(f"unknown flag {word!r} is ignored; nearest known flag: {nearest_flag(word, table)}")
         elif not after_unknown:
             warnings.append(f"word {word!r} belongs to no flag and is ignored")
     return warnings
 
 
-def nearest_flag(word: str) -> str:
-    """The known flag that looks most like the word."""
+def nearest_flag(word: str, table: Sequence[Flag] = FLAGS) -> str:
+    """The flag of a table that looks most like the word."""
     from difflib import SequenceMatcher
 
-    known = [name for flag in FLAGS for name in flag.names]
+    known = [name for flag in table for name in flag.names]
     return max(known, key=lambda name: SequenceMatcher(None, word.lower(), name.lower()).ratio())
