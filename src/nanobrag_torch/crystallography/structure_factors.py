@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -18,8 +19,7 @@ from nanobrag_torch.crystallography.symmetry import (
     space_group,
 )
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.amplitudes import kind_of, read_reflections
-from nanobrag_torch.io.atoms import read_atoms
+from nanobrag_torch.io.amplitudes import amplitude_format, read_reflections
 from nanobrag_torch.records.atoms import AtomicModel
 from nanobrag_torch.records.reflections import Cell, Reflections, require_cell
 
@@ -61,10 +61,11 @@ def read_structure_factors(
     degrees) and space_group replace those of a file, or give text ones. Rows that symmetry makes equal are averaged.
     Raises InputError naming file and reason.
     """
-    if kind_of(path, flag=flag) == "model":
+    read_atoms = amplitude_format(path, flag=flag).read_atoms
+    if read_atoms is not None:
         if column is not None:
             raise InputError("column", column, f"no column for {path}, which holds atoms")
-        model = read_atoms(path, flag=flag)
+        model = read_atoms(Path(path), flag)
         if cell is not None or space_group is not None:
             raise InputError("cell, space_group", (cell, space_group), f"nothing, as {path} holds atoms in their cell")
         return calculated_reflections(

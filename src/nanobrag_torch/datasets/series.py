@@ -10,13 +10,12 @@ until the last one lets the file be put together. A series that was cut off goes
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -25,21 +24,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from nanobrag_torch.datasets.ingredients import Ingredients, ingredients, require_same
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.atomic import OutputFile, open_output, output_path
-from nanobrag_torch.io.cbf import cbf_header_text, open_cbf
-from nanobrag_torch.io.expt_write import experiment_list
+from nanobrag_torch.io.atomic import OutputFile, open_output
+from nanobrag_torch.io.digest import file_digest
+from nanobrag_torch.io.fileformat import FileFormat, FrameStore
 from nanobrag_torch.io.geometry import refuse_losses
 from nanobrag_torch.io.images import frame_experiment, output_format, write_image
-from nanobrag_torch.io.nxmx_read import SIGNATURE
-from nanobrag_torch.io.nxmx_write import compress_frame, create_nxmx
-from nanobrag_torch.io.smv import read_smv_header
-from nanobrag_torch.io.smv_geometry import smv_header_text
 from nanobrag_torch.records.experiment import ExperimentData
 
 WORKERS = 2
 WAITING = 2  # frames a worker may have before `write` waits
-MARK = "nanobrag_torch_series"  # attribute of an NXmx file that says which series it is
 
 _HASHES = re.compile(r"#+")
 _PERCENT = re.compile(r"%0?(\d*)d")
@@ -130,23 +125,26 @@ def open_series(
     workers: int = WORKERS,
     progress: bool = False,
     allow_loss: bool = False,
+    made_of: Mapping[str, object] | None = None,
 ) -> SeriesWriter:
     """A writer for a series: one file for .nxs and .h5, otherwise a template with #### or %04d for the image number.
 
-    With `resume` frames that are there already, whole and of this very series, are left alone (`missing`); without it
+    `made_of` is everything that decides the pixels, by name: options, and checksums of the files that were read. With
+    `resume` frames that are there already, whole and of this very series, are left alone (`missing`); without it
     everything is written anew. Raises InputError for a name without a place for numbers, a scan of another length,
-    something there that is of another series, or what the format would lose.
+    what the format would lose, and for a series to resume that is made of something else, which is named.
     """
     if experiment.scan is not None and experiment.scan.frames != frames:
         raise InputError("frames", frames, f"the {experiment.scan.frames} images of the scan")
-    kind = output_format(path)
-    if kind not in ("png", "npy"):
-        refuse_losses(experiment if kind == "nxmx" else frame_experiment(experiment, 0), kind, allow_loss)
+    found, pixels = output_format(path), np.dtype(dtype)
+    if found.holds:
+        refuse_losses(experiment if found.frames else frame_experiment(experiment, 0), found, allow_loss)
+    whole = ingredients(experiment, frames, pixels, made_of or {})
     store: Store
-    if kind == "nxmx":
-        store = _NxmxStore(Path(path), experiment, frames, np.dtype(dtype), resume)
+    if found.frames is not None:
+        store = _OneFileStore(Path(path), found.frames, experiment, frames, pixels, whole, resume)
     else:
-        store = _NumberedStore(str(path), kind, experiment, frames, np.dtype(dtype), allow_loss)
+        store = _NumberedStore(str(path), found, experiment, frames, pixels, allow_loss, whole, resume)
     return SeriesWriter(store, frames, dtype, resume, workers, progress)
 
 
@@ -161,61 +159,80 @@ def numbered(template: str, number: int) -> str:
 
 
 class _NumberedStore:
-    """One file a frame."""
+    """One file a frame, and a hidden journal beside them: what they are made of, and the checksum of each."""
 
     def __init__(
-        self, template: str, kind: str, experiment: ExperimentData, frames: int, dtype: np.dtype[Any], allow_loss: bool
+        self,
+        template: str,
+        found: FileFormat,
+        experiment: ExperimentData,
+        frames: int,
+        dtype: np.dtype[Any],
+        allow_loss: bool,
+        whole: Ingredients,
+        resume: bool,
     ) -> None:
-        self.allow_loss = allow_loss
-        self.kind, self.experiment, self.frames = kind, experiment, frames
         first = 1 if experiment.scan is None else experiment.scan.image_range[0]
         self.paths = [Path(numbered(template, first + index)) for index in range(frames)]
-        self.pixel_type = "u2" if dtype.itemsize <= 2 else "u4"
+        self.experiment = experiment
+        wide = [kind for kind in found.pixel_types if np.dtype(kind).itemsize >= dtype.itemsize]
+        self.options: dict[str, Any] = {"pixel_type": (wide or [None])[0], "allow_loss": allow_loss}
+        self.journal = Path(template).with_name(f".{Path(template).name}.series")
+        self._lock = threading.Lock()
+        if resume and (self.journal.exists() or any(path.exists() for path in self.paths)):
+            require_same(_first_line(self.journal), whole, template)
+        else:
+            _require_writable(self.paths[0])
+            with open_output(self.journal) as file:
+                file.write(json.dumps(whole).encode() + b"\n")
 
     def complete(self) -> set[int]:
-        return {index for index, path in enumerate(self.paths) if path.exists() and self._is_ours(index)}
+        """Frames whose files are what the journal says was written."""
+        lines = (line.split() for line in self.journal.read_text().splitlines()[1:])
+        written = {int(words[0]): words[1] for words in lines if len(words) == 2}
+        return {
+            index
+            for index, path in enumerate(self.paths)
+            if index in written and path.is_file() and file_digest(path) == written[index]
+        }
 
     def put(self, index: int, image: NDArray[Any]) -> None:
-        options: dict[str, Any] = {"index": index, "pixel_type": self.pixel_type, "allow_loss": self.allow_loss}
-        write_image(self.paths[index], image, self.experiment, **options)
+        write_image(self.paths[index], image, self.experiment, index=index, **self.options)
+        line = f"{index} {file_digest(self.paths[index])}\n"
+        with self._lock, self.journal.open("a") as file:
+            file.write(line)
 
     def finish(self) -> None:
         """Every file has its name already."""
 
-    def _is_ours(self, index: int) -> bool:
-        """Whether a header is the one that would be written; files appear whole, so the pixels are there then."""
-        path = self.paths[index]
-        try:
-            if self.kind == "smv":
-                wanted = smv_header_text(self.experiment, self.pixel_type, index)
-                return read_smv_header(path).text.rstrip() == wanted.rstrip()
-            if self.kind == "cbf":
-                return _without_time(open_cbf(path).text) == _without_time(cbf_header_text(self.experiment, index))
-        except InputError:  # a file of another kind, which will be replaced
-            return False
-        return path.stat().st_size > 0
 
-
-def _without_time(text: str) -> list[str]:
-    return [line for line in text.split() if not re.match(r"\d{4}-\d\d-\d\dT", line)]
-
-
-class _NxmxStore:
+class _OneFileStore:
     """Packed frames in a folder beside the file, which is put together from them at the end."""
 
-    def __init__(self, path: Path, experiment: ExperimentData, frames: int, dtype: np.dtype[Any], resume: bool) -> None:
-        experiment.need("beam", "detector", where="NXmx")
-        self.path, self.experiment, self.frames, self.dtype = path, experiment, frames, dtype
+    def __init__(
+        self,
+        path: Path,
+        how: FrameStore,
+        experiment: ExperimentData,
+        frames: int,
+        dtype: np.dtype[Any],
+        whole: Ingredients,
+        resume: bool,
+    ) -> None:
+        experiment.need("beam", "detector", where="a series in one file")
+        self.path, self.how, self.experiment, self.frames, self.dtype = path, how, experiment, frames, dtype
         self.folder = path.with_name(f".{path.name}.frames")
-        self.print = _fingerprint(experiment, frames, dtype)
+        self.whole = whole
         _require_writable(path)
+        note = self.folder / "series"
         if not resume:
             shutil.rmtree(self.folder, ignore_errors=True)
+        elif note.exists():
+            require_same(_first_line(note), whole, str(path))
+        elif path.is_file():
+            require_same(_ingredients_of(how.mark(path) or ""), whole, str(path))
         self.folder.mkdir(exist_ok=True)
-        note = self.folder / "series"
-        if note.exists() and note.read_text() != self.print:
-            raise InputError("resume", str(self.folder), "frames of this very series, or no resume")
-        note.write_text(self.print)
+        note.write_text(json.dumps(whole))
 
     def complete(self) -> set[int]:
         if self._file_is_ours():
@@ -227,36 +244,22 @@ class _NxmxStore:
         if detector is None:
             raise InputError("detector", None, "an experiment with a detector")
         with open_output(self._chunk(index)) as file:
-            file.write(compress_frame(np.ascontiguousarray(detector.stack(image))))
+            file.write(self.how.pack(np.ascontiguousarray(detector.stack(image))))
 
     def finish(self) -> None:
         if not self._file_is_ours():
-            self._assemble()
+            packed = (self._chunk(index).read_bytes() for index in range(self.frames))
+            self.how.assemble(self.path, self.experiment, self.dtype, self.frames, packed, json.dumps(self.whole))
         shutil.rmtree(self.folder)
-
-    def _assemble(self) -> None:
-        import h5py
-
-        with output_path(self.path) as place, h5py.File(place, "w") as file:
-            dataset = create_nxmx(file, self.experiment, self.frames, self.dtype)
-            file.attrs[MARK] = self.print
-            for index in range(self.frames):
-                dataset.id.write_direct_chunk((index, 0, 0), self._chunk(index).read_bytes())
 
     def _chunk(self, index: int) -> Path:
         return self.folder / f"{index:06d}"
 
     def _file_is_ours(self) -> bool:
         """Whether the final file is there and holds this very series."""
-        import h5py
-
         if not self.path.is_file() or self._has_chunks():
             return False
-        with self.path.open("rb") as start:
-            if start.read(8) != SIGNATURE:
-                return False
-        with h5py.File(self.path, "r") as file:
-            return str(file.attrs.get(MARK, "")) == self.print
+        return self.how.mark(self.path) == json.dumps(self.whole)
 
     def _has_chunks(self) -> bool:
         return self.folder.is_dir() and any(entry.name != "series" for entry in self.folder.iterdir())
@@ -269,10 +272,17 @@ def _require_writable(path: Path) -> None:
     probe.discard()
 
 
-def _fingerprint(experiment: ExperimentData, frames: int, dtype: np.dtype[Any]) -> str:
-    """What makes two series the same: geometry, number of frames, type of pixel."""
-    text = json.dumps([experiment_list([experiment]), frames, dtype.str])
-    return hashlib.sha256(text.encode()).hexdigest()
+def _first_line(path: Path) -> Ingredients | None:
+    """What a journal says; None if there is none."""
+    return _ingredients_of(path.read_text().partition("\n")[0]) if path.exists() else None
+
+
+def _ingredients_of(text: str) -> Ingredients | None:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 class _Bar:

@@ -6,11 +6,14 @@ was. A name that is no regular file (a pipe, /dev/null) is written directly.
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,15 +25,50 @@ Target = str | os.PathLike[str] | BinaryIO
 """Where a writer writes: a path, or a binary file that is open already."""
 
 
-def read_input(path: str | os.PathLike[str], flag: str, accepted: str) -> bytes:
-    """The bytes of an input file; InputError naming flag, path and the reason if it cannot be read or is empty."""
+PACKED: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
+    (b"\x1f\x8b\x08", gzip.decompress),
+    (b"BZh", bz2.decompress),
+)
+"""First bytes of a packed file, and what unpacks it."""
+START = 2**16  # bytes that suffice to tell most formats apart
+
+
+def read_input(path: str | os.PathLike[str], flag: str, accepted: str, *, unpack: bool = True) -> bytes:
+    """The bytes of an input file, unpacked if gzip or bzip2 packed them.
+
+    Raises InputError naming flag, path and the reason if it cannot be read, is damaged or is empty. `unpack` False is
+    for files whose first bytes may be anything.
+    """
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise InputError(flag, str(path), f"{accepted} ({_reason(error)})") from error
+    unpacker = next((each for start, each in PACKED if unpack and content.startswith(start)), None)
+    if unpacker is not None:
+        try:
+            content = unpacker(content)
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise InputError(flag, str(path), f"{accepted} (damaged gzip or bzip2: {error})") from error
     if not content:
         raise InputError(flag, str(path), f"{accepted} (the file is empty)")
     return content
+
+
+def read_start(path: str | os.PathLike[str], flag: str, accepted: str) -> bytes:
+    """The first bytes of a file, START at most, unpacked; a large file is not read whole. Raises as read_input."""
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(START)
+    except OSError as error:
+        raise InputError(flag, str(path), f"{accepted} ({_reason(error)})") from error
+    if not start or is_packed(start):
+        return read_input(path, flag, accepted)[:START]
+    return start
+
+
+def is_packed(start: bytes) -> bool:
+    """Whether a file that begins so is packed by gzip or bzip2."""
+    return any(start.startswith(each) for each, _ in PACKED)
 
 
 class OutputFile(io.BufferedWriter):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import read_input
+from nanobrag_torch.io.fileformat import FileFormat, FileStart
+from nanobrag_torch.io.sfcif import CIF
 from nanobrag_torch.records.atoms import AtomicModel
 from nanobrag_torch.records.reflections import Cell, Floats
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 FLAG = "model"
 ACCEPTED = "a PDB, mmCIF or CIF file of atoms"
+
+_CIF_ATOMS = re.compile(rb"^\s*_atom_site[._]", re.MULTILINE)
+_PDB = re.compile(rb"^(HEADER|TITLE |REMARK|CRYST1|ATOM  |HETATM|COMPND|EXPDTA|MODEL |SCALE1|ORIGX1)", re.MULTILINE)
 
 
 def read_atoms(path: str | os.PathLike[str], *, flag: str = FLAG) -> AtomicModel:
@@ -30,7 +35,7 @@ def read_atoms(path: str | os.PathLike[str], *, flag: str = FLAG) -> AtomicModel
     """
     import gemmi
 
-    content = read_text(path, flag, ACCEPTED)
+    content = read_input(path, flag, ACCEPTED)
     try:
         if b"_atom_site_fract_x" in content:
             return _small(gemmi.read_small_structure(str(path)), path, flag)
@@ -39,17 +44,6 @@ def read_atoms(path: str | os.PathLike[str], *, flag: str = FLAG) -> AtomicModel
         raise
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(flag, str(path), f"{ACCEPTED} ({' '.join(str(error).split())[:160]})") from error
-
-
-def read_text(path: str | os.PathLike[str], flag: str, accepted: str) -> bytes:
-    """The bytes of a file, unpacked if it is gzipped; InputError naming file and reason."""
-    content = read_input(path, flag, accepted)
-    if not content.startswith(b"\x1f\x8b"):
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(flag, str(path), f"{accepted} (damaged gzip: {error})") from error
 
 
 def _macromolecule(structure: gemmi.Structure, path: str | os.PathLike[str], flag: str) -> AtomicModel:
@@ -133,3 +127,16 @@ def _require_known(elements: tuple[str, ...], path: str | os.PathLike[str], flag
 def _require(condition: bool, path: str | os.PathLike[str], flag: str, problem: str) -> None:
     if not condition:
         raise InputError(flag, str(path), f"{ACCEPTED} with a cell and a space group ({problem})")
+
+
+def _recognises(file: FileStart) -> bool:
+    if CIF.match(file.start):
+        return _CIF_ATOMS.search(file.content) is not None
+    return _PDB.search(file.content) is not None
+
+
+def _read(path: Path, flag: str) -> AtomicModel:
+    return read_atoms(path, flag=flag)
+
+
+FORMAT = FileFormat(name="model", title="PDB, mmCIF or CIF model", recognises=_recognises, read_atoms=_read)

@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from numpy.typing import NDArray
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output, read_input
 from nanobrag_torch.io.fields import Node, naming
+from nanobrag_torch.io.fileformat import FileFormat, ImageOptions
 from nanobrag_torch.io.header_entries import MARK, experiment_of_entries, own_entries
+from nanobrag_torch.records.contents import HEADER
 from nanobrag_torch.records.experiment import (
     BeamData,
     DetectorData,
@@ -30,6 +33,7 @@ from nanobrag_torch.records.experiment import (
     ScanData,
 )
 from nanobrag_torch.records.frames import beam_on_panel
+from nanobrag_torch.records.images import ImageData, as_counts, with_geometry
 
 ACCEPTED = "a CBF image with a binary section of x-CBF_BYTE_OFFSET"
 SECTION = b"--CIF-BINARY-FORMAT-SECTION--"
@@ -77,10 +81,15 @@ class CbfFile:
         return self.whole("X-Binary-Size-Fastest-Dimension"), self.whole("X-Binary-Size-Second-Dimension")
 
 
+def is_cbf(start: bytes) -> bool:
+    """Whether a file that begins so is a CBF."""
+    return start[:64].lstrip(b"# \r\n").startswith(b"CBF:")
+
+
 def open_cbf(path: str | os.PathLike[str]) -> CbfFile:
     """Take a CBF file apart. Raises InputError if it cannot be read, is no CBF file, or is cut short."""
     content = read_input(path, "CBF image", ACCEPTED)
-    if not content.lstrip(b"# \r\n").startswith(b"CBF:"):
+    if not is_cbf(content):
         raise InputError(str(path), content[:20].decode("latin-1"), ACCEPTED)
     section = content.find(SECTION)
     start = content.find(START, section) if section >= 0 else -1
@@ -321,3 +330,28 @@ def _scan(records: dict[str, str], path: str) -> ScanData | None:
         oscillation_width_deg=width[0],
         exposure_times_s=None if exposure is None else np.array(exposure),
     )
+
+
+def _read_image(path: Path, frame: int) -> ImageData:
+    if frame != 0:
+        raise InputError(f"{path}: frame", frame, "0, for a file of one image")
+    file, pixels = read_cbf(path)
+    return with_geometry(pixels, FORMAT.name, lambda: experiment_of_cbf(file))
+
+
+def _write_image(path: Path, pixels: NDArray[Any], data: ExperimentData | None, options: ImageOptions) -> None:
+    assert data is not None
+    write_cbf(path, as_counts(pixels, "i4", options.allow_loss), data)
+
+
+FORMAT = FileFormat(
+    name="cbf",
+    title="CBF image",
+    recognises=lambda file: is_cbf(file.start),
+    suffixes=(".cbf",),
+    read_experiments=lambda path, _: [read_cbf_geometry(path)],
+    holds=HEADER,
+    read_image=_read_image,
+    write_image=_write_image,
+    pixel_types=("i4",),
+)

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import read_input
+from nanobrag_torch.io.crystfel_write import write_crystfel
 from nanobrag_torch.io.fields import Node, naming
+from nanobrag_torch.io.fileformat import FileFormat
 from nanobrag_torch.records.experiment import BeamData, DetectorData, ExperimentData, GroupData, PanelData, Vector
 from nanobrag_torch.records.frames import to_imgcif
 from nanobrag_torch.units import EV_ANGSTROM
@@ -23,6 +25,7 @@ from nanobrag_torch.units import EV_ANGSTROM
 ACCEPTED = "a CrystFEL geometry: lines of the form panel/key = value"
 MM_PER_M = 1000.0
 
+_PANEL_KEY = re.compile(rb"^\s*[^;=\s/]+/(fs|ss|corner_x|min_fs)\s*=", re.MULTILINE)
 _LINE = re.compile(r"^\s*([^=;]+?)\s*=\s*([^;]*?)\s*(?:;.*)?$")
 _QUANTITY = re.compile(r"^([-+0-9.eE]+)\s*([A-Za-z]*)$")
 _TERM = re.compile(r"([-+]?)\s*([0-9.]+(?:[eE][-+]?[0-9]+)?)?\s*\*?\s*([xyz])")
@@ -211,3 +214,17 @@ def _bad_in_panel(text: GeometryText, region: str, panel: PanelData) -> NDArray[
     )
     inside = (x >= bounds["min_x"]) & (x <= bounds["max_x"]) & (y >= bounds["min_y"]) & (y <= bounds["max_y"])
     return np.asarray(inside, np.bool_)
+
+
+FORMAT = FileFormat(
+    name="crystfel",
+    title="CrystFEL .geom",
+    recognises=lambda file: _PANEL_KEY.search(file.content) is not None,
+    suffixes=(".geom",),
+    read_experiments=lambda path, _: [read_crystfel(path)],
+    write_experiment=write_crystfel,
+    holds=frozenset({
+        "beam", "detector", "several panels", "groups of panels", "trusted range", "gain", "mask",
+        "untrusted rectangles",
+    }),
+)  # fmt: skip

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import read_input
+from nanobrag_torch.io.expt_write import write_expt
 from nanobrag_torch.io.fields import Node, naming, number_or_none
+from nanobrag_torch.io.fileformat import FileFormat
+from nanobrag_torch.records.contents import HEADER
 from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,
@@ -29,7 +32,6 @@ from nanobrag_torch.records.experiment import (
 )
 
 ACCEPTED = 'a DIALS experiment list: JSON with "__id__": "ExperimentList"'
-NO_MAXIMUM_A = 1e6  # a range of wavelengths that is none
 
 T = TypeVar("T")
 
@@ -281,6 +283,17 @@ def _crystal(node: Node) -> CrystalData:
     )
 
 
-def all_parts(experiments: Sequence[ExperimentData], name: str) -> list[Any]:
-    """The different models of one kind that experiments share, in order."""
-    return list({id(part): part for e in experiments if (part := getattr(e, name)) is not None}.values())
+FORMAT = FileFormat(
+    name="expt",
+    title="DIALS .expt",
+    recognises=lambda file: file.start.lstrip().startswith(b"{") and b"ExperimentList" in file.content,
+    suffixes=(".expt",),
+    read_experiments=lambda path, _: read_expts(path),
+    write_experiment=write_expt,
+    holds=HEADER
+    | {
+        "several panels", "groups of panels", "nested groups", "group frames", "untrusted rectangles", "parallax",
+        "spectrum", "wavelength range", "goniometer axes", "scan-varying setting", "several images",
+        "scan-varying crystal", "mosaic blocks",
+    },
+)  # fmt: skip

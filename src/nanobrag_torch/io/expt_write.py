@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from nanobrag_torch.io.atomic import Target, open_output
-from nanobrag_torch.io.expt import all_parts
 from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,
@@ -182,3 +181,8 @@ def _crystal(crystal: CrystalData) -> Json:
     if crystal.A_at_scan_points is not None:
         entry["A_at_scan_points"] = crystal.A_at_scan_points.reshape(-1, 9).tolist()
     return {"__id__": kind, **entry}
+
+
+def all_parts(experiments: Sequence[ExperimentData], name: str) -> list[Any]:
+    """The different models of one kind that experiments share, in order."""
+    return list({id(part): part for e in experiments if (part := getattr(e, name)) is not None}.values())

@@ -25,7 +25,7 @@ def read_float_image(path: str | os.PathLike[str], shape: tuple[int, int], *, fl
     Raises InputError if the file cannot be read or is not of the size that the shape needs.
     """
     accepted = f"{4 * shape[0] * shape[1]} bytes for {shape[0]} x {shape[1]} pixels"
-    content = read_input(path, flag, accepted)
+    content = read_input(path, flag, accepted, unpack=False)
     if len(content) != 4 * shape[0] * shape[1]:
         raise InputError(flag, f"{path} ({len(content)} bytes)", accepted)
     return np.frombuffer(content, np.float32).reshape(shape).copy()

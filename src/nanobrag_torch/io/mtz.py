@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.atomic import Target, open_output
-from nanobrag_torch.io.atoms import read_text
+from nanobrag_torch.io.atomic import Target, open_output, read_input
 from nanobrag_torch.io.columns import Quantity, choose
+from nanobrag_torch.io.fileformat import Choice, FileFormat
 from nanobrag_torch.records.reflections import (
     Cell,
     Floats,
@@ -108,7 +109,7 @@ def _amplitudes(labels: dict[str, gemmi.Mtz.Column], quantity: Quantity, which: 
 def _open(path: str | os.PathLike[str], flag: str) -> gemmi.Mtz:
     import gemmi
 
-    if b"MTZENDOFHEADERS" not in read_text(path, flag, ACCEPTED):  # gemmi reads on without it
+    if b"MTZENDOFHEADERS" not in read_input(path, flag, ACCEPTED):  # gemmi reads on without it
         raise InputError(flag, str(path), f"{ACCEPTED} (its end is missing)")
     try:
         mtz = gemmi.read_mtz_file(str(path))
@@ -226,3 +227,21 @@ def _as_mtz(reflections: Reflections, hkl: Indices, columns: Columns) -> gemmi.M
     data = np.column_stack([hkl, *(values for _, _, values in columns)]).astype(np.float32)
     mtz.set_data(data)
     return mtz
+
+
+def _read(path: Path, choice: Choice) -> Reflections:
+    return read_mtz(path, column=choice.column, anomalous=choice.anomalous, flag=choice.flag)
+
+
+def _write(target: Target, reflections: Reflections, label: str) -> None:
+    write_mtz(target, reflections, label=label)
+
+
+FORMAT = FileFormat(
+    name="mtz",
+    title="MTZ file",
+    recognises=lambda file: file.start.startswith(b"MTZ "),
+    suffixes=(".mtz",),
+    read_reflections=_read,
+    write_reflections=_write,
+)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.atomic import read_input
+from nanobrag_torch.io.atomic import is_packed, read_input, read_start
 from nanobrag_torch.io.fields import naming
 from nanobrag_torch.io.nxmx_write import FIXED, SETTING, SPECTRUM
 from nanobrag_torch.records.experiment import (
@@ -58,9 +60,9 @@ def open_nxmx(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
     import h5py
     import hdf5plugin  # noqa: F401  (registers the filters)
 
-    _require_hdf5(path)
+    source = _source(path)
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(source, "r")
     except OSError as error:
         raise InputError(str(path), " ".join(str(error).split())[:100], ACCEPTED) from error
     with file, naming(str(path)):
@@ -131,14 +133,19 @@ def _experiment(file: Any, entry: Any, path: str) -> ExperimentData:
     return rotate_experiment(turned, back)
 
 
-def _require_hdf5(path: str | os.PathLike[str]) -> None:
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123  (only the first bytes of a large file)
-            start = file.read(8)
-    except OSError:
-        start = read_input(path, "NXmx file", ACCEPTED)
-    if start != SIGNATURE:
+def is_hdf5(start: bytes) -> bool:
+    """Whether a file that begins so is HDF5."""
+    return start.startswith(SIGNATURE)
+
+
+def _source(path: str | os.PathLike[str]) -> Any:
+    """What h5py opens: the path, or the bytes of a packed file."""
+    start = read_start(path, "NXmx file", ACCEPTED)
+    if not is_hdf5(start):
         raise InputError(str(path), start[:8].decode("latin-1"), ACCEPTED)
+    with Path(path).open("rb") as file:
+        packed = is_packed(file.read(8))
+    return io.BytesIO(read_input(path, "NXmx file", ACCEPTED)) if packed else path
 
 
 def _class(group: Any) -> str:

@@ -36,6 +36,7 @@ DATA = "/entry/data/data"
 DETECTOR = "/entry/instrument/detector"
 SAMPLE_AXES = "/entry/sample/transformations"
 SPECTRUM = "incident_wavelength_1Dspectrum"
+MARK = "nanobrag_torch_series"  # attribute of a file that says which series it is
 GAP, USER_MASK = 1, 256  # bits of pixel_mask: no sensor there, masked
 FIXED, SETTING = "fixed_rotation", "setting_rotation"
 
@@ -62,13 +63,16 @@ def write_nxmx_chunks(
     dtype: DTypeLike,
     data: ExperimentData,
     *,
+    mark: str | None = None,
     flag: str = "output file",
 ) -> None:
-    """Write frames that `compress_frame` has packed already, in order."""
+    """Write frames that `compress_frame` has packed already, in order; `mark` is a text for `read_mark`."""
     import h5py
 
     with output_path(path, flag) as place, h5py.File(place, "w") as file:
         dataset = create_nxmx(file, data, frames, dtype)
+        if mark is not None:
+            file.attrs[MARK] = mark
         for index, chunk in enumerate(chunks):
             dataset.id.write_direct_chunk((index, 0, 0), chunk)
 

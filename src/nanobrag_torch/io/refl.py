@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,8 @@ from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import read_input
+from nanobrag_torch.io.fileformat import FileFormat
+from nanobrag_torch.records.tables import ReflectionData
 
 ACCEPTED = "a DIALS reflection table (MessagePack)"
 KIND = "dials::af::reflection_table"
@@ -27,22 +28,6 @@ COLUMN_TYPES: dict[str, tuple[str, tuple[int, ...]]] = {
     "cctbx::miller::index<>": ("<i4", (3,)),
 }
 """Type of a column -> numbers of a row: numpy type and shape."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ReflectionData:
-    """A reflection table. Every column has one row a reflection; `skipped` names those that are not numbers."""
-
-    rows: int
-    identifiers: dict[int, str]
-    columns: dict[str, NDArray[Any]]
-    skipped: tuple[str, ...] = ()
-
-    def column(self, name: str) -> NDArray[Any]:
-        """A column. Raises InputError naming those there are."""
-        if name not in self.columns:
-            raise InputError("column", name, ", ".join(sorted(self.columns)))
-        return self.columns[name]
 
 
 def read_refl(path: str | os.PathLike[str]) -> ReflectionData:
@@ -96,3 +81,11 @@ def _column(entry: Any, name: str, rows: int, path: str) -> NDArray[Any]:
         found = f"{body[0]} rows in {len(body[1])} bytes"
         raise InputError(f"{path}: column {name}", found, f"{rows} rows in {size} bytes")
     return np.frombuffer(body[1], number).reshape(rows, *shape).copy()
+
+
+FORMAT = FileFormat(
+    name="refl",
+    title="DIALS .refl",
+    recognises=lambda file: KIND.encode() in file.start[:64],
+    read_table=read_refl,
+)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import read_input
 from nanobrag_torch.io.columns import Quantity, choose
+from nanobrag_torch.io.fileformat import Choice, FileFormat, FileStart
 from nanobrag_torch.records.reflections import (
     Cell,
     Floats,
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 
 FLAG = "structure factors"
 ACCEPTED = "a CIF file with merged reflections (_refln)"
+
+CIF = re.compile(rb"(\s|#[^\n]*\n)*+data_", re.IGNORECASE)
+_REFLECTIONS = re.compile(rb"^\s*_(?:diffrn_)?refln[._]", re.MULTILINE)
 
 _KNOWN = (
     Quantity(("pdbx_F_plus", "pdbx_F_minus"), ("pdbx_F_plus_sigma", "pdbx_F_minus_sigma"), False),
@@ -143,3 +149,14 @@ def _cell(block: gemmi.ReflnBlock, path: str | os.PathLike[str], flag: str) -> C
         raise InputError(flag, str(path), "a CIF file with a unit cell")
     a, b, c, alpha, beta, gamma = block.cell.parameters
     return a, b, c, alpha, beta, gamma
+
+
+def _recognises(file: FileStart) -> bool:
+    return CIF.match(file.start) is not None and _REFLECTIONS.search(file.content) is not None
+
+
+def _read(path: Path, choice: Choice) -> Reflections:
+    return read_sfcif(path, column=choice.column, anomalous=choice.anomalous, flag=choice.flag)
+
+
+FORMAT = FileFormat(name="sfcif", title="CIF of reflections", recognises=_recognises, read_reflections=_read)

@@ -146,8 +146,13 @@ def read_smv(path: str | os.PathLike[str], *, flag: str = FLAG) -> tuple[HeaderT
     return header, words.astype(kind).reshape(slow, fast)
 
 
+def is_smv(start: bytes) -> bool:
+    """Whether a file that begins so is an SMV image."""
+    return start.startswith(b"{\nHEADER_BYT")
+
+
 def _split(content: bytes, path: str | os.PathLike[str], flag: str) -> tuple[HeaderText, bytes]:
-    if not content.startswith(b"{\nHEADER_BYT") or len(content) < BLOCK:
+    if not is_smv(content) or len(content) < BLOCK:
         raise InputError(flag, str(path), f"{ACCEPTED}, {BLOCK} bytes at least")
     size = HeaderText(content[:BLOCK].decode("latin-1")).real("HEADER_BYTES")
     if not BLOCK <= size <= len(content):

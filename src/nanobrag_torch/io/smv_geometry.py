@@ -11,14 +11,18 @@ import math
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.fields import naming
+from nanobrag_torch.io.fileformat import FileFormat, ImageOptions
 from nanobrag_torch.io.header_entries import MARK, experiment_of_entries, own_entries
-from nanobrag_torch.io.smv import BLOCK, HeaderText, read_smv_header
+from nanobrag_torch.io.smv import BLOCK, HeaderText, is_smv, read_smv, read_smv_header, write_smv
+from nanobrag_torch.records.contents import HEADER
 from nanobrag_torch.records.experiment import (
     BeamData,
     DetectorData,
@@ -28,6 +32,7 @@ from nanobrag_torch.records.experiment import (
     ScanData,
 )
 from nanobrag_torch.records.frames import beam_on_panel, xds_origin
+from nanobrag_torch.records.images import ImageData, as_counts, with_geometry
 
 TYPES = {"u2": ("unsigned_short", None), "u4": ("unsigned_long", "unsigned long int")}
 """Pixel -> TYPE, and Data_type where readers need it to tell 32 bits from 16."""
@@ -187,3 +192,30 @@ def _scan_entries(scan: ScanData, index: int) -> dict[str, Any]:
     """Spindle angles of image `index`, as other programs read them."""
     start = scan.start_deg(index)
     return {"PHI": start, "OSC_START": start, "OSC_RANGE": scan.oscillation_width_deg}
+
+
+def _read_image(path: Path, frame: int) -> ImageData:
+    if frame != 0:
+        raise InputError(f"{path}: frame", frame, "0, for a file of one image")
+    header, pixels = read_smv(path, flag="SMV image")
+    return with_geometry(pixels, FORMAT.name, lambda: experiment_of_smv(header, str(path)))
+
+
+def _write_image(path: Path, pixels: NDArray[Any], data: ExperimentData | None, options: ImageOptions) -> None:
+    assert data is not None
+    chosen = options.pixel_type or ("u2" if pixels.size == 0 or pixels.max() <= FORMAT.largest_count else "u4")
+    counts = as_counts(pixels, chosen, options.allow_loss)
+    write_smv(path, counts, smv_header_text(data, chosen), flag="output file")
+
+
+FORMAT = FileFormat(
+    name="smv",
+    title="SMV image",
+    recognises=lambda file: is_smv(file.start),
+    suffixes=(".img", ".smv"),
+    read_experiments=lambda path, _: [read_smv_geometry(path)],
+    holds=HEADER,
+    read_image=_read_image,
+    write_image=_write_image,
+    pixel_types=("u2", "u4"),
+)

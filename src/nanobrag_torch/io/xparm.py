@@ -14,6 +14,7 @@ import numpy as np
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output, read_input
 from nanobrag_torch.io.fields import Node, naming, words_as_numbers
+from nanobrag_torch.io.fileformat import FileFormat
 from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,
@@ -168,3 +169,18 @@ def _segment_lines(panel: PanelData, start: int, number: int, first: PanelData, 
 
 def _row(*values: Any) -> str:
     return " " + " ".join(repr(int(v)) if isinstance(v, int) else repr(float(v)) for v in values)
+
+
+FORMAT = FileFormat(
+    name="xparm",
+    title="XDS XPARM.XDS or GXPARM.XDS",
+    recognises=lambda file: b"XPARM.XDS" in file.start[:200].partition(b"\n")[0],
+    suffixes=(".xds",),
+    name_parts=("XPARM",),
+    read_experiments=lambda path, _: [read_xparm(path)],
+    write_experiment=write_xparm,
+    holds=frozenset({
+        "beam", "oblique beam", "detector", "several panels", "goniometer", "fixed rotation", "scan", "crystal",
+        "rotation axis not along x",
+    }),
+)  # fmt: skip

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import read_input
+from nanobrag_torch.io.digest import file_digest
 
 NAME = "sha256.txt"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_checksums(folder: Path) -> None:
     """Write sha256.txt over every other file of the folder and the folders in it."""
-    lines = [f"{digest(path)}  {path.relative_to(folder).as_posix()}" for path in _files(folder)]
+    lines = [f"{file_digest(path)}  {path.relative_to(folder).as_posix()}" for path in _files(folder)]
     (folder / NAME).write_text("\n".join(lines) + "\n")
 
 
@@ -40,7 +34,7 @@ def verify_checksums(folder: Path, flag: str = "--verify") -> tuple[int, list[st
     present = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     problems = [f"missing: {name}" for name in stated if name not in present]
     problems += [f"not listed: {name}" for name in present if name not in stated]
-    same = {name for name, path in present.items() if name in stated and digest(path) == stated[name]}
+    same = {name for name, path in present.items() if name in stated and file_digest(path) == stated[name]}
     problems += [f"changed: {name}" for name in stated if name in present and name not in same]
     return len(same), problems
 

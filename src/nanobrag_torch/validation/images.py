@@ -1,4 +1,4 @@
-"""Images to compare, from raw floats, NumPy files or SMV, cut and resampled onto each other."""
+"""Images to compare, from any file that is read here, cut and resampled onto each other."""
 
 from __future__ import annotations
 
@@ -12,30 +12,43 @@ from numpy.typing import NDArray
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import read_input
 from nanobrag_torch.io.floatimage import read_float_image
-from nanobrag_torch.io.smv import read_smv
+from nanobrag_torch.io.formats import is_of, reads_images
+from nanobrag_torch.io.images import read_image as read_any
 
 Image = NDArray[np.float64]
 Region = tuple[int, int, int, int]
 """First and last fast pixel, first and last slow pixel, both included: the order of -roi."""
 
-ACCEPTED = "an image: raw 32-bit floats, .npy or SMV"
+ACCEPTED = "an image of any kind that nb reads, or raw 32-bit floats"
+RAW_SUFFIXES = ("", ".bin", ".raw", ".float", ".dat")
 
 
-def read_image(path: str | os.PathLike[str], name: str, shape: tuple[int, int] | None = None) -> Image:
-    """An image (slow, fast). Raw floats tell no shape: without one given they count as square.
+def read_image(path: str | os.PathLike[str], name: str, shape: tuple[int, int] | None = None, frame: int = 0) -> Image:
+    """An image (slow, fast), of whichever format; several panels lie one below the other.
 
-    Raises InputError for files that cannot be read, have another shape, or hold pixels that are not finite.
+    What is of no format is raw floats, which tell no shape: without one given they count as square. Raises InputError
+    for files that cannot be read, have another shape, or hold pixels that are not finite.
     """
-    content = read_input(path, name, ACCEPTED)
-    if content.startswith(b"{\nHEADER_BYT"):
-        image = read_smv(path, flag=name)[1].astype(np.float64)
-    elif content.startswith(b"\x93NUMPY"):
-        image = _read_npy(path, name)
-    else:
-        image = read_float_image(path, shape or _square(len(content), path, name), flag=name).astype(np.float64)
+    image = _of_format(path, shape, frame)
+    if image is None:
+        size = len(read_input(path, name, ACCEPTED, unpack=False))
+        image = read_float_image(path, shape or _square(size, path, name), flag=name).astype(np.float64)
     if shape is not None and image.shape != shape:
         raise InputError(name, f"{path}: {image.shape[0]} x {image.shape[1]} pixels", f"{shape[0]} x {shape[1]}")
     return finite(image, name)
+
+
+def _of_format(path: str | os.PathLike[str], shape: tuple[int, int] | None, frame: int) -> Image | None:
+    """The pixels of an image file; None for one that may be raw floats."""
+    found = is_of(path, reads_images)
+    if found is None or (found.fallback and (shape is not None or Path(path).suffix.lower() in RAW_SUFFIXES)):
+        return None
+    read = read_any(path, frame)
+    detector = None if read.experiment is None else read.experiment.detector
+    pixels = read.pixels
+    if pixels.ndim == 3:
+        pixels = pixels.reshape(-1, pixels.shape[-1]) if detector is None else detector.stack(pixels)
+    return np.asarray(pixels, np.float64)
 
 
 def finite(image: Image, name: str) -> Image:
@@ -61,16 +74,6 @@ def cut(image: Image, region: Region | None) -> Image:
         accepted = f"FMIN FMAX SMIN SMAX, fast 0 to {image.shape[1] - 1}, slow 0 to {image.shape[0] - 1}"
         raise InputError("--roi", region, accepted)
     return image[s0 : s1 + 1, f0 : f1 + 1]
-
-
-def _read_npy(path: str | os.PathLike[str], name: str) -> Image:
-    try:
-        image = np.load(Path(path), allow_pickle=False)
-    except ValueError as error:
-        raise InputError(name, str(path), f"{ACCEPTED} ({error})") from error
-    if image.ndim != 2 or image.dtype.kind not in "fiu":
-        raise InputError(name, f"{path}: shape {image.shape} of {image.dtype}", "numbers (slow, fast)")
-    return np.asarray(image, np.float64)
 
 
 def _square(size: int, path: str | os.PathLike[str], name: str) -> tuple[int, int]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nanobrag_torch.validation.images import Image
 
 BELOW_THRESHOLD = 1
-WORDS_HELP = "Two images (raw 32-bit floats, .npy or SMV), or after -- flags of the command nanoBragg."
+WORDS_HELP = "Two images of any kind that nb reads, or raw 32-bit floats; or after -- flags of the command nanoBragg."
 C_BIN_HELP = "A compiled nanoBragg to run the flags through."
 
 

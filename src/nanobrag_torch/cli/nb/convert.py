@@ -12,8 +12,8 @@ from nanobrag_torch.errors import InputError
 if TYPE_CHECKING:
     from numpy import ndarray
 
-    from nanobrag_torch.io.images import ImageData
     from nanobrag_torch.records.experiment import ExperimentData
+    from nanobrag_torch.records.images import ImageData
 
 
 def convert(
@@ -28,17 +28,19 @@ def convert(
     resume: Annotated[bool, typer.Option("--resume", help="go on with a series that was cut off")] = False,
 ) -> None:
     """Convert between geometry formats, or between image formats, refusing what would lose data silently."""
-    from nanobrag_torch.io.geometry import format_of_name, read_geometry, write_geometry
+    from nanobrag_torch.io.geometry import geometry_output, read_geometry, write_geometry
 
-    if to is not None or format_of_name(output) is not None:
+    if geometry_output(output, to) is not None:
         data = read_geometry(source, index=experiment, wavelength_A=wavelength)
         written = write_geometry(output, data, to=to, allow_loss=allow_loss)
         left_out = f"; left out: {', '.join(written.lost)}" if written.lost else ""
         typer.echo(f"{output}: {written.format}{left_out}")
         return
+    from nanobrag_torch.io.images import output_format
+
     given = None if geometry is None else read_geometry(geometry, index=experiment, wavelength_A=wavelength)
     count = _convert_images(source, output, given, frame, allow_loss, resume)
-    bare = "; left out: the geometry" if output.lower().endswith((".npy", ".png")) else ""
+    bare = "" if output_format(output).holds else "; left out: the geometry"
     typer.echo(f"{output}: {count} image{'s' if count > 1 else ''}{bare}")
 
 
@@ -48,18 +50,18 @@ def _convert_images(
     """Write every image of the source, or one frame; the number of images."""
     from nanobrag_torch.io.images import output_format, read_image, write_image
 
-    kind = output_format(output)
+    chosen = output_format(output)
     files = numbered_files(source) if "#" in source else [Path(source)]
     first = read_image(files[0], frame or 0)
     count = len(files) if len(files) > 1 else (1 if frame is not None else first.frames)
     experiment = first.experiment if given is None else given
-    if experiment is None and kind not in ("png", "npy"):
+    if experiment is None and chosen.holds:
         raise InputError("geometry", first.no_geometry or None, "--geometry, for images that do not state it")
     if count == 1:
         index = 0 if frame is None or experiment is None or experiment.scan is None else frame
         write_image(output, first.pixels, experiment, index=index, allow_loss=allow_loss, title=Path(source).name)
         return 1
-    if kind != "nxmx" and "#" not in output and "%" not in output:
+    if chosen.frames is None and "#" not in output and "%" not in output:
         raise InputError("output", output, f"--frame, or a name with #### for {count} images")
     if experiment is None:
         raise InputError("geometry", None, "--geometry, for a series of images that do not state it")
@@ -81,7 +83,8 @@ def _write_series(
     from nanobrag_torch.datasets.series import open_series
     from nanobrag_torch.io.images import read_image
 
-    options = {"dtype": dtype, "resume": resume, "allow_loss": allow_loss, "progress": True}
+    made_of: dict[str, object] = {f"content of {path}": path for path in files} | {"--allow-loss": allow_loss}
+    options = {"dtype": dtype, "resume": resume, "allow_loss": allow_loss, "progress": True, "made_of": made_of}
     with open_series(output, experiment, count, **options) as series:
         for index in series.missing():
             image = read_image(files[index]) if len(files) > 1 else read_image(files[0], index)

@@ -31,10 +31,10 @@ def fcalc(
     from nanobrag_torch.cli.progress import progress_meter
     from nanobrag_torch.crystallography.fcalc import BulkSolvent, with_b_factors
     from nanobrag_torch.crystallography.structure_factors import calculated_reflections
-    from nanobrag_torch.io.amplitudes import require_suffix
+    from nanobrag_torch.io.amplitudes import reflection_output
     from nanobrag_torch.io.atoms import read_atoms
 
-    require_suffix(output)
+    reflection_output(output)
     atoms = with_b_factors(read_atoms(model), b_iso=b_iso, b_add=b_add)
     solvent = BulkSolvent(k_sol, b_sol) if bulk_solvent else None
     shown = not quiet and sys.stderr.isatty()

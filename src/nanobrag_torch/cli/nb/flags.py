@@ -96,10 +96,10 @@ def with_absolute_inputs(words: Sequence[str]) -> list[str]:
 
 def input_files(words: Sequence[str]) -> dict[str, str]:
     """SHA-256 of every input file of a run that can be read, by its name on the line."""
-    from nanobrag_torch.validation.checksums import digest
+    from nanobrag_torch.io.digest import file_digest
 
     names = [words[at] for at in input_places(words)]
-    return {name: digest(Path(name)) for name in names if Path(name).is_file()}
+    return {name: file_digest(name) for name in names if Path(name).is_file()}
 
 
 def known_to_c(words: Sequence[str]) -> list[str]:

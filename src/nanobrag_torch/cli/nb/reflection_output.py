@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,29 +14,25 @@ if TYPE_CHECKING:
 
 
 def write_reflections(path: Path, reflections: Reflections, label: str) -> None:
-    """Write to `path` by its suffix: unique reflections in .mtz, all of P1 in .hkl and .bin; then print a summary.
+    """Write to `path` by its suffix: unique reflections, or all of P1 where the format has no symmetry; print a summary.
 
     Raises InputError for another suffix or a file that cannot be written.
     """
     from nanobrag_torch.crystallography.symmetry import expand_to_p1
-    from nanobrag_torch.io.amplitudes import require_suffix, write_hkl_lines
-    from nanobrag_torch.io.dump import write_dump_file
-    from nanobrag_torch.io.mtz import write_mtz
+    from nanobrag_torch.io.amplitudes import reflection_output
 
-    suffix = require_suffix(path)
+    found = reflection_output(path)
     expansion = expand_to_p1(reflections)
-    if suffix == ".mtz":
-        write_mtz(path, reflections, label=label)
-    elif suffix == ".hkl":
-        write_hkl_lines(path, expansion.hkl, reflections.amplitude[expansion.unique])
-    else:
-        grid = np.zeros(expansion.shape)
-        grid.reshape(-1)[expansion.flat] = reflections.amplitude[expansion.unique]
-        write_dump_file(path, grid, expansion.metadata, flag="-o")
-    print(summary(path, reflections, expansion, suffix))
+    written = reflections
+    if found.listed_in_P1:
+        hkl, amplitude = expansion.hkl.astype(np.int32), reflections.amplitude[expansion.unique]
+        written = replace(reflections, hkl=hkl, amplitude=amplitude, sigma=None, phase_deg=None, space_group=None)
+    assert found.write_reflections is not None
+    found.write_reflections(path, written, label)
+    print(summary(path, reflections, expansion, "all of P1" if found.listed_in_P1 else "unique"))
 
 
-def summary(path: Path, reflections: Reflections, expansion: Expansion, suffix: str) -> str:
+def summary(path: Path, reflections: Reflections, expansion: Expansion, listed: str) -> str:
     """What lies in a file: number of reflections, symmetry, resolution, completeness and the mean amplitude."""
     from nanobrag_torch.crystallography.completeness import inverse_square_spacing, resolution_shells
 
@@ -44,7 +41,6 @@ def summary(path: Path, reflections: Reflections, expansion: Expansion, suffix: 
     shells = resolution_shells(reflections, count=1)
     possible, present = shells[0].possible, shells[0].present
     kinds = "F(h) and F(-h) apart" if reflections.anomalous else "F(h) = F(-h)"
-    listed = "unique" if suffix == ".mtz" else "all of P1"
     return (
         f"{path}: {len(reflections)} unique reflections of {reflections.space_group} ({kinds}),"
         f" {len(expansion.flat)} in P1; {listed} written\n"

@@ -11,8 +11,6 @@ import typer
 if TYPE_CHECKING:
     from numpy import ndarray
 
-    from nanobrag_torch.io.images import ImageData
-    from nanobrag_torch.io.refl import ReflectionData
     from nanobrag_torch.records.experiment import (
         BeamData,
         CrystalData,
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
         ScanData,
     )
     from nanobrag_torch.records.frames import BeamOnPanel
+    from nanobrag_torch.records.images import ImageData
+    from nanobrag_torch.records.tables import ReflectionData
 
 PANELS_SHOWN = 8
 
@@ -38,24 +38,22 @@ def show(
 
 def describe_file(path: Path, frame: int = 0, wavelength_A: float | None = None) -> Iterator[str]:
     """The lines that `nb show` prints. Raises InputError for a file that is none of the kinds."""
-    from nanobrag_torch.io.expt import read_expts
-    from nanobrag_torch.io.geometry import geometry_format, image_format, read_geometry
-    from nanobrag_torch.io.images import read_image
-    from nanobrag_torch.io.refl import read_refl
+    from nanobrag_torch.io.fileformat import Given
+    from nanobrag_torch.io.formats import find_format
 
-    if path.suffix == ".refl":
-        yield from _reflections(path, read_refl(path))
+    found = find_format(path)
+    if found.read_table is not None:
+        yield from _table(path, found.read_table(path))
         return
-    kind = image_format(path)
-    if kind is not None or not _is_geometry(path):
-        image = read_image(path, frame)
+    experiments: list[ExperimentData] = []
+    if found.read_image is not None:
+        image = found.read_image(path, frame)
         yield f"{path}: {image.format} image"
         yield from _pixels(image, frame)
         experiments = [] if image.experiment is None else [image.experiment]
-    else:
-        kind = geometry_format(path)
-        yield f"{path}: {kind} geometry"
-        experiments = read_expts(path) if kind == "expt" else [read_geometry(path, wavelength_A=wavelength_A)]
+    elif found.read_experiments is not None:
+        yield f"{path}: {found.name} geometry"
+        experiments = found.read_experiments(path, Given(wavelength_A=wavelength_A))
     for number, experiment in enumerate(experiments):
         if len(experiments) > 1:
             yield f"experiment {number}"
@@ -74,17 +72,6 @@ def describe(experiment: ExperimentData) -> Iterator[str]:
         yield from _scan(experiment.scan)
     if experiment.crystal is not None:
         yield from _crystal(experiment.crystal)
-
-
-def _is_geometry(path: Path) -> bool:
-    from nanobrag_torch.errors import InputError
-    from nanobrag_torch.io.geometry import geometry_format
-
-    try:
-        geometry_format(path)
-    except InputError:
-        return False
-    return True
 
 
 def _row(name: str, value: str) -> str:
@@ -249,7 +236,7 @@ def _pixels(image: ImageData, frame: int) -> Iterator[str]:
         yield _row("geometry: not known", image.no_geometry)
 
 
-def _reflections(path: Path, table: ReflectionData) -> Iterator[str]:
+def _table(path: Path, table: ReflectionData) -> Iterator[str]:
     yield f"{path}: {table.rows} reflections"
     for name, column in table.columns.items():
         span = f"{column.min():g} to {column.max():g}" if table.rows else ""

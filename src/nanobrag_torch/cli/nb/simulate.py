@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from nanobrag_torch.experiment import Experiment
+    from nanobrag_torch.io.fileformat import FileFormat
 
-FLOATING = (".npy", ".png")
-LARGEST_COUNT = {".img": 65535}
+WITHOUT_EFFECT = ("output", "picture", "resume", "threads")
+"""Options that change no pixel."""
 SMOOTH_DOMAINS = 30
 """Mosaic domains for a spread whose domains nobody counted: enough for smooth spots."""
 
@@ -81,7 +82,9 @@ def simulate(
 ) -> None:
     """Render the images of an experiment: refined.expt and model.mtz in, a series that DIALS opens out."""
     from nanobrag_torch.devices import checked_device
+    from nanobrag_torch.io.images import output_format
 
+    made_of = _ingredients(dict(locals()))
     path = _one_of(experiment, geometry)
     _require_use("--column", column, structure_factors is not None, "nothing without --structure-factors")
     _require_use("--seed", seed, noise, "nothing without --noise")
@@ -95,7 +98,7 @@ def simulate(
     chosen = _frames(frames, described)
     place = checked_device(device, "--device")
     simulator = {"dtype": _dtype(dtype), "device": place, "kernel": kernel, "threads": threads}
-    job = _Job(described, simulator, noise, 1 if seed is None else seed, Path(output).suffix.lower())
+    job = _Job(described, simulator, noise, 1 if seed is None else seed, output_format(output), made_of)
     start = time.perf_counter()
     if len(chosen) == 1:
         _write_one(job, chosen[0], output, allow_loss)
@@ -111,8 +114,17 @@ def simulate(
 class _Job:
     """Renders frames as the pixels that an output takes."""
 
-    def __init__(self, experiment: Experiment, simulator: dict[str, Any], noise: bool, seed: int, suffix: str) -> None:
-        self.experiment, self.simulator, self.noise, self.seed, self.suffix = experiment, simulator, noise, seed, suffix
+    def __init__(
+        self,
+        experiment: Experiment,
+        simulator: dict[str, Any],
+        noise: bool,
+        seed: int,
+        output: FileFormat,
+        made_of: dict[str, object],
+    ) -> None:
+        self.experiment, self.simulator, self.noise, self.seed = experiment, simulator, noise, seed
+        self.output, self.made_of = output, made_of
 
     def photons(self, frame: int) -> NDArray[Any]:
         """Expected photons of a frame, or drawn ones: whole numbers."""
@@ -128,16 +140,17 @@ class _Job:
         import numpy as np
 
         image = self.photons(frame)
-        if self.suffix in FLOATING:
-            return image.astype(str(self.simulator["dtype"]).removeprefix("torch."), copy=False)
-        top = LARGEST_COUNT.get(self.suffix, 2**31 - 1)
-        counts: NDArray[Any] = np.clip(np.rint(image), 0, top).astype(self.dtype)
+        if self.output.fractions:
+            return image.astype(self.dtype, copy=False)
+        counts: NDArray[Any] = np.clip(np.rint(image), 0, self.output.largest_count).astype(self.dtype)
         return counts
 
     @property
     def dtype(self) -> str:
         """Of the pixels that `pixels` gives."""
-        return {".npy": str(self.simulator["dtype"]).removeprefix("torch."), ".img": "uint16"}.get(self.suffix, "int32")
+        if self.output.fractions:
+            return str(self.simulator["dtype"]).removeprefix("torch.")
+        return self.output.pixel_types[0]
 
 
 def _write_one(job: _Job, frame: int, output: str, allow_loss: bool) -> None:
@@ -156,7 +169,8 @@ def _write_series(job: _Job, frames: range, output: str, resume: bool, allow_los
     from nanobrag_torch.records.experiment import part_of_scan
 
     data = part_of_scan(job.experiment.data, frames.start, len(frames))
-    options: dict[str, Any] = {"dtype": job.dtype, "resume": resume, "progress": True, "allow_loss": allow_loss}
+    options: dict[str, Any] = {"dtype": job.dtype, "resume": resume, "allow_loss": allow_loss}
+    options |= {"progress": True, "made_of": job.made_of}
     with open_series(output, data, len(frames), **options) as series:
         for index in series.missing():
             series.write(index, job.pixels(frames[index]))
@@ -164,10 +178,15 @@ def _write_series(job: _Job, frames: range, output: str, resume: bool, allow_los
 
 
 def _draw(job: _Job, frame: int, picture: Path) -> None:
-    from nanobrag_torch.io.images import write_png
+    from nanobrag_torch.io.png_image import write_png
 
     write_png(picture, job.photons(frame), job.experiment.data, title=f"image {frame + 1}")
     typer.echo(f"wrote {picture}")
+
+
+def _ingredients(options: dict[str, Any]) -> dict[str, object]:
+    """What decides the pixels of a series: every option but those that do not, files by their content."""
+    return {f"--{name.replace('_', '-')}": value for name, value in options.items() if name not in WITHOUT_EFFECT}
 
 
 def _one_of(experiment: Path | None, geometry: Path | None) -> Path:

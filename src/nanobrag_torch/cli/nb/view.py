@@ -18,7 +18,8 @@ def view(
 ) -> None:
     """Draw an image: dark spots on white, beam centre, resolution rings."""
     from nanobrag_torch.io.geometry import read_geometry
-    from nanobrag_torch.io.images import read_image, write_png
+    from nanobrag_torch.io.images import read_image
+    from nanobrag_torch.io.png_image import write_png
 
     if output.suffix.lower() != ".png":
         raise InputError("--output", str(output), "a name that ends in .png")

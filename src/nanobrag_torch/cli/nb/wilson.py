@@ -30,10 +30,10 @@ def wilson(
     """Invent amplitudes with Wilson's statistics, on the scale of the protein that fits into the cell."""
     from nanobrag_torch.cli.nb.reflection_output import write_reflections
     from nanobrag_torch.crystallography.symmetry import require_compatible, space_group
-    from nanobrag_torch.io.amplitudes import require_suffix
+    from nanobrag_torch.io.amplitudes import reflection_output
     from nanobrag_torch.records.reflections import Reflections, require_cell
 
-    require_suffix(output)
+    reflection_output(output)
     parameters = require_cell(cell)
     group = space_group(spacegroup, parameters).xhm()
     require_compatible(parameters, group)

@@ -1,0 +1,66 @@
+"""NXmx as a format: nxmx_read.py and nxmx_write.py do the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanobrag_torch.io.fileformat import FileFormat, FrameStore, ImageOptions
+from nanobrag_torch.io.nxmx_read import is_hdf5, read_nxmx, read_nxmx_geometry
+from nanobrag_torch.io.nxmx_write import MARK, compress_frame, write_nxmx, write_nxmx_chunks
+from nanobrag_torch.records.contents import HEADER
+from nanobrag_torch.records.experiment import ExperimentData
+from nanobrag_torch.records.images import ImageData
+
+
+def _read_image(path: Path, frame: int) -> ImageData:
+    pixels, experiment, frames = read_nxmx(path, frame)
+    return ImageData(pixels, experiment, FORMAT.name, frames)
+
+
+def _write_image(path: Path, pixels: NDArray[Any], data: ExperimentData | None, options: ImageOptions) -> None:
+    assert data is not None
+    write_nxmx(path, pixels[None], data)
+
+
+def _assemble(
+    path: Path, data: ExperimentData, dtype: np.dtype[Any], frames: int, packed: Iterable[bytes], mark: str
+) -> None:
+    write_nxmx_chunks(path, packed, frames, dtype, data, mark=mark)
+
+
+def _mark(path: Path) -> str | None:
+    """The text that a series left in a file; None for any other file."""
+    import h5py
+
+    with path.open("rb") as start:
+        if not is_hdf5(start.read(8)):
+            return None
+    try:
+        with h5py.File(path, "r") as file:
+            found = file.attrs.get(MARK)
+    except OSError:  # cut short: no whole series
+        return None
+    return None if found is None else str(found)
+
+
+FORMAT = FileFormat(
+    name="nxmx",
+    title="NXmx image",
+    recognises=lambda file: is_hdf5(file.start),
+    suffixes=(".nxs", ".h5", ".hdf5"),
+    read_experiments=lambda path, _: [read_nxmx_geometry(path)],
+    holds=(HEADER - {"epochs"})
+    | {
+        "several panels", "groups of panels", "nested groups", "group frames", "mask", "untrusted rectangles",
+        "spectrum", "wavelength for each image", "goniometer axes", "several images",
+    },
+    read_image=_read_image,
+    write_image=_write_image,
+    pixel_types=("i4", "u1", "i1", "u2", "i2", "u4", "f4", "f8"),
+    frames=FrameStore(pack=compress_frame, assemble=_assemble, mark=_mark),
+)  # fmt: skip

@@ -1,0 +1,100 @@
+"""What an experiment says, in words: so that a format can state what it holds, and a conversion what it would lose."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nanobrag_torch.records.experiment import DetectorData, ExperimentData, Vector
+from nanobrag_torch.records.symmetry import same_as_number
+
+PANEL = frozenset({
+    "sensor", "attenuation", "trusted range", "lowest trusted value", "gain", "pedestal",
+})  # fmt: skip
+"""Words of one panel that a complete header has."""
+HEADER = PANEL | {
+    "beam", "oblique beam", "polarization", "divergence", "flux", "detector", "goniometer", "fixed rotation", "scan",
+    "exposure times", "epochs", "crystal", "space group setting", "mosaicity", "rotation axis not along x",
+}  # fmt: skip
+"""Words of a complete header of an image with one panel."""
+
+
+def contents(data: ExperimentData) -> list[str]:
+    """Everything that an experiment says, in words that formats name too."""
+    said = {**_of_beam(data), **_of_detector(data.detector), **_of_movement(data), **_of_crystal(data)}
+    return [name for name, is_said in said.items() if is_said]
+
+
+def _of_beam(data: ExperimentData) -> dict[str, bool]:
+    beam = data.beam
+    if beam is None:
+        return {}
+    return {
+        "beam": True,
+        "oblique beam": bool(np.abs(beam.direction - [0, 0, 1]).max() > 1e-12),
+        "polarization": beam.polarization_fraction is not None,
+        "spectrum": beam.spectrum_energies_eV is not None,
+        "wavelength range": beam.wavelength_range_A is not None,
+        "wavelength for each image": beam.frame_wavelengths_A is not None,
+        "divergence": beam.divergence_deg is not None or beam.sigma_divergence_deg is not None,
+        "flux": beam.flux is not None,
+    }
+
+
+def _of_detector(detector: DetectorData | None) -> dict[str, bool]:
+    if detector is None:
+        return {}
+    panels, root = detector.panels, detector.root
+    groups = [] if root is None else list(root.groups())
+    return {
+        "detector": True,
+        "several panels": len(panels) > 1,
+        "groups of panels": bool(groups),
+        "nested groups": len(groups) > 1 and any(len(list(g.groups())) > 1 for g in groups[1:]),
+        "group frames": any(g.origin_mm.any() or not _is_identity(g.axes) for g in groups),
+        "sensor": any(p.thickness_mm is not None or p.material is not None for p in panels),
+        "attenuation": any(p.mu_per_mm is not None for p in panels),
+        "trusted range": any(p.trusted_range is not None for p in panels),
+        "lowest trusted value": any(p.trusted_range is not None and p.trusted_range[0] != 0 for p in panels),
+        "gain": any(p.gain not in (None, 1.0) for p in panels),
+        "pedestal": any(p.pedestal not in (None, 0.0) for p in panels),
+        "parallax": any(p.parallax for p in panels),
+        "mask": any(p.mask is not None for p in panels),
+        "untrusted rectangles": any(p.untrusted for p in panels),
+    }
+
+
+def _of_movement(data: ExperimentData) -> dict[str, bool]:
+    goniometer, scan = data.goniometer, data.scan
+    said: dict[str, bool] = {"goniometer": goniometer is not None, "scan": scan is not None}
+    if goniometer is not None:
+        turns = goniometer.fixed_rotation, goniometer.setting_rotation
+        said |= {
+            "rotation axis not along x": bool(np.abs(goniometer.rotation_axis - [1, 0, 0]).max() > 1e-12),
+            "fixed rotation": not all(_is_identity(turn) for turn in turns),
+            "goniometer axes": goniometer.axes is not None,
+            "scan-varying setting": goniometer.setting_at_scan_points is not None,
+        }
+    if scan is not None:
+        said |= {
+            "several images": scan.frames > 1,
+            "exposure times": scan.exposure_times_s is not None,
+            "epochs": scan.epochs is not None,
+        }
+    return said
+
+
+def _is_identity(matrix: Vector) -> bool:
+    return bool(np.abs(matrix - np.eye(3)).max() < 1e-12)
+
+
+def _of_crystal(data: ExperimentData) -> dict[str, bool]:
+    crystal = data.crystal
+    if crystal is None:
+        return {}
+    return {
+        "crystal": True,
+        "space group setting": not same_as_number(crystal.space_group_hall),
+        "mosaicity": crystal.mosaicity_deg is not None,
+        "mosaic blocks": crystal.half_mosaicity_deg is not None or crystal.domain_size_A is not None,
+        "scan-varying crystal": crystal.A_at_scan_points is not None,
+    }
