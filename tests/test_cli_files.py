@@ -145,7 +145,7 @@ WRONG = {
 def test_bad_input_is_one_line_and_code_2_and_nothing_written(folder, capsys, name):
     (folder / "noise.bin").write_bytes(bytes(range(256)) * 4)
     (folder / "cut.img").write_bytes((folder / "one.img").read_bytes()[:-100])
-    (folder / "m.mat").write_text("0.1 0 0 0 0.1 0 0 0 0.1\n")
+    (folder / "m.mat").write_text("0.1 0 0\n0 0.1 0\n0 0 0.1\n")
     np.save("bare.npy", PIXELS[0])
     before = sorted(folder.iterdir())
     words, mention = WRONG[name]

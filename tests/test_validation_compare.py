@@ -228,7 +228,7 @@ def test_without_a_c_program_it_says_how_to_give_one(capsys, tmp_path, monkeypat
         (["A", "A", "--shape", "3", "5"], "60 bytes for 3 x 5 pixels"),
         (["A", "odd"], "a square image, or --shape SLOW FAST"),
         (["A", "nan"], "finite pixels"),
-        (["A", "text.npy"], "B: got 'text.npy"),
+        (["A", "text.npy"], "B, text.npy: got "),
         (["A", "A", "--roi", "0", "4", "0", "3"], "--roi: got (0, 4, 0, 3)"),
         (["A", "A", "--outdir", "A/out"], "--outdir"),
     ],

@@ -19,7 +19,9 @@ from nanobrag_torch.io.crystfel import read_crystfel
 from nanobrag_torch.io.crystfel_write import bad_rectangles, write_crystfel
 from nanobrag_torch.io.expt import read_expt, read_expts
 from nanobrag_torch.io.expt_write import write_expt
-from nanobrag_torch.io.geometry import HOLDS, contents, losses, read_geometry, write_geometry
+from nanobrag_torch.io.formats import FORMATS
+from nanobrag_torch.io.geometry import losses, read_geometry, write_geometry
+from nanobrag_torch.records.contents import contents
 from nanobrag_torch.io.mosflm import read_mosflm_matrix
 from nanobrag_torch.io.refl import read_refl
 from nanobrag_torch.io.smv import HeaderText
@@ -457,17 +459,20 @@ def test_reflection_columns(tmp_path):
 # What would be lost, and what is wrong
 
 
+BY_NAME = {found.name: found for found in FORMATS}
+
+
 def test_losses_are_named(tmp_path):
     data = read_expt(saved(tmp_path, NESTED))
-    assert losses(data, "expt") == ()
-    lost = losses(data, "crystfel")
+    assert losses(data, BY_NAME["expt"]) == ()
+    lost = losses(data, BY_NAME["crystfel"])
     assert {"crystal", "scan", "polarization", "sensor", "parallax", "group frames"} <= set(lost)
     with pytest.raises(InputError, match="conversion to crystfel: got 'polarization, .*--allow-loss"):
         write_geometry(tmp_path / "a.geom", data)
     assert not (tmp_path / "a.geom").exists()
     assert write_geometry(tmp_path / "a.geom", data, allow_loss=True).lost == lost
-    assert {"detector", "scan"} <= set(losses(data, "mosflm"))
-    assert all(set(contents(data)) >= set(losses(data, kind)) for kind in HOLDS)
+    assert {"detector", "scan"} <= set(losses(data, BY_NAME["mosflm"]))
+    assert all(set(contents(data)) >= set(losses(data, kind)) for kind in FORMATS)
 
 
 WRONG = {

@@ -17,8 +17,10 @@ from geometry_scenes import assert_same_crystal, assert_same_detector, experimen
 from nanobrag_torch.datasets.series import numbered, open_series
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.cbf import experiment_of_cbf, open_cbf, read_cbf, write_cbf
-from nanobrag_torch.io.geometry import contents, read_geometry
-from nanobrag_torch.io.images import as_counts, read_image, write_image
+from nanobrag_torch.io.geometry import read_geometry
+from nanobrag_torch.io.images import read_image, write_image
+from nanobrag_torch.records.contents import contents
+from nanobrag_torch.records.images import as_counts
 from nanobrag_torch.io.nxmx_write import write_nxmx
 from nanobrag_torch.io.smv import HeaderText
 from nanobrag_torch.records.experiment import (
@@ -309,7 +311,8 @@ def test_a_series_that_was_cut_off_goes_on(tmp_path, name, dtype):
     with open_series(tmp_path / name, data, 6, dtype=dtype, resume=True) as series:
         assert list(series.missing()) == []
     leftovers = [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
-    assert not leftovers and len(list(tmp_path.iterdir())) == (1 if name == "a.nxs" else 6)
+    assert leftovers == ([] if name == "a.nxs" else [f".{name}.series"])
+    assert len(list(tmp_path.iterdir())) == (1 if name == "a.nxs" else 7)
 
 
 def test_frames_of_another_series_are_not_taken_for_ours(tmp_path):
@@ -319,11 +322,56 @@ def test_frames_of_another_series_are_not_taken_for_ours(tmp_path):
             for index in series.missing():
                 series.write(index, frame(index))
         other = replace(data, beam=replace(data.beam, wavelength_A=1.1))
-        with open_series(tmp_path / name, other, 2, resume=True) as series:
-            assert list(series.missing()) == [0, 1]
-            for index in series.missing():
-                series.write(index, frame(9))
-        np.testing.assert_array_equal(read_image(tmp_path / name.replace("##", "08"), 0).pixels, frame(9))
+        before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+        with pytest.raises(InputError, match=r"changed: geometry: beam\)$"):
+            open_series(tmp_path / name, other, 2, resume=True)
+        assert before == {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["a.nxs", "a_##.cbf"])
+def test_every_ingredient_of_a_series_is_held_against_the_old_ones(tmp_path, name):
+    """An option, the content of a file, its length, its pixels: whatever changes is named, and nothing is touched."""
+    data, model = plain(frames=2), tmp_path / "model"
+    model.write_text("one")
+    asked = {"made_of": {"--seed": 1, "model": model}, "dtype": np.int32}
+    with pytest.raises(RuntimeError), open_series(tmp_path / name, data, 2, **asked) as series:
+        series.write(0, frame(0, np.int32))
+        raise RuntimeError("the power went")
+
+    def refuses(named, experiment=data, frames=2, **changed):
+        with pytest.raises(InputError) as caught:
+            open_series(tmp_path / name, experiment, frames, resume=True, **{**asked, **changed})
+        assert named in str(caught.value) and "--resume" in str(caught.value)
+
+    refuses("--seed 1 to 2", made_of={"--seed": 2, "model": model})
+    refuses("--noise nothing to true", made_of={"--seed": 1, "model": model, "--noise": True})
+    refuses("type of pixel", dtype=np.uint16)
+    refuses("frames 2 to 3", experiment=plain(frames=3), frames=3)
+    masked = np.ones((12, 20), bool)
+    masked[0, 0] = False
+    panel = replace(data.detector.panels[0], mask=masked)
+    if name == "a.nxs":
+        refuses("masks", experiment=replace(data, detector=DetectorData(panels=(panel,))))
+    model.write_text("two")
+    refuses("changed: model)")
+    model.write_text("one")
+    with open_series(tmp_path / name, data, 2, resume=True, **asked) as series:
+        assert list(series.missing()) == [1]
+        series.write(1, frame(1, np.int32))
+
+
+def test_a_frame_that_was_replaced_is_made_again(tmp_path):
+    data = plain(frames=2)
+    with open_series(tmp_path / "a_##.cbf", data, 2, dtype=np.int32) as series:
+        for index in (0, 1):
+            series.write(index, frame(index, np.int32))
+    write_image(tmp_path / "a_08.cbf", frame(5, np.int32), data, index=1)
+    with open_series(tmp_path / "a_##.cbf", data, 2, dtype=np.int32, resume=True) as series:
+        assert list(series.missing()) == [1]
+        series.write(1, frame(1, np.int32))
+    (tmp_path / ".a_##.cbf.series").unlink()
+    with pytest.raises(InputError, match="record of what it is made of"):
+        open_series(tmp_path / "a_##.cbf", data, 2, dtype=np.int32, resume=True)
 
 
 def test_a_series_says_what_is_wrong(tmp_path):

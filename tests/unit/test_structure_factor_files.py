@@ -13,7 +13,8 @@ from nanobrag_torch.crystallography.completeness import possible_reflections
 from nanobrag_torch.crystallography.structure_factors import read_structure_factors
 from nanobrag_torch.crystallography.symmetry import expand_to_p1
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.amplitudes import kind_of, read_reflections, require_suffix, write_hkl_lines
+from nanobrag_torch.io.amplitudes import amplitude_format, read_reflections, reflection_output
+from nanobrag_torch.io.plain_reflections import write_hkl_lines
 from nanobrag_torch.io.atoms import read_atoms
 from nanobrag_torch.io.dump import write_dump_file
 from nanobrag_torch.io.hkl import read_hkl_file
@@ -336,7 +337,7 @@ def test_files_that_cannot_be_used(tmp_path):
     path.write_bytes(b"")
     refuses("empty")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    refuses("an MTZ file, a CIF")
+    refuses("accepted: MTZ file, Fdump file, CIF of reflections")
     path.write_bytes(gzip.compress(b"data_x\n" * 100)[:-10])
     refuses("damaged gzip")
     path.write_text("data_x\n_cell.length_a 40\n")
@@ -370,13 +371,13 @@ def test_files_that_cannot_be_used(tmp_path):
 def test_kinds_are_told_by_content_not_by_name(tmp_path):
     path = tmp_path / "x.pdb"
     make_mtz(path, [F])
-    assert kind_of(path) == "mtz"
+    assert amplitude_format(path).name == "mtz"
     path.write_text("# made by hand\n1 2 3 4.5\n")
-    assert kind_of(path) == "hkl"
+    assert amplitude_format(path).name == "hkl"
     path.write_text("# a comment\n\ndata_x\nloop_\n_atom_site.id\n1\n")
-    assert kind_of(path) == "model"
+    assert amplitude_format(path).name == "model"
     path.write_text("CRYST1   24.000\n")
-    assert kind_of(path) == "model"
+    assert amplitude_format(path).name == "model"
     with pytest.raises(InputError, match="not of atoms"):
         read_reflections(path)
     with pytest.raises(InputError, match="no atoms"):
@@ -387,8 +388,8 @@ def test_writers_refuse(tmp_path):
     plain = Reflections(hkl=np.array([[1, 1, 1]], np.int32), amplitude=np.ones(1))
     with pytest.raises(InputError, match="cell"):
         write_mtz(tmp_path / "x.mtz", plain)
-    with pytest.raises(InputError, match=r"\.mtz, \.hkl"):
-        require_suffix("x.cif")
+    with pytest.raises(InputError, match=r"\.mtz, \.bin, \.hkl"):
+        reflection_output("x.cif")
     for bad in ((1, 2), (1, 2, 3, 90, 90, 0), (1, 2, 3, 90, 90, 179, 4), (5, 5, 5, 10, 90, 150), (1, 2, float("nan"))):
         with pytest.raises(InputError, match="cell"):
             require_cell(bad)

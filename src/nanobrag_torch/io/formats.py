@@ -68,8 +68,8 @@ def reads_amplitudes(found: FileFormat) -> object:
 
 
 def anything(found: FileFormat) -> object:
-    """Any format."""
-    return found
+    """Whether it can be read at all."""
+    return reads_images(found) or reads_experiments(found) or reads_amplitudes(found) or found.read_table
 
 
 def accepted_files(wanted: Wanted) -> str:
@@ -87,17 +87,17 @@ def find_format(
     """
     accepted = accepted or accepted_files(wanted)
     start = FileStart(Path(path), flag or "file", accepted)
-    found = next((each for each in FORMATS if wanted(each) and each.recognises(start)), None)
-    if found is not None:
-        return found
+    known = next((each for each in FORMATS if wanted(each) and each.recognises(start)), None)
     other = next((each for each in FORMATS if not each.fallback and each.recognises(start)), None)
+    if known is not None and not (known.fallback and other):
+        return known
     shown = f"{path} ({other.title})" if other else f"{path}, which starts with {_shown(start.start)}"
     raise InputError(flag or str(path), shown if flag else shown.removeprefix(f"{path}, which "), accepted)
 
 
-def is_of(path: str | os.PathLike[str], wanted: Wanted) -> FileFormat | None:
+def is_of(path: str | os.PathLike[str], wanted: Wanted, *, flag: str) -> FileFormat | None:
     """As find_format, with None for a file of no such format. Raises InputError if the file cannot be read."""
-    start = FileStart(Path(path), "file", accepted_files(wanted))
+    start = FileStart(Path(path), flag, accepted_files(wanted))
     return next((each for each in FORMATS if wanted(each) and each.recognises(start)), None)
 
 

@@ -159,4 +159,4 @@ def _read(path: Path, choice: Choice) -> Reflections:
     return read_sfcif(path, column=choice.column, anomalous=choice.anomalous, flag=choice.flag)
 
 
-FORMAT = FileFormat(name="sfcif", title="CIF of reflections", recognises=_recognises, read_reflections=_read)
+FORMAT = FileFormat(name="sfcif", title="CIF of reflections (_refln)", recognises=_recognises, read_reflections=_read)

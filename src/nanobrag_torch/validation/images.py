@@ -29,7 +29,7 @@ def read_image(path: str | os.PathLike[str], name: str, shape: tuple[int, int] |
     What is of no format is raw floats, which tell no shape: without one given they count as square. Raises InputError
     for files that cannot be read, have another shape, or hold pixels that are not finite.
     """
-    image = _of_format(path, shape, frame)
+    image = _of_format(path, name, shape, frame)
     if image is None:
         size = len(read_input(path, name, ACCEPTED, unpack=False))
         image = read_float_image(path, shape or _square(size, path, name), flag=name).astype(np.float64)
@@ -38,12 +38,15 @@ def read_image(path: str | os.PathLike[str], name: str, shape: tuple[int, int] |
     return finite(image, name)
 
 
-def _of_format(path: str | os.PathLike[str], shape: tuple[int, int] | None, frame: int) -> Image | None:
+def _of_format(path: str | os.PathLike[str], name: str, shape: tuple[int, int] | None, frame: int) -> Image | None:
     """The pixels of an image file; None for one that may be raw floats."""
-    found = is_of(path, reads_images)
+    found = is_of(path, reads_images, flag=name)
     if found is None or (found.fallback and (shape is not None or Path(path).suffix.lower() in RAW_SUFFIXES)):
         return None
-    read = read_any(path, frame)
+    try:
+        read = read_any(path, frame)
+    except InputError as error:
+        raise InputError(f"{name}, {error.name}", error.value, error.accepted) from error
     detector = None if read.experiment is None else read.experiment.detector
     pixels = read.pixels
     if pixels.ndim == 3:
