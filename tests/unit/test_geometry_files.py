@@ -21,12 +21,12 @@ from nanobrag_torch.io.expt import read_expt, read_expts
 from nanobrag_torch.io.expt_write import write_expt
 from nanobrag_torch.io.formats import FORMATS
 from nanobrag_torch.io.geometry import losses, read_geometry, write_geometry
-from nanobrag_torch.records.contents import contents
 from nanobrag_torch.io.mosflm import read_mosflm_matrix
 from nanobrag_torch.io.refl import read_refl
 from nanobrag_torch.io.smv import HeaderText
 from nanobrag_torch.io.smv_geometry import experiment_of_smv
 from nanobrag_torch.io.xparm import read_xparm, write_xparm
+from nanobrag_torch.records.contents import contents
 from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,

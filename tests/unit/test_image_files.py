@@ -19,10 +19,9 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.cbf import experiment_of_cbf, open_cbf, read_cbf, write_cbf
 from nanobrag_torch.io.geometry import read_geometry
 from nanobrag_torch.io.images import read_image, write_image
-from nanobrag_torch.records.contents import contents
-from nanobrag_torch.records.images import as_counts
 from nanobrag_torch.io.nxmx_write import write_nxmx
 from nanobrag_torch.io.smv import HeaderText
+from nanobrag_torch.records.contents import contents
 from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,
@@ -32,6 +31,7 @@ from nanobrag_torch.records.experiment import (
     PanelData,
     ScanData,
 )
+from nanobrag_torch.records.images import as_counts
 
 CLOSE = 1e-9
 ROUND_TRIP = settings(

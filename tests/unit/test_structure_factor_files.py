@@ -14,11 +14,11 @@ from nanobrag_torch.crystallography.structure_factors import read_structure_fact
 from nanobrag_torch.crystallography.symmetry import expand_to_p1
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.amplitudes import amplitude_format, read_reflections, reflection_output
-from nanobrag_torch.io.plain_reflections import write_hkl_lines
 from nanobrag_torch.io.atoms import read_atoms
 from nanobrag_torch.io.dump import write_dump_file
 from nanobrag_torch.io.hkl import read_hkl_file
 from nanobrag_torch.io.mtz import read_mtz, write_mtz
+from nanobrag_torch.io.plain_reflections import write_hkl_lines
 from nanobrag_torch.records.reflections import Reflections, require_cell
 
 CELL = (40.0, 50.0, 60.0, 90.0, 90.0, 90.0)

@@ -176,7 +176,7 @@ class _NumberedStore:
         self.paths = [Path(numbered(template, first + index)) for index in range(frames)]
         self.experiment = experiment
         wide = [kind for kind in found.pixel_types if np.dtype(kind).itemsize >= dtype.itemsize]
-        self.options: dict[str, Any] = {"pixel_type": (wide or [None])[0], "allow_loss": allow_loss}
+        self.options: dict[str, Any] = {"pixel_type": wide[0] if wide else None, "allow_loss": allow_loss}
         self.journal = Path(template).with_name(f".{Path(template).name}.series")
         self._lock = threading.Lock()
         if resume and (self.journal.exists() or any(path.exists() for path in self.paths)):

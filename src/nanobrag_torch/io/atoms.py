@@ -139,4 +139,6 @@ def _read(path: Path, flag: str) -> AtomicModel:
     return read_atoms(path, flag=flag)
 
 
-FORMAT = FileFormat(name="model", title="PDB, mmCIF or CIF model (_atom_site)", recognises=_recognises, read_atoms=_read)
+FORMAT = FileFormat(
+    name="model", title="PDB, mmCIF or CIF model (_atom_site)", recognises=_recognises, read_atoms=_read
+)

@@ -1,4 +1,4 @@
-"""Geometry files of every kind, read and written by whichever format of `formats.py` they are; and what would be lost."""
+"""Geometry files of every kind, by the format of `formats.py` that they are; and what a conversion would lose."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def write_reflections(path: Path, reflections: Reflections, label: str) -> None:
-    """Write to `path` by its suffix: unique reflections, or all of P1 where the format has no symmetry; print a summary.
+    """Write by suffix: unique reflections, or all of P1 where the format has no symmetry; print a summary.
 
     Raises InputError for another suffix or a file that cannot be written.
     """
