@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from scipy import stats
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.response import formulas
 from nanobrag_torch.response.counters import READOUT, SENSITIVITY
-from nanobrag_torch.response.photons import normal_deviates, poisson_counts
+from nanobrag_torch.response.photons import normal_deviates, poisson_counts, uniform_deviates
 
 
 @pytest.mark.parametrize("scale", [0.1, 3.0, 11.9, 12.5, 40.0, 1e3, 1e5, 1e8, 1.5e9])
@@ -20,6 +22,12 @@ def test_machine_code_counts_as_the_plain_form(scale):
     for options in ({"first_image": 4}, {"first_image": 2**63 + 4, "pixels": pixels}):
         fused, plain = (poisson_counts(means, 2**63 + 9, fused=f, **options) for f in (True, False))
         assert torch.equal(fused, plain)
+
+
+def test_machine_code_draws_the_uniform_deviates_of_the_plain_form():
+    fused, plain = (uniform_deviates((2, 70_000), 5, READOUT, fused=f) for f in (True, False))
+    assert torch.equal(fused, plain)
+    assert stats.kstest(fused.reshape(-1).numpy(), "uniform").pvalue > 1e-3
 
 
 def test_machine_code_draws_the_normal_deviates_of_the_plain_form():
@@ -76,7 +84,7 @@ def test_polynomials_are_the_functions(name, truth, low, high):
 
 def test_the_rest_of_stirling():
     k = np.arange(10.0, 2000.0)
-    exact = np.array([formulas.math.lgamma(x + 1) for x in k])
+    exact = np.array([math.lgamma(x + 1) for x in k])
     found = (k + 0.5) * np.log(k) - k + np.log(2 * np.pi) / 2 + formulas.stirling_rest.function(k)
     assert np.abs(found - exact).max() < 1e-11 and np.abs(found - exact)[:90].max() < 3e-13
 

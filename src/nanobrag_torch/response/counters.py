@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nanobrag_torch.errors import InputError
 
-COUNTING, READOUT, SENSITIVITY, FLICKER, MODE_NOISE, DEFECTS = range(6)
+COUNTING, READOUT, SENSITIVITY, FLICKER, MODE_NOISE, THINNING = range(6)
 """What a deviate is for; at most 16 purposes."""
 WORD = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

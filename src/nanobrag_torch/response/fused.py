@@ -221,3 +221,15 @@ def normal_fill(pixels: Bits, size: int, first: int, image: Any, seed: Any, purp
             folded = math.copysign(1.0 - abs(turn), turn) if abs(turn) > 0.5 else turn
             length = math.sqrt(-2.0 * (exponent * LN_2 + log_of_mantissa(u[i])))
             deviates[start + i] = np.float32(length * sine_of_pi(folded))
+
+
+@compiled()
+def uniform_fill(pixels: Bits, size: int, first: int, image: Any, seed: Any, purpose: int, deviates: Floats) -> None:
+    """Uniform deviates [n] in [0, 1], rounded to float32; arguments as for normal_fill."""
+    second = np.uint64(purpose << PURPOSE_SHIFT)
+    index, number = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint64)
+    for start in range(0, len(deviates), BLOCK):
+        many = min(BLOCK, len(deviates) - start)
+        _label(pixels, size, first + start, image, index[:many], number[:many])
+        for i in range(many):
+            deviates[start + i] = np.float32(_two_uniforms(index[i], second, number[i], seed)[0])

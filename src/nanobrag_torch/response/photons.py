@@ -92,9 +92,34 @@ def normal_deviates(
 
     purpose: a constant of response.counters; deviates of different purposes are independent.
     """
+    return _drawing(shape, seed, first_image, pixels, device, fused).normal(purpose).reshape(shape)
+
+
+def uniform_deviates(
+    shape: tuple[int, ...],
+    seed: int,
+    purpose: int,
+    *,
+    first_image: int = 0,
+    pixels: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    fused: bool | None = None,
+) -> Tensor:
+    """Deviates that are uniform from 0 to 1, float32 of shape [images, ...]; arguments as for normal_deviates."""
+    return _drawing(shape, seed, first_image, pixels, device, fused).uniform(purpose).reshape(shape)
+
+
+def _drawing(
+    shape: tuple[int, ...],
+    seed: int,
+    first_image: int,
+    pixels: Tensor | None,
+    device: torch.device | str,
+    fused: bool | None,
+) -> _Drawing:
     flat = torch.empty(shape, dtype=torch.float32, device=device).reshape(-1)
     size = flat.numel() // shape[0] if shape[0] else 1
-    return _Drawing(flat, seed, first_image, size, pixels, fused).normal(purpose).reshape(shape)
+    return _Drawing(flat, seed, first_image, size, pixels, fused)
 
 
 def recorded_counts(photons: Tensor, adc: float = 40.0) -> Tensor:
@@ -128,15 +153,24 @@ class _Drawing:
         return counts
 
     def normal(self, purpose: int) -> Tensor:
-        """Deviates [n], float32."""
+        """Normal deviates [n], float32."""
+        from nanobrag_torch.response.fused import normal_fill
+
+        return self._deviates(purpose, normal_fill, _normal)
+
+    def uniform(self, purpose: int) -> Tensor:
+        """Uniform deviates [n], float32."""
+        from nanobrag_torch.response.fused import uniform_fill
+
+        return self._deviates(purpose, uniform_fill, lambda u, _: u)
+
+    def _deviates(self, purpose: int, fill: Callable[..., None], plain: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         deviates = torch.empty_like(self.flat)
         if self.fused:
-            from nanobrag_torch.response.fused import normal_fill
-
-            self._in_threads(normal_fill, deviates, None, purpose)
+            self._in_threads(fill, deviates, None, purpose)
             return deviates
         for part, pixel, image in self._parts():
-            deviates[part] = _normal(*uniforms(pixel, image, self.seed, 0, purpose)).to(torch.float32)
+            deviates[part] = plain(*uniforms(pixel, image, self.seed, 0, purpose)).to(torch.float32)
         return deviates
 
     def _in_threads(
