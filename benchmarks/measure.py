@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.scenes import CASES, Case
+from torch import Tensor
 
 from nanobrag_torch.kernels import operation
 from nanobrag_torch.kernels.problem import Scene
@@ -122,22 +123,16 @@ def timers_of(case: Case, sketch: dict[str, Timer] | None) -> dict[str, Timer]:
     def value() -> object:
         return operation.intensity(case.pixels, fixed, options, kernel="fused")
 
-    def adjoint(scene: Scene, wanted: list[bool]) -> Any:
-        detached = [tensor.detach() for tensor in scene.tensors()]
-        *gradients, _ = torch.ops.nanobrag_torch.intensity_adjoint(
-            upstream, case.pixels, *detached, *operation.pack_options(options), wanted, True
-        )
-        return gradients
+    def adjoint(scene: Scene, wanted: Collection[str]) -> dict[str, Tensor]:
+        return operation.gradients(upstream, case.pixels, scene, options, wanted, value=True)[1]
 
-    moves = [tensor.requires_grad for tensor in case.scene.tensors()]
+    moves = [name for name, tensor in case.scene.named().items() if tensor.requires_grad]
 
     def one_pass() -> object:
         scene = case.scene
-        wanted = [tensor.requires_grad for tensor in scene.tensors()]
-        gradients = adjoint(scene, wanted)
-        moving = [tensor for tensor, w in zip(scene.tensors(), wanted, strict=True) if w]
-        flowing = [gradient for gradient, w in zip(gradients, wanted, strict=True) if w]
-        return torch.autograd.grad(moving, list(case.parameters.values()), flowing)
+        flowing = adjoint(scene, moves)
+        moving = [getattr(scene, name) for name in flowing]
+        return torch.autograd.grad(moving, list(case.parameters.values()), list(flowing.values()))
 
     def backward() -> object:
         image = operation.intensity(case.pixels, case.scene, options, kernel="fused")

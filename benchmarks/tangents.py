@@ -13,7 +13,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,13 +82,13 @@ def parameters() -> dict[str, Tensor]:
     return {**leaves, "misset_deg": leaf(10.0, 20.0, 30.0), "wavelength_A": leaf(1.0)}
 
 
-def scene_and_directions(leaves: dict[str, Tensor], drop: int | None) -> tuple[Scene, Options, list[Tensor]]:
+def scene_and_directions(leaves: dict[str, Tensor], drop: int | None) -> tuple[Scene, Options, dict[str, Tensor]]:
     """A scene and how its tensors move with the leaves; without direction number `drop`."""
     simulator = still(leaves)
     scene = simulator.scene()
     directions, _ = scene_directions(scene, list(leaves.values()))
     if drop is not None:
-        directions = [torch.cat([d[:drop], d[drop + 1 :]]) if d.numel() else d for d in directions]
+        directions = {name: torch.cat([d[:drop], d[drop + 1 :]]) for name, d in directions.items()}
     return scene, simulator.options(), directions
 
 
@@ -107,29 +107,20 @@ def interleaved(works: dict[str, Callable[[], object]]) -> dict[str, float]:
     return {name: statistics.median(times[name] for times in rounds) for name in works}
 
 
-def gradients(scene: Scene, options: Options, upstream: Tensor, wanted: Sequence[bool]) -> list[Tensor]:
-    """Value and gradients of the tensors that move."""
-    tensors = [tensor.detach() for tensor in scene.tensors()]
-    arguments = (upstream, None, *tensors, *operation.pack_options(options), list(wanted), True)
-    found: list[Tensor] = torch.ops.nanobrag_torch.intensity_adjoint(*arguments)
-    return found
-
-
 def measure(threads: int) -> dict[str, float]:
     """Median seconds of the value, of it with gradients, of 16 and 1 slopes and of 16 that move domains singly."""
     leaves = parameters()
     scene, options, directions = scene_and_directions(leaves, drop=len(LATTICE) + len(GEOMETRY) + 2)
     spread = {"mosaic_spread_deg": leaf(0.3)}
     _, _, singly = scene_and_directions(spread, drop=None)
-    singly = [d.expand(16, *d.shape[1:]) if d.numel() else d for d in singly]
+    singly = {name: d.expand(16, *d.shape[1:]) for name, d in singly.items()}
     fixed, options = Scene(*(t.detach() for t in scene.tensors())), replace(options, threads=threads)
     upstream = torch.ones(PIXELS * PIXELS)
-    wanted = [d.numel() > 0 for d in directions]
-    one = [d[:1] if d.numel() else d for d in directions]
+    one = {name: d[:1] for name, d in directions.items()}
     return interleaved(
         {
             "value": lambda: operation.intensity(None, fixed, options, kernel="fused"),
-            "value and gradients": lambda: gradients(fixed, options, upstream, wanted),
+            "value and gradients": lambda: operation.gradients(upstream, None, fixed, options, directions, value=True),
             "1 slope": lambda: operation.tangents(None, fixed, one, options, kernel="fused"),
             "16 slopes": lambda: operation.tangents(None, fixed, directions, options, kernel="fused"),
             "16 slopes, each domain its own way": lambda: operation.tangents(None, fixed, singly, options),

@@ -6,6 +6,8 @@ the tests evaluate them against the functions they stand for.
 
 from __future__ import annotations
 
+from math import factorial
+
 # sin(pi x) = x SINE(x^2): relative error 7e-9 and 3e-19
 SINE_32 = (3.1415926400772034, -5.167710076668315, 2.550077386528912, -0.5982904112834275, 0.07765591227601387)
 SINE_64 = (
@@ -22,6 +24,11 @@ SINE_64 = (
 # y -> 2 y SINE'(y): pi cos(pi x) = SINE(x^2) + x^2 SLOPE(x^2)
 SLOPE_32 = tuple(2 * k * c for k, c in enumerate(SINE_32))[1:]
 SLOPE_64 = tuple(2 * k * c for k, c in enumerate(SINE_64))[1:]
+# 3 (sin x - x cos x) / x^3 in powers of x^2, below one, and its derivative by x^2: to 1e-9 and 1e-17
+BALL_64 = tuple((-1) ** k * 6 * (k + 1) / factorial(2 * k + 3) for k in range(11))
+BALL_32 = BALL_64[:6]
+BALL_SLOPE_64 = tuple(k * c for k, c in enumerate(BALL_64))[1:]
+BALL_SLOPE_32 = tuple(k * c for k, c in enumerate(BALL_32))[1:]
 # 2^x = POWER(x): relative error 3e-9 and 4e-18
 POWER_32 = (
     1.0,

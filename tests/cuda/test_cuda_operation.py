@@ -15,8 +15,13 @@ from torch.autograd import forward_ad
 
 from nanobrag_torch.devices import checked_device
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.kernels import operation
+from nanobrag_torch.kernels import backends, operation
+from nanobrag_torch.kernels.arguments import SCENE
 from nanobrag_torch.kernels.cuda import devices as cuda_devices
+from nanobrag_torch.kernels.operators import OPERATORS
+from nanobrag_torch.kernels.problem import Scene
+
+GPU = OPERATORS.by_device["cuda"]
 
 
 def test_both_operators_have_a_kernel_for_cuda():
@@ -28,10 +33,10 @@ def test_the_registered_kernels_give_values_and_gradients():
     """Called as the dispatcher calls them, whatever the device."""
     scene, options = case("nearest", torch.float32)
     pixels = every_pixel(scene, options)[20:60]
-    upstream, packed = upstream_of(40, torch.float32), operation.pack_options(options)
-    values = operation._intensity_cuda(pixels, *scene.tensors(), *packed)
+    upstream, packed = upstream_of(40, torch.float32), SCENE.pack(scene, options)
+    values = GPU.value(pixels, *packed)
     wanted = [name in ("panels", "lattice") for name in NAMES]
-    *gradients, again = operation._adjoint_cuda(upstream, pixels, *scene.tensors(), *packed, wanted, True)
+    *gradients, again = GPU.gradients(upstream, pixels, *packed, wanted, True)
     assert relative(values, true_values(pixels, scene, options)) < 2e-6
     assert relative(again, values.double()) < 2e-6
     true = true_gradients(upstream, pixels, scene, options)
@@ -42,14 +47,14 @@ def test_the_registered_kernels_give_values_and_gradients():
 def test_shapes_types_and_devices_are_as_announced():
     """The fake operators, which torch.compile sees, against the real ones."""
     scene, options = case("tricubic", torch.float64)
-    packed, wanted = operation.pack_options(options), [name != "structure_factors" for name in NAMES]
+    packed, wanted = SCENE.pack(scene, options), [name != "structure_factors" for name in NAMES]
     upstream = upstream_of(117, torch.float64)
-    real = operation._adjoint_cuda(upstream, None, *scene.tensors(), *packed, wanted, False)
-    value = operation._intensity_cuda(None, *scene.tensors(), *packed)
+    real = GPU.gradients(upstream, None, *packed, wanted, False)
+    value = GPU.value(None, *packed)
     with FakeTensorMode() as mode:
-        fakes = [mode.from_tensor(tensor) for tensor in scene.tensors()]
-        announced = operation._adjoint_fake(mode.from_tensor(upstream), None, *fakes, *packed, wanted, False)
-        announced.append(operation._intensity_fake(None, *fakes, *packed))
+        fakes = SCENE.pack(Scene(*(mode.from_tensor(tensor) for tensor in scene.tensors())), options)
+        announced = OPERATORS._fake_adjoint(mode.from_tensor(upstream), None, *fakes, wanted, False)
+        announced.append(OPERATORS._fake_value(None, *fakes))
     for found, fake in zip([*real, value], announced, strict=True):
         assert (found.shape, found.dtype, found.stride()) == (fake.shape, fake.dtype, fake.stride())
 
@@ -57,18 +62,18 @@ def test_shapes_types_and_devices_are_as_announced():
 def test_a_captured_cuda_graph_follows_its_inputs():
     """On a GPU a replayed graph reads the inputs anew. Elsewhere there are no graphs, and a second call reads them."""
     scene, options = case("nearest", torch.float32)
-    packed = operation.pack_options(options)
-    expected = operation._intensity_cuda(None, *scene.tensors(), *packed) * 2
+    packed = SCENE.pack(scene, options)
+    expected = GPU.value(None, *packed) * 2
     if DEVICE.type == "cuda":
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            found = operation._intensity_cuda(None, *scene.tensors(), *packed)
+            found = GPU.value(None, *packed)
     for tensor in (scene.source_weights, scene.offset):
         tensor.mul_(2)
     if DEVICE.type == "cuda":
         graph.replay()
     else:
-        found = operation._intensity_cuda(None, *scene.tensors(), *packed)
+        found = GPU.value(None, *packed)
     assert relative(found, expected.double()) < 1e-6
 
 
@@ -154,14 +159,15 @@ def elsewhere(monkeypatch):
 
     As on a GPU; "meta" tensors have no values, but go the same way through the operation.
     """
-    monkeypatch.setattr(operation, "FUSED_DEVICES", {"cpu", "meta"})
+    there = replace(backends.CUDA, device="meta", obstacle=lambda scene, options: backends.too_large(scene, options))
+    monkeypatch.setitem(backends.BACKENDS, "meta", there)
     scene, options = case("nearest", torch.float64)
     return scene.to(torch.device("meta")), options
 
 
 def test_slopes_by_the_reference_kernel_are_told_once(unwarned, elsewhere, caplog):
     scene, options = elsewhere
-    directions = [torch.ones((2, *tensor.shape), device="meta") for tensor in scene.tensors()]
+    directions = {name: torch.ones((2, *tensor.shape), device="meta") for name, tensor in scene.named().items()}
     for _ in range(2):
         assert operation.tangents(None, scene, directions, options).shape == (2, 117)
     lines = caplog.messages

@@ -168,10 +168,10 @@ def test_panels_without_a_pixel_in_the_list_are_left_alone():
     pixels = torch.cat((torch.arange(100, 117), torch.arange(234, 260))).to(DEVICE)
     assert relative(cuda.forward(pixels, scene, options), true_values(pixels, scene, options)) < 1e-12
     upstream = torch.ones(pixels.numel(), dtype=torch.float64, device=DEVICE)
-    gradients, values = cuda.adjoint(upstream, pixels, scene, options, [True] * 14, value=True)
+    values, gradients = cuda.adjoint(upstream, pixels, scene, options, list(scene.named()), value=True)
     assert relative(values, true_values(pixels, scene, options)) < 1e-12
-    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
-    assert not gradients[0][1].any()
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients.values())
+    assert not gradients["panels"][1].any()
 
 
 def test_where_a_callers_tensors_begin_selects_no_code():

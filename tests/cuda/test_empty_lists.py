@@ -9,9 +9,12 @@ import torch
 from cuda_cases import DEVICE, NAMES, case, relative, true_values
 
 from nanobrag_torch.kernels import operation
+from nanobrag_torch.kernels.arguments import SCENE
+from nanobrag_torch.kernels.operators import OPERATORS as REGISTERED
 from nanobrag_torch.kernels.problem import Scene
 
 CPU, OPERATORS = torch.device("cpu"), torch.ops.nanobrag_torch
+GPU = REGISTERED.by_device["cuda"]
 OF_SOURCES = ("incident", "wavelengths", "source_weights", "polarization")
 OF_LATTICES = ("lattice", "lattice_weights")
 
@@ -25,7 +28,7 @@ def by_operators(value, adjoint, device):
 
     def made(pixels, scene, options):
         listed = None if pixels is None else pixels.to(device)
-        arguments = (*scene.to(device).tensors(), *operation.pack_options(options))
+        arguments = SCENE.pack(scene.to(device), options)
         values = value(listed, *arguments)
         *gradients, again = adjoint(torch.ones_like(values), listed, *arguments, [True] * len(NAMES), True)
         assert again.shape == values.shape
@@ -45,7 +48,7 @@ def by_reference(pixels, scene, options):
 KERNELS = {
     "reference": by_reference,
     "cpu": by_operators(OPERATORS.intensity, OPERATORS.intensity_adjoint, CPU),
-    "cuda": by_operators(operation._intensity_cuda, operation._adjoint_cuda, DEVICE),
+    "cuda": by_operators(GPU.value, GPU.gradients, DEVICE),
 }
 
 
@@ -83,7 +86,7 @@ def test_no_lattice_leaves_what_is_added_once_a_pixel(kernel, name):
 def test_slopes_along_directions_agree(kernel, gone):
     scene, options = case("nearest", torch.float64)
     scene = without(scene.to(CPU), *gone)
-    directions = [torch.ones((2, *tensor.shape), dtype=torch.float64) for tensor in scene.tensors()]
+    directions = {n: torch.ones((2, *tensor.shape), dtype=torch.float64) for n, tensor in scene.named().items()}
     slopes = operation.tangents(None, scene, directions, options, kernel=kernel)
     _, gradients = by_reference(None, scene, options)
     assert slopes.shape == (2, 117)

@@ -13,7 +13,8 @@ from kernel_scenes import D, Draw, deviation, draw_scene, options_of
 
 from nanobrag_torch.compilation import Availability
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.kernels import operation
+from nanobrag_torch.kernels import backends, operation
+from nanobrag_torch.kernels.arguments import SCENE
 from nanobrag_torch.kernels.cpu import launch as cpu
 from nanobrag_torch.kernels.problem import Scene
 
@@ -21,8 +22,8 @@ TENSORS = [field.name for field in fields(Scene)]
 
 
 def arguments(draw: Draw, pixels: torch.Tensor | None, grad: bool, **more: object) -> tuple[object, ...]:
-    tensors = [tensor.requires_grad_(grad) for tensor in draw_scene(draw).tensors()]
-    return pixels, *tensors, *operation.pack_options(options_of(draw, **more))
+    scene = Scene(*(tensor.requires_grad_(grad) for tensor in draw_scene(draw).tensors()))
+    return pixels, *SCENE.pack(scene, options_of(draw, **more))
 
 
 @pytest.mark.parametrize("pixels", [None, torch.tensor([1, 2, 7, 9])], ids=["all", "list"])
@@ -39,7 +40,11 @@ def test_opcheck(pixels, dtype):
 
 def test_options_survive_packing():
     options = options_of(Draw(), oversample=3, layers=2, dmin=1e-10, curved=True, oversample_thick=True, threads=5)
-    assert operation.unpack_options(*operation.pack_options(options)) == options
+    scene = draw_scene(Draw())
+    again, unpacked, rest = SCENE.unpack([*SCENE.pack(scene, options), "behind"])
+    assert unpacked == options
+    assert all(a is b for a, b in zip(again.tensors(), scene.tensors(), strict=True))
+    assert list(rest) == ["behind"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, D])
@@ -50,8 +55,8 @@ def test_results_do_not_depend_on_threads(dtype):
     found = []
     for threads in (1, 2, 3):
         part = replace(options, threads=threads)
-        value, gradients = cpu.gradients(upstream, None, scene, part, [True] * len(TENSORS), value=True)
-        found.append((cpu.value(None, scene, part), value, *gradients))
+        value, gradients = cpu.gradients(upstream, None, scene, part, TENSORS, value=True)
+        found.append((cpu.value(None, scene, part), value, *gradients.values()))
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
@@ -61,13 +66,10 @@ def test_one_gradient_alone_is_the_same(name):
     draw = Draw(offset=2.0, lattices=2)
     scene, options = draw_scene(draw), options_of(draw, oversample=2)
     upstream = torch.ones(2 * 9 * 13, dtype=D)
-    _, every = cpu.gradients(upstream, None, scene, options, [True] * len(TENSORS))
-    _, alone = cpu.gradients(upstream, None, scene, options, [other == name for other in TENSORS])
-    for other, gradient, full in zip(TENSORS, alone, every, strict=True):
-        if other == name:
-            assert deviation(gradient, full) < 1e-13
-        else:
-            assert gradient.numel() == 0
+    _, every = cpu.gradients(upstream, None, scene, options, TENSORS)
+    _, alone = cpu.gradients(upstream, None, scene, options, [name])
+    assert list(alone) == [name]
+    assert deviation(alone[name], every[name]) < 1e-13
 
 
 def test_no_gradient_wanted_runs_no_adjoint(monkeypatch):
@@ -114,7 +116,7 @@ def test_what_depends_on_the_order_of_steps_goes_to_the_reference(switch, caplog
 
 def test_without_numba_the_reference_takes_over_and_says_so(monkeypatch, caplog):
     operation._warn_once.cache_clear()
-    monkeypatch.setattr(operation, "available", lambda: Availability(False, "numba cannot be imported (x)"))
+    monkeypatch.setattr(backends, "available", lambda: Availability(False, "numba cannot be imported (x)"))
     draw = Draw(lattices=1)
     found = operation.intensity(None, draw_scene(draw), options_of(draw))
     assert torch.equal(found, operation.intensity(None, draw_scene(draw), options_of(draw), kernel="reference"))
@@ -141,7 +143,7 @@ def run(side, lattices):
     draw = Draw(panels=1, sources=1, lattices=lattices, pixel=1e-5)
     scene, options = draw_scene(draw), options_of(draw, image_shape=(side, side), dtype=torch.float32)
     value = cpu.value(None, scene, options)
-    cpu.gradients(torch.ones_like(value), None, scene, options, [True] * 14)
+    cpu.gradients(torch.ones_like(value), None, scene, options, list(scene.named()))
 run(16, 2)
 before = peak()
 run(512, 200)
@@ -159,8 +161,8 @@ def test_kernels_without_rare_parts_give_the_same_bits(monkeypatch, dtype):
 
     def results() -> list[torch.Tensor]:
         upstream = torch.ones(117, dtype=dtype)
-        values, gradients = cpu.gradients(upstream, None, scene, options, [True] * len(TENSORS), value=True)
-        return [cpu.value(None, scene, options), values, *gradients]
+        values, gradients = cpu.gradients(upstream, None, scene, options, TENSORS, value=True)
+        return [cpu.value(None, scene, options), values, *gradients.values()]
 
     without = results()
     monkeypatch.setattr(cpu, "_is_rare", lambda packed: True)

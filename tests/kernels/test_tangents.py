@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 
 import pytest
@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation, reference
+from nanobrag_torch.kernels.arguments import SCENE
 from nanobrag_torch.kernels.cpu import launch as cpu
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.physics.lattice_factor import Profile
@@ -44,29 +45,28 @@ def combination(seed: int) -> tuple[Draw, dict[str, object]]:
     return draw, more | {"image_shape": SMALL}
 
 
-def directions_of(scene: Scene, count: int, moving: Sequence[str] = NAMES, seed: int = 0) -> list[Tensor]:
+def directions_of(scene: Scene, count: int, moving: Sequence[str] = NAMES, seed: int = 0) -> dict[str, Tensor]:
     """Random stacks in the units of each tensor; every other direction of the lattices is one matrix times all."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
-    for name, tensor in zip(NAMES, scene.tensors(), strict=True):
+    found = {}
+    for name, tensor in scene.named().items():
         if name not in moving or tensor.numel() == 0:
-            found.append(tensor.new_zeros(0))
             continue
         size = tensor.detach().abs().max().clamp(min=1e-12)
         stack = torch.randn((count, *tensor.shape), generator=generator, dtype=D) * size
         if name == "lattice":
             left = torch.randn((count, 1, 3, 3), generator=generator, dtype=D)
             stack[::2] = left[::2] @ tensor.detach()
-        found.append(stack)
+        found[name] = stack
     return found
 
 
-def one_tensor_each(scene: Scene, seed: int = 0) -> list[Tensor]:
+def one_tensor_each(scene: Scene, seed: int = 0) -> dict[str, Tensor]:
     """A direction for each tensor, in which it moves alone."""
     stacks = directions_of(scene, len(NAMES), seed=seed)
-    for i, stack in enumerate(stacks):
-        if stack.numel():
-            stack[torch.arange(len(NAMES)) != i] = 0
+    for i, name in enumerate(NAMES):
+        if name in stacks:
+            stacks[name][torch.arange(len(NAMES)) != i] = 0
     return stacks
 
 
@@ -76,7 +76,7 @@ def worst(got: Tensor, true: Tensor) -> float:
     return max(deviation(a, b) for a, b in zip(got, true, strict=True))
 
 
-def from_reference(scene: Scene, directions: Sequence[Tensor], options: Options) -> float:
+def from_reference(scene: Scene, directions: Mapping[str, Tensor], options: Options) -> float:
     """Largest deviation of a direction's slopes from the reference kernel's in float64, over all pixels."""
     got = operation.tangents(None, scene, directions, options, kernel="fused")
     assert got.dtype is options.dtype
@@ -141,9 +141,8 @@ def test_slopes_and_gradients_are_two_readings_of_one_jacobian(seed, dtype):
     directions = directions_of(scene, 32)
     upstream = torch.rand(3 * 40 * 50, generator=torch.Generator().manual_seed(1), dtype=dtype)
     slopes = operation.tangents(None, scene, directions, options)
-    _, gradients = cpu.gradients(upstream, None, scene, options, [True] * len(NAMES))
-    pairs = [(d.reshape(32, -1), g.reshape(-1).double()) for d, g in zip(directions, gradients, strict=True)]
-    parts = torch.stack([d @ g for d, g in pairs if d.numel()])
+    _, gradients = cpu.gradients(upstream, None, scene, options, NAMES)
+    parts = torch.stack([d.reshape(32, -1) @ gradients[name].reshape(-1).double() for name, d in directions.items()])
     found, most = (slopes.double() @ upstream.double()), slopes.double().abs() @ upstream.double()
     assert float(((found - parts.sum(0)).abs() / most).max()) < (1e-12 if dtype is D else 1e-5)
 
@@ -175,11 +174,11 @@ def test_a_direction_does_not_feel_its_neighbours():
     draw = Draw(offset=2.0)
     scene, options = draw_scene(draw), options_of(draw)
     stacks = directions_of(scene, 5)
-    stacks[NAMES.index("panels")][3, 0, 0, 0] = torch.nan
+    stacks["panels"][3, 0, 0, 0] = torch.nan
     slopes = operation.tangents(None, scene, stacks, options)
     assert bool(torch.isnan(slopes[3]).all())
     for t in (0, 1, 2, 4):
-        alone = operation.tangents(None, scene, [stack[t : t + 1] for stack in stacks], options)
+        alone = operation.tangents(None, scene, {name: stack[t : t + 1] for name, stack in stacks.items()}, options)
         assert deviation(slopes[t], alone[0]) < 1e-12
 
 
@@ -192,12 +191,11 @@ def test_forward_mode_differentiates_the_operation():
     def image(*tensors: Tensor) -> Tensor:
         return operation.intensity(None, Scene(*tensors), options, kernel="fused")
 
-    value, tangent, *_ = torch.func.jvp(image, scene.tensors(), tuple(stack[0] for stack in directions))
+    value, tangent, *_ = torch.func.jvp(image, scene.tensors(), tuple(directions[name][0] for name in NAMES))
     assert torch.equal(tangent, slopes)
     assert torch.equal(value, image(*scene.tensors()))
     with forward_ad.dual_level():
-        pairs = zip(scene.tensors(), directions, strict=True)
-        dual = image(*(forward_ad.make_dual(tensor, stack[0]) for tensor, stack in pairs))
+        dual = image(*(forward_ad.make_dual(tensor, directions[name][0]) for name, tensor in scene.named().items()))
         assert torch.equal(forward_ad.unpack_dual(dual).tangent, slopes)
 
 
@@ -219,7 +217,8 @@ def test_forward_jacobians_take_one_pass():
 def test_opcheck(pixels):
     draw = Draw(panels=1, lattices=2)
     scene = draw_scene(draw)
-    arguments = (pixels, *scene.tensors(), *operation.pack_options(options_of(draw)), directions_of(scene, 2))
+    directions = SCENE.in_order(directions_of(scene, 2), scene)
+    arguments = (pixels, *SCENE.pack(scene, options_of(draw)), directions)
     torch.library.opcheck(torch.ops.nanobrag_torch.intensity_tangents.default, arguments)
 
 

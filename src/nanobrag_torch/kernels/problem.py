@@ -8,36 +8,53 @@ with d = unit(position), q = (d - s) / lambda, (h, k, l) = lattice q. The kernel
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nanobrag_torch.physics.lattice_factor import Profile
 
+EXACT = (torch.float64,)
+EITHER = (torch.float64, torch.float32)
+
+
+def sized(*shape: int | str, dtypes: tuple[torch.dtype, ...] = EXACT) -> Any:
+    """A tensor of a scene, with the shape and the types that kernels rely on: a letter stands for any length, the same
+    wherever it stands."""
+    return field(metadata={"shape": shape, "dtypes": dtypes})
+
 
 @dataclass(frozen=True)
 class Scene:
-    """The differentiable inputs; all float64 but for the table, which may be float32. Lengths in metres."""
+    """The differentiable inputs, lengths in metres. What kernels, operators and gradients know of them is here.
 
-    panels: Tensor  # [P, 4, 3] origin (outer corner of the first pixel), fast, slow, normal
-    pixel_size: Tensor  # [P, 2] fast, slow
-    sensor: Tensor  # [P, 2] thickness of a layer, attenuation (1/m); thickness 0: everything is captured
-    curvature: Tensor  # [4] beam direction and distance; used by a curved detector alone
-    incident: Tensor  # [S, 3] unit vectors along the beam
-    wavelengths: Tensor  # [S]
-    source_weights: Tensor  # [S] fluence and the amplitude of the lattice factor are in here
-    polarization: Tensor  # [S, 3, 3] M of P = (1 + d^T M d) / 2
-    lattice: Tensor  # [K, 3, 3] rows a, b, c; phi outermost, mosaic domain innermost
-    lattice_weights: Tensor  # [K]
-    shape: Tensor  # [3, 3] diag(N) or Q, see physics.lattice_factor
-    structure_factors: Tensor  # [H, K, L] amplitudes, or no element at all
-    default_F: Tensor  # [] amplitude outside the table
-    offset: Tensor  # [] added once a pixel to the sum, before omega, P and capture (water in the C program)
+    A tensor added to the fields is an argument of the operators, and has its gradient by its name.
+    """
+
+    panels: Tensor = sized("P", 4, 3)  # origin (outer corner of the first pixel), fast, slow, normal
+    pixel_size: Tensor = sized("P", 2)  # fast, slow
+    sensor: Tensor = sized("P", 2)  # thickness of a layer, attenuation (1/m); thickness 0: everything is captured
+    curvature: Tensor = sized(4)  # beam direction and distance; used by a curved detector alone
+    incident: Tensor = sized("S", 3)  # unit vectors along the beam
+    wavelengths: Tensor = sized("S")
+    source_weights: Tensor = sized("S")  # fluence and the amplitude of the lattice factor are in here
+    polarization: Tensor = sized("S", 3, 3)  # M of P = (1 + d^T M d) / 2
+    lattice: Tensor = sized("K", 3, 3)  # rows a, b, c; phi outermost, mosaic domain innermost
+    lattice_weights: Tensor = sized("K")
+    shape: Tensor = sized(3, 3)  # diag(N) or Q, see physics.lattice_factor
+    structure_factors: Tensor = sized("H", "K'", "L", dtypes=EITHER)  # amplitudes, or no element at all
+    default_F: Tensor = sized()  # amplitude outside the table
+    offset: Tensor = sized()  # added once a pixel to the sum, before omega, P and capture (water in the C program)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors in the order of the fields."""
-        return tuple(getattr(self, field.name) for field in fields(self))
+        return tuple(getattr(self, name) for name in self.__dataclass_fields__)
+
+    def named(self) -> dict[str, Tensor]:
+        """The tensors by name, in the order of the fields."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     def to(self, device: torch.device) -> Scene:
         """The same scene on another device; copies to a GPU do not wait for what it is doing."""
@@ -65,3 +82,47 @@ class Options:
     interpolation_latch: bool = False  # compat D5: out of range once, nearest ever after; reference kernel only
     dtype: torch.dtype = torch.float32  # of the image
     threads: int = 0  # 0: all cores
+
+
+class Taken(NamedTuple):
+    """Which factors are formed for each step, and which are those of the first one, as the C program caches them.
+
+    Where there is but one sample, or one step, a factor that is formed once is that of each.
+    """
+
+    each_omega: bool  # solid angle of every sample, not of the first
+    each_polar: bool  # polarization of every sample and source, not of the first that is seen
+    each_capture: bool  # capture of every sub-pixel of a layer, not of the first
+    last_capture: bool  # every layer captures as the last one does
+    alone: bool  # one sample, one source, within any resolution limit
+
+
+def taken(scene: Scene, options: Options) -> Taken:
+    """How the factors of a scene are taken."""
+    one_sample = options.oversample == 1 and options.layers == 1
+    alone = one_sample and scene.incident.shape[0] == 1 and options.dmin <= 0
+    last = options.last_layer_capture and not options.oversample_thick and options.layers > 1
+    return Taken(
+        each_omega=options.oversample_omega or one_sample,
+        each_polar=options.oversample_polar or alone,
+        each_capture=(options.oversample_thick or options.oversample == 1) and not last,
+        last_capture=last,
+        alone=alone,
+    )
+
+
+def effective_cells(shape: Any, profile: Profile) -> Any:
+    """Number of cells along each axis [3], as far as a shape matrix [3, 3] tells: as tensor or array."""
+    diagonal = abs(shape.diagonal())
+    return diagonal if profile == Profile.GRATING else diagonal**0.5
+
+
+def pixel_count(pixels: Tensor | None, scene: Scene, options: Options) -> int:
+    """Length of the list of pixels, None standing for all."""
+    slow, fast = options.image_shape
+    return scene.panels.shape[0] * slow * fast if pixels is None else pixels.numel()
+
+
+def step_count(scene: Scene, options: Options) -> int:
+    """Steps of a pixel: sensor layers, sub-pixels, sources and lattices."""
+    return scene.lattice.shape[0] * scene.incident.shape[0] * options.oversample**2 * options.layers

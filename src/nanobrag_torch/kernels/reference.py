@@ -7,7 +7,7 @@ memory does not grow with the number of pixels or steps. Autograd does the deriv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from nanobrag_torch.kernels.empty import dark_image, is_dark, with_a_lattice
-from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.kernels.problem import Options, Scene, taken
 from nanobrag_torch.physics.absorption import layer_capture
 from nanobrag_torch.physics.geometry import curve, decompose_pixels, flat_positions, solid_angle
 from nanobrag_torch.physics.lattice_factor import lattice_factor
@@ -70,19 +70,18 @@ def intensity(pixels: Tensor, scene: Scene, options: Options, *, progress: Progr
     return torch.cat(parts)
 
 
-def tangents(pixels: Tensor, scene: Scene, directions: Sequence[Tensor], options: Options) -> Tensor:
+def tangents(pixels: Tensor, scene: Scene, directions: Mapping[str, Tensor], options: Options) -> Tensor:
     """Jacobian-vector products [T, n]: the slope of the pixels [n] along T directions at once.
 
-    directions: for each tensor of the scene, in order, a stack [T, *shape], or an empty tensor where it stands still.
+    directions: by the names of the tensors that move, stacks [T, *shape].
     """
-    count = max(direction.shape[0] for direction in directions)
-    fixed = [tensor.detach() for tensor in scene.tensors()]
+    count = max(direction.shape[0] for direction in directions.values())
+    fixed = {name: tensor.detach() for name, tensor in scene.named().items()}
     slopes = []
     for t in range(count):
         with forward_ad.dual_level(), torch.no_grad():
-            pairs = zip(fixed, directions, strict=True)
-            moving = [_dual(x, v[t].to(x.dtype)) if v.numel() else x for x, v in pairs]
-            slope = _tangent(intensity(pixels, Scene(*moving), options))
+            moving = {name: _dual(fixed[name], stack[t].to(fixed[name].dtype)) for name, stack in directions.items()}
+            slope = _tangent(intensity(pixels, Scene(**fixed | moving), options))
         slopes.append(
             torch.zeros(pixels.numel(), dtype=options.dtype, device=pixels.device) if slope is None else slope
         )
@@ -157,7 +156,7 @@ def look_at_pixels(pixels: Tensor, scene: Scene, options: Options, record: Recor
     chunk = _Pixels(direction, q, _within_resolution(q, options.dmin), omega, capture, polar)
     if record is not None:
         record.update(position=position, radius=radius, close_distance=close, cosine=cosine, **vars(chunk))
-    used = _with_cached_factors(chunk, options)
+    used = _with_cached_factors(chunk, scene, options)
     if record is not None:
         record.update(omega_used=used.omega, capture_used=used.capture, polar_used=used.polar)
     return used
@@ -185,16 +184,16 @@ def _within_resolution(q: Tensor, dmin: float) -> Tensor:
     return ~((length > 0) & (dmin * length > 1)) if dmin > 0 else torch.ones_like(length, dtype=torch.bool)
 
 
-def _with_cached_factors(chunk: _Pixels, options: Options) -> _Pixels:
+def _with_cached_factors(chunk: _Pixels, scene: Scene, options: Options) -> _Pixels:
     """Factors as the C program reuses them: of the first sub-pixel, layer and visible source, unless told otherwise."""
-    omega, capture, polar = chunk.omega, chunk.capture, chunk.polar
-    if not options.oversample_omega:
+    omega, capture, polar, how = chunk.omega, chunk.capture, chunk.polar, taken(scene, options)
+    if not how.each_omega:
         omega = omega[:, :1, :1].expand_as(omega)
-    if not options.oversample_thick:
+    if not how.each_capture:
         capture = capture[:, :, :1].expand_as(capture)
-        if options.last_layer_capture:
-            capture = capture[:, -1:].expand_as(capture)
-    if not options.oversample_polar:
+    if how.last_capture:
+        capture = capture[:, -1:].expand_as(capture)
+    if not how.each_polar:
         flat = chunk.seen.flatten(1)
         first = polar.flatten(1).gather(1, flat.to(torch.uint8).argmax(1, keepdim=True))
         value = torch.where(flat.any(1, keepdim=True), first, torch.zeros_like(first))

@@ -9,6 +9,7 @@ N_cells may be real: then L is the smooth extension in d, continuous at half-int
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from math import factorial, pi
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nanobrag_torch.config import CrystalShape
+from nanobrag_torch.polynomials import BALL_64
 
 SPHERE_AMPLITUDE = 0.723601254558268
 GAUSS_WIDTH = 0.63
@@ -102,11 +104,10 @@ def sphere(x2: Tensor) -> Tensor:
     near = x2 < 1
     y = torch.where(near, x2, torch.zeros_like(x2))
     x = torch.sqrt(torch.where(near, torch.ones_like(x2), x2))
-    terms = [(-1) ** k * 6 * (k + 1) / factorial(2 * k + 3) for k in range(11)]
-    return torch.where(near, _series(y, terms), 3 * (torch.sin(x) / x - torch.cos(x)) / (x * x))
+    return torch.where(near, _series(y, BALL_64), 3 * (torch.sin(x) / x - torch.cos(x)) / (x * x))
 
 
-def _series(y: Tensor, coefficients: list[float]) -> Tensor:
+def _series(y: Tensor, coefficients: Sequence[float]) -> Tensor:
     total = torch.full_like(y, coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
         total = total * y + coefficient

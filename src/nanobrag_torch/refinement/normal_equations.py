@@ -6,7 +6,7 @@ and J^T W r and forgotten. Memory is O(pixels of a chunk x parameters), whatever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -56,26 +56,24 @@ def normal_equations(
     return NormalEquations(matrix, gradient)
 
 
-def scene_directions(scene: Scene, parameters: Sequence[Tensor]) -> tuple[list[Tensor], list[bool]]:
-    """How each tensor of the scene moves with each parameter value: [T, *shape], or empty where it does not.
+def scene_directions(scene: Scene, parameters: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[bool]]:
+    """How the tensors of the scene move with each parameter value: [T, *shape], by name; not those that stand still.
 
     Also which parameters move any. Two reverse passes through the small tensors between parameters and scene: the
     gradient is linear in what flows into it, and the slope of that linear map is the forward derivative.
     """
-    moving = [tensor for tensor in scene.tensors() if tensor.requires_grad]
-    empty = torch.zeros((0,), dtype=torch.float64, device=scene.panels.device)
+    moving = {name: tensor for name, tensor in scene.named().items() if tensor.requires_grad}
     if not moving:
-        return [empty for _ in scene.tensors()], [False for _ in parameters]
-    seeds = [torch.zeros_like(tensor, requires_grad=True) for tensor in moving]
-    pulled = torch.autograd.grad(moving, parameters, seeds, create_graph=True, allow_unused=True)
+        return {}, [False for _ in parameters]
+    seeds = [torch.zeros_like(tensor, requires_grad=True) for tensor in moving.values()]
+    pulled = torch.autograd.grad(tuple(moving.values()), parameters, seeds, create_graph=True, allow_unused=True)
     used = [gradient is not None for gradient in pulled]
     pairs = zip(pulled, parameters, strict=True)
     flat = torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1).double() for g, p in pairs])
     basis = torch.eye(flat.numel(), dtype=flat.dtype, device=flat.device)
     pushed = torch.autograd.grad(flat, seeds, basis, is_grads_batched=True, allow_unused=True)
-    slopes = iter(pushed)
-    found = [next(slopes) if tensor.requires_grad else None for tensor in scene.tensors()]
-    return [empty if slope is None else slope.detach() for slope in found], used
+    found = zip(moving, pushed, strict=True)
+    return {name: slope.detach() for name, slope in found if slope is not None}, used
 
 
 def _require_used(parameters: Sequence[Tensor], used: list[list[bool]]) -> None:
@@ -98,7 +96,7 @@ def _jacobian_chunks(
         chunk = slice(start, start + PIXELS_AT_ONCE)
         total: Tensor | None = None
         for (scene, options), direction in zip(scenes, directions, strict=True):
-            if not any(tensor.numel() for tensor in direction):
+            if not direction:
                 continue
             slopes = [
                 operation.tangents(pixels[chunk], scene, part, options, kernel=simulator.kernel).double()
@@ -110,8 +108,8 @@ def _jacobian_chunks(
         yield chunk, total
 
 
-def _at_most(directions: Sequence[Tensor], count: int) -> Iterator[list[Tensor]]:
+def _at_most(directions: Mapping[str, Tensor], count: int) -> Iterator[dict[str, Tensor]]:
     """The directions, at most `count` tangents at a time."""
-    total = max(direction.shape[0] for direction in directions)
+    total = max(direction.shape[0] for direction in directions.values())
     for start in range(0, total, count):
-        yield [direction[start : start + count] if direction.numel() else direction for direction in directions]
+        yield {name: direction[start : start + count] for name, direction in directions.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ from nanobrag_torch.kernels.cpu.packing import pack, scratch
 from nanobrag_torch.kernels.cpu.profiles import form_matrix, form_slopes, form_squares
 from nanobrag_torch.kernels.cpu.slopes import add_table_slopes
 from nanobrag_torch.kernels.cpu.value import value as _value
-from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.kernels.problem import Options, Scene, pixel_count, step_count
 from nanobrag_torch.physics.lattice_factor import Profile
 
 RARE = (bend, unbend, interpolate, scatter_nodes, add_table_slopes, form_squares, form_slopes, form_matrix)
@@ -57,7 +57,7 @@ def value(pixels: Tensor | None, scene: Scene, options: Options, progress: Progr
         return out.fill_(torch.nan)
     image, taken, chunks = out.numpy(), np.zeros(1, np.int64), -(-count // at.CHUNK)
     threads = min(thread_count(options), chunks)
-    most = max(1, STEPS_PER_CALL // (at.CHUNK * _steps(scene, options)))
+    most = max(1, STEPS_PER_CALL // (at.CHUNK * step_count(scene, options)))
     render = _value if _is_rare(packed) else _value_of_most
 
     def work(report: Progress | None = None) -> None:
@@ -73,11 +73,6 @@ def value(pixels: Tensor | None, scene: Scene, options: Options, progress: Progr
 def _is_rare(packed: at.Packed) -> bool:
     """Whether a scene needs any of the rare parts."""
     return bool(packed.whole[at.CURVED] or packed.whole[at.CUBIC] or packed.whole[at.PROFILE] != Profile.GRATING)
-
-
-def _steps(scene: Scene, options: Options) -> int:
-    """Steps of a pixel."""
-    return scene.lattice.shape[0] * scene.incident.shape[0] * options.oversample**2 * options.layers
 
 
 def _no_sums(scene: Scene, with_table: bool) -> at.Sums:
@@ -96,22 +91,21 @@ def gradients(
     pixels: Tensor | None,
     scene: Scene,
     options: Options,
-    wanted: Sequence[bool],
+    wanted: Collection[str],
     *,
     value: bool = False,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Gradients of sum(upstream * values) by the scene's tensors, in one pass; with the values [n] if asked for.
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Gradients of sum(upstream * values) by the wanted tensors of the scene, by name; the values [n] if asked for.
 
-    upstream [n] in options.dtype; wanted: one for each tensor of the scene. What is not wanted comes back empty.
-    A nearest-hkl table has no slope in hkl: F is constant between the half-integers.
+    One pass. upstream [n] in options.dtype. A nearest-hkl table has no slope in hkl: F is constant between
+    half-integers.
     """
     packed = pack(pixels, scene, options)
     count = pixel_count(pixels, scene, options)
     out = torch.empty(count if value else 0, dtype=options.dtype)
     if not finite(packed):
-        pairs = zip(scene.tensors(), wanted, strict=True)
-        return out.fill_(torch.nan), tuple(torch.full_like(t, torch.nan) if w else t.new_zeros(0) for t, w in pairs)
-    wants, with_table = _wants(wanted)
+        return out.fill_(torch.nan), {name: torch.full_like(getattr(scene, name), torch.nan) for name in wanted}
+    wants, with_table = _wants(wanted), "structure_factors" in wanted
     flow = upstream.detach().contiguous().numpy()
     scale = _flow_scale(flow, packed)
     parts = _pieces(count, _part_count(scene, with_table), at.CHUNK)
@@ -130,17 +124,24 @@ def gradients(
     return out, _as_tensors(total, scene, packed, scale, wanted)
 
 
-def _wants(wanted: Sequence[bool]) -> tuple[at.Array, bool]:
-    panels, pixel_size, sensor, curvature, incident, wavelengths, source_weights, *others = wanted
-    polarization, lattice, weights, shape, table, default, offset = others
-    geometry = panels or pixel_size or sensor or curvature
+GEOMETRY = ("panels", "pixel_size", "sensor", "curvature")
+_WANTED_FOR = {
+    at.WANT_LATTICE: ("lattice",),
+    at.WANT_SCATTERING: (*GEOMETRY, "incident", "wavelengths"),
+    at.WANT_WEIGHTS: ("lattice_weights",),
+    at.WANT_SHAPE: ("shape",),
+    at.WANT_TABLE: ("structure_factors", "default_F"),
+    at.WANT_FACTORS: (*GEOMETRY, "source_weights", "polarization", "offset"),
+    at.WANT_OFFSET: ("offset",),
+}
+"""Which gradients need which part of the adjoint."""
+
+
+def _wants(wanted: Collection[str]) -> at.Array:
     wants = np.zeros(at.WANTS, np.int64)
-    wants[at.WANT_LATTICE] = lattice
-    wants[at.WANT_SCATTERING] = geometry or incident or wavelengths
-    wants[at.WANT_WEIGHTS], wants[at.WANT_SHAPE], wants[at.WANT_OFFSET] = weights, shape, offset
-    wants[at.WANT_TABLE] = table or default
-    wants[at.WANT_FACTORS] = geometry or source_weights or polarization or offset
-    return wants, bool(table)
+    for place, names in _WANTED_FOR.items():
+        wants[place] = any(name in wanted for name in names)
+    return wants
 
 
 def _part_count(scene: Scene, with_table: bool) -> int:
@@ -164,8 +165,8 @@ def _flow_scale(flow: at.Array, packed: at.Packed) -> float:
 
 
 def _as_tensors(
-    sums: at.Sums, scene: Scene, packed: at.Packed, scale: float, wanted: Sequence[bool]
-) -> tuple[Tensor, ...]:
+    sums: at.Sums, scene: Scene, packed: at.Packed, scale: float, wanted: Collection[str]
+) -> dict[str, Tensor]:
     """The chain rule from the packed tables to the tensors of the scene."""
     panels, of_panels, of_sources = packed.panels, sums.panels, sums.sources
     vectors = of_panels[:, : at.FAST_SIZE].copy()
@@ -174,34 +175,27 @@ def _as_tensors(
     vectors[:, at.NORMAL :] += close * panels[:, : at.FAST_AXIS]
     other_size = panels[:, [at.SLOW_SIZE, at.FAST_SIZE]]
     inverse = packed.sources[:, at.INVERSE_LAMBDA]
-    found = (
-        vectors,
-        of_panels[:, at.FAST_SIZE : at.AREA] + of_panels[:, at.AREA, None] * other_size,
-        of_panels[:, at.LAYER_STEP :],
-        sums.single[at.CURVATURE_SUM :],
-        of_sources[:, : at.INVERSE_LAMBDA],
-        of_sources[:, at.INVERSE_LAMBDA] * inverse**2 * -at.SCALE,
-        of_sources[:, at.SOURCE_WEIGHT],
-        of_sources[:, at.POLARIZATION :],
-        sums.lattice[:, : at.LATTICE_WEIGHT] * at.SCALE,
-        sums.lattice[:, at.LATTICE_WEIGHT],
-        sums.single[: at.DEFAULT_SUM],
-        sums.table,
-        sums.single[at.DEFAULT_SUM],
-        sums.single[at.OFFSET_SUM],
-    )
-    return tuple(
-        torch.from_numpy(np.asarray(gradient * scale)).to(tensor.dtype).reshape(tensor.shape)
-        if wants
-        else tensor.new_zeros(0)
-        for gradient, tensor, wants in zip(found, scene.tensors(), wanted, strict=True)
-    )
+    found = {
+        "panels": vectors,
+        "pixel_size": of_panels[:, at.FAST_SIZE : at.AREA] + of_panels[:, at.AREA, None] * other_size,
+        "sensor": of_panels[:, at.LAYER_STEP :],
+        "curvature": sums.single[at.CURVATURE_SUM :],
+        "incident": of_sources[:, : at.INVERSE_LAMBDA],
+        "wavelengths": of_sources[:, at.INVERSE_LAMBDA] * inverse**2 * -at.SCALE,
+        "source_weights": of_sources[:, at.SOURCE_WEIGHT],
+        "polarization": of_sources[:, at.POLARIZATION :],
+        "lattice": sums.lattice[:, : at.LATTICE_WEIGHT] * at.SCALE,
+        "lattice_weights": sums.lattice[:, at.LATTICE_WEIGHT],
+        "shape": sums.single[: at.DEFAULT_SUM],
+        "structure_factors": sums.table,
+        "default_F": sums.single[at.DEFAULT_SUM],
+        "offset": sums.single[at.OFFSET_SUM],
+    }
+    return {name: _as_tensor(found[name] * scale, getattr(scene, name)) for name in wanted}
 
 
-def pixel_count(pixels: Tensor | None, scene: Scene, options: Options) -> int:
-    """Length of the list of pixels, None standing for all."""
-    slow, fast = options.image_shape
-    return scene.panels.shape[0] * slow * fast if pixels is None else pixels.numel()
+def _as_tensor(gradient: at.Array, tensor: Tensor) -> Tensor:
+    return torch.from_numpy(np.asarray(gradient)).to(tensor.dtype).reshape(tensor.shape)
 
 
 def finite(packed: at.Packed) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nanobrag_torch.kernels.cpu import layout as at
-from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.kernels.problem import Options, Scene, effective_cells, taken
 from nanobrag_torch.physics.lattice_factor import Profile
 
 Array = np.ndarray[Any, Any]
@@ -27,7 +27,7 @@ _KEPT = threading.local()
 def pack(pixels: Tensor | None, scene: Scene, options: Options) -> at.Packed:
     """Arrays for the compiled stages. A small image takes about as long, so the fewer operations the better."""
     shape = _array(scene.shape)
-    cells = _effective_cells(shape, options)
+    cells = effective_cells(shape, options.profile)
     dtype = computed_in(cells, options)
     real = np.float32 if dtype == torch.float32 else np.float64
     lattice = np.empty((scene.lattice.shape[0], at.LATTICE_COLUMNS))
@@ -76,11 +76,7 @@ def _array(tensor: Tensor) -> Array:
 
 
 def _whole_numbers(scene: Scene, options: Options) -> Array:
-    samples = options.oversample**2 * options.layers
-    has_table = scene.structure_factors.numel() > 0
-    # A factor that is computed once belongs to the only sample where there is but one: then it is "each".
-    alone = samples == 1 and scene.incident.shape[0] == 1 and options.dmin <= 0
-    last_capture = options.last_layer_capture and not options.oversample_thick and options.layers > 1
+    has_table, how = scene.structure_factors.numel() > 0, taken(scene, options)
     slow, fast = options.image_shape
     found = {
         at.SLOW_COUNT: slow,
@@ -92,11 +88,11 @@ def _whole_numbers(scene: Scene, options: Options) -> Array:
         at.CURVED: options.curved,
         at.HAS_TABLE: has_table,
         at.CUBIC: options.interpolate and has_table,
-        at.EACH_OMEGA: options.oversample_omega or samples == 1,
-        at.EACH_POLAR: options.oversample_polar or alone,
-        at.SIMPLE: alone and not options.curved and float(scene.offset) == 0,
-        at.LAST_CAPTURE: last_capture,
-        at.EACH_CAPTURE: (options.oversample_thick or options.oversample == 1) and not last_capture,
+        at.EACH_OMEGA: how.each_omega,
+        at.EACH_POLAR: how.each_polar,
+        at.EACH_CAPTURE: how.each_capture,
+        at.LAST_CAPTURE: how.last_capture,
+        at.SIMPLE: how.alone and not options.curved and float(scene.offset) == 0,
     }
     return np.array([found[place] for place in range(at.INTEGERS)], np.int64)
 
@@ -105,11 +101,6 @@ def computed_in(cells: Array, options: Options) -> torch.dtype:
     """The image's type, but float64 for round crystals so large that float32 would lose the phase of their fringes."""
     coarse = options.profile == Profile.SPHERE and bool((cells > NARROW_CELLS).any())
     return torch.float64 if coarse else options.dtype
-
-
-def _effective_cells(shape: Array, options: Options) -> Array:
-    diagonal: Array = np.abs(shape.diagonal())
-    return diagonal if options.profile == Profile.GRATING else np.sqrt(diagonal)
 
 
 def _real_numbers(scene: Scene, options: Options, dtype: torch.dtype, cells: Array) -> Array:

@@ -5,7 +5,6 @@ The shape array holds the nine elements of the shape matrix and a bias that keep
 
 from __future__ import annotations
 
-from math import factorial
 from typing import Any
 
 import numpy as np
@@ -31,17 +30,22 @@ from nanobrag_torch.kernels.cpu.layout import (
     SUM,
     Array,
 )
-from nanobrag_torch.physics.lattice_factor import TOPHAT_LIMIT
-from nanobrag_torch.polynomials import POWER_32, POWER_64, SINE_32, SINE_64, SLOPE_32, SLOPE_64
+from nanobrag_torch.physics.lattice_factor import TOPHAT_LIMIT, Profile
+from nanobrag_torch.polynomials import (
+    BALL_32,
+    BALL_64,
+    BALL_SLOPE_32,
+    BALL_SLOPE_64,
+    POWER_32,
+    POWER_64,
+    SINE_32,
+    SINE_64,
+    SLOPE_32,
+    SLOPE_64,
+)
 
-GRATING, SPHERE, GAUSS, TOPHAT = 0, 1, 2, 3  # physics.lattice_factor.Profile
+GRATING, SPHERE, GAUSS, TOPHAT = map(int, Profile)
 PI = 3.141592653589793
-
-# 3 (sin x - x cos x) / x^3 in powers of x^2, below one, and its derivative
-BALL_64 = tuple((-1) ** k * 6 * (k + 1) / factorial(2 * k + 3) for k in range(11))
-BALL_32 = BALL_64[:6]
-BALL_SLOPE_32 = tuple(k * c for k, c in enumerate(BALL_32))[1:]
-BALL_SLOPE_64 = tuple(k * c for k, c in enumerate(BALL_64))[1:]
 
 
 @stage(forceinline=True, fastmath=ORDERED)

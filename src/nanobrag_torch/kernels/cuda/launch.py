@@ -6,8 +6,8 @@ graph. Memory is the result plus tables: per-program rows of gradients are bound
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nanobrag_torch.kernels.cuda.devices import launching
 from nanobrag_torch.kernels.cuda.tables import Rows, Tables, by_name, empty_rows, tables
-from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.kernels.problem import Options, Scene, pixel_count, taken
 from nanobrag_torch.physics.lattice_factor import Profile
 
 if TYPE_CHECKING:
@@ -77,30 +77,32 @@ def adjoint(
     pixels: Tensor | None,
     scene: Scene,
     options: Options,
-    wanted: Sequence[bool],
+    wanted: Collection[str],
     *,
     value: bool = False,
-) -> tuple[list[Tensor], Tensor]:
-    """Gradients by the tensors of the scene, in the order of its fields; without element where not `wanted`.
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Values and gradients by the wanted tensors of the scene, by name.
 
     upstream [n]: gradient by the values of the pixels. value: their values [n] too, from the same launch where that
     needs no more than ROW_BYTES; else without element. Raises InputError when the GPU's memory does not suffice.
     """
-    asked = dict(zip((field.name for field in fields(Scene)), wanted, strict=True))
     found: dict[str, Tensor] = {}
     values = upstream.new_empty(0, dtype=options.dtype)
     with launching(scene.lattice.device, upstream.numel(), BYTES_PER_PIXEL, 2 * ROW_BYTES + table_bytes(scene)):
         given = tables(scene, options)
-        if any(want for name, want in asked.items() if name != "structure_factors"):
-            rows, values = _rows(upstream, pixels, scene, options, asked, given, value)
+        if any(name != "structure_factors" for name in wanted):
+            rows, values = _rows(upstream, pixels, scene, options, wanted, given, value)
             found = by_name(rows, scene)
-        if asked["structure_factors"]:
+        if "structure_factors" in wanted:
             found["structure_factors"] = _by_table(upstream, pixels, scene, options, given)
-        pairs = [(found[name] if want else None, getattr(scene, name)) for name, want in asked.items()]
-        gradients = [tensor.new_zeros(0) if of is None else _like(of, tensor) for of, tensor in pairs]
+        gradients = {name: _like(found[name], getattr(scene, name)) for name in wanted}
     if value and values.numel() < upstream.numel():
         values = forward(pixels, scene, options)
-    return gradients, values
+    return values, gradients
+
+
+def _any(*names: str, among: Collection[str]) -> bool:
+    return any(name in among for name in names)
 
 
 def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
@@ -117,7 +119,7 @@ def _rows(
     pixels: Tensor | None,
     scene: Scene,
     options: Options,
-    asked: dict[str, bool],
+    wanted: Collection[str],
     given: Tables,
     value: bool,
 ) -> tuple[Rows, Tensor]:
@@ -127,7 +129,7 @@ def _rows(
 
     count, device = upstream.numel(), scene.lattice.device
     lattices, sources, panels = scene.lattice.shape[0], scene.incident.shape[0], scene.panels.shape[0]
-    by_lattice, by_shape = asked["lattice"] or asked["lattice_weights"], asked["shape"] or asked["default_F"]
+    by_lattice, by_shape = _any("lattice", "lattice_weights", among=wanted), _any("shape", "default_F", among=wanted)
     way = way_of(pixels, scene, options)._replace(by_lattice=by_lattice, by_shape=by_shape, group=SMALL_GROUP)
     plan = adjoint_plan(count, way.group * way.lanes, lattices, sources + panels, processors(device))
     way = way._replace(valued=value and plan.chunks * count * options.dtype.itemsize <= ROW_BYTES)
@@ -202,12 +204,6 @@ def table_bytes(scene: Scene) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in scene.tensors())
 
 
-def pixel_count(pixels: Tensor | None, scene: Scene, options: Options) -> int:
-    """Length of the list of pixels, None standing for all."""
-    slow, fast = options.image_shape
-    return scene.panels.shape[0] * slow * fast if pixels is None else pixels.numel()
-
-
 def plan_of(count: int, tile: int, lattices: int, processors: int) -> Plan:
     """Programs enough to fill the machine: one a tile, and lattices in chunks where tiles are few."""
     tiles = -(-count // tile)
@@ -233,9 +229,7 @@ def way_of(pixels: Tensor | None, scene: Scene, options: Options) -> Way:
     table = scene.structure_factors.numel() > 0
     cubic = options.interpolate and table
     real = tl.float32 if options.dtype == torch.float32 else tl.float64
-    alone = options.oversample == 1 and options.layers == 1
-    last = options.last_layer_capture and not options.oversample_thick and options.layers > 1
-    single = alone and scene.incident.shape[0] == 1 and options.dmin <= 0
+    how = taken(scene, options)
     return Way(
         real=real,
         wide=options.dtype == torch.float64 or cubic or options.profile is Profile.TOPHAT,
@@ -244,10 +238,10 @@ def way_of(pixels: Tensor | None, scene: Scene, options: Options) -> Way:
         cubic=cubic,
         point=options.point_pixel,
         curved=options.curved,
-        each_omega=options.oversample_omega or alone,
-        each_polar=options.oversample_polar or single,
-        each_capture=(options.oversample_thick or options.oversample == 1) and not last,
-        last_capture=last,
+        each_omega=how.each_omega,
+        each_polar=how.each_polar,
+        each_capture=how.each_capture,
+        last_capture=how.last_capture,
         limit=options.dmin > 0,
         listed=pixels is not None,
         offset=True,

@@ -8,10 +8,16 @@ from typing import Any
 import triton.language as tl
 
 from nanobrag_torch.kernels.cuda.jit import jit
-from nanobrag_torch.polynomials import SINE_32, SINE_64, SLOPE_32, SLOPE_64
-
-_BALL = tuple((-1) ** k * 6 * (k + 1) / factorial(2 * k + 3) for k in range(11))
-_BALL_SLOPE = tuple(k * c for k, c in enumerate(_BALL))[1:]
+from nanobrag_torch.polynomials import (
+    BALL_32,
+    BALL_64,
+    BALL_SLOPE_32,
+    BALL_SLOPE_64,
+    SINE_32,
+    SINE_64,
+    SLOPE_32,
+    SLOPE_64,
+)
 
 SINE_COARSE, SINE_FINE = tl.constexpr(SINE_32), tl.constexpr(SINE_64)
 SLOPE_COARSE, SLOPE_FINE = tl.constexpr(SLOPE_32), tl.constexpr(SLOPE_64)
@@ -20,8 +26,8 @@ SINES = tl.constexpr(tuple((-1) ** k / factorial(2 * k + 1) for k in range(9)))
 HALFWAY = tl.constexpr(6755399441055744.0)
 """1.5 * 2^52: added and taken away again, it rounds a float64 to an integer."""
 PER_QUARTER, QUARTER, QUARTER_REST = tl.constexpr(2 / pi), tl.constexpr(pi / 2), tl.constexpr(6.123233995736766e-17)
-BALL_COARSE, BALL_FINE = tl.constexpr(_BALL[:6]), tl.constexpr(_BALL)
-BALL_SLOPE_COARSE, BALL_SLOPE_FINE = tl.constexpr(_BALL_SLOPE[:6]), tl.constexpr(_BALL_SLOPE)
+BALL_COARSE, BALL_FINE = tl.constexpr(BALL_32), tl.constexpr(BALL_64)
+BALL_SLOPE_COARSE, BALL_SLOPE_FINE = tl.constexpr(BALL_SLOPE_32), tl.constexpr(BALL_SLOPE_64)
 COUNTS = tl.constexpr((len(SINE_32), len(SINE_64), len(SLOPE_32), len(SLOPE_64), 6, 11, 6, 10))
 
 

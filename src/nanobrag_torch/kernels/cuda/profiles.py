@@ -12,10 +12,11 @@ import triton.language as tl
 
 from nanobrag_torch.kernels.cuda.jit import jit
 from nanobrag_torch.kernels.cuda.math import ball, ball_slope, sine, sine_slope
+from nanobrag_torch.physics.lattice_factor import TOPHAT_LIMIT, Profile
 
-GRATING, SPHERE, GAUSS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+GRATING, SPHERE, GAUSS, _ = (tl.constexpr(int(profile)) for profile in Profile)
 LEAST, LEAST_FINE = tl.constexpr(1e-6), tl.constexpr(1e-14)
-TOPHAT_LIMIT = tl.constexpr(0.3969)
+EDGE = tl.constexpr(TOPHAT_LIMIT)
 PI2 = tl.constexpr(9.869604401089358)
 
 
@@ -86,7 +87,7 @@ def of_form(x: tl.tensor, way: tl.constexpr) -> Any:
         value = tl.exp(-2.0 * x)
         slope = -2.0 * value
     else:
-        value = tl.where(x < TOPHAT_LIMIT, 1.0, 0.0).to(way.real)
+        value = tl.where(x < EDGE, 1.0, 0.0).to(way.real)
         slope = value * 0.0
     return value, slope
 

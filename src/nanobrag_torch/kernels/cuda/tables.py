@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nanobrag_torch.kernels.problem import Options, Scene
-from nanobrag_torch.physics.lattice_factor import Profile
+from nanobrag_torch.kernels.problem import Options, Scene, effective_cells
 
 NARROW_BOUND = 48.0
 """Largest number of cells times reach of a group in hkl for which float32 differences are taken (kernels.cpu too)."""
@@ -57,8 +56,7 @@ def tables(scene: Scene, options: Options) -> Tables:
 
 
 def _scene_numbers(scene: Scene, options: Options) -> Tensor:
-    diagonal = scene.shape.diagonal().abs()
-    cells = diagonal if options.profile is Profile.GRATING else diagonal.sqrt()
+    cells = effective_cells(scene.shape, options.profile)
     longest = scene.lattice.abs().amax(0) if scene.lattice.shape[0] else scene.lattice.new_zeros((3, 3))
     reach = cells[:, None] * longest / NARROW_BOUND  # [3, 3]
     dmin = reach.new_full((1,), options.dmin)

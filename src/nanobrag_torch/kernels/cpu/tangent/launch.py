@@ -5,7 +5,7 @@ Memory is O(directions x block) beside the result. All that the fused kernel ren
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -19,29 +19,28 @@ from nanobrag_torch.kernels.cpu.launch import (
     _deal,
     _pieces,
     finite,
-    pixel_count,
     thread_count,
 )
 from nanobrag_torch.kernels.cpu.packing import pack, scratch
 from nanobrag_torch.kernels.cpu.tangent.blocks import push
 from nanobrag_torch.kernels.cpu.tangent.layout import LOOSE, WIDE_TANGENTS, Ways
 from nanobrag_torch.kernels.cpu.tangent.packing import pack_directions, tally
-from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.kernels.problem import Options, Scene, pixel_count
 
 
-def tangents(pixels: Tensor | None, scene: Scene, directions: Sequence[Tensor], options: Options) -> Tensor:
+def tangents(pixels: Tensor | None, scene: Scene, directions: Mapping[str, Tensor], options: Options) -> Tensor:
     """Slopes [T, n] of the pixels [n], or of all in order, in options.dtype; NaN along directions that are not finite.
 
-    directions: for each tensor of the scene, in order, a stack [T, *shape], or an empty tensor where it stands still.
+    directions: by the names of the tensors that move, stacks [T, *shape].
     A nearest-hkl table has no slope in hkl: F is constant between the half-integers.
     """
-    count, directed = pixel_count(pixels, scene, options), max(direction.shape[0] for direction in directions)
+    count, directed = pixel_count(pixels, scene, options), max(direction.shape[0] for direction in directions.values())
     out = torch.zeros((directed, count), dtype=options.dtype)
     packed, slopes, threads = pack(pixels, scene, options), out.numpy(), thread_count(options)
     if not finite(packed):
         return out.fill_(torch.nan)
-    known = torch.stack([_finite_ones(direction, directed) for direction in directions]).all(0)
-    followed = [_without(direction, known) for direction in directions]
+    known = torch.stack([_finite_ones(direction) for direction in directions.values()]).all(0)
+    followed = {name: _without(direction, known) for name, direction in directions.items()}
     ways = pack_directions(scene, followed, options, packed.narrow.dtype)
 
     def work(piece: Piece, room: at.Scratch) -> None:
@@ -52,16 +51,14 @@ def tangents(pixels: Tensor | None, scene: Scene, directions: Sequence[Tensor], 
     return out
 
 
-def _finite_ones(direction: Tensor, count: int) -> Tensor:
+def _finite_ones(direction: Tensor) -> Tensor:
     """Which directions [T] are finite in one tensor."""
-    if direction.numel() == 0:
-        return torch.ones(count, dtype=torch.bool)
-    return torch.isfinite(direction).reshape(count, -1).all(1)
+    return torch.isfinite(direction).flatten(1).all(1) if direction.dim() > 1 else torch.isfinite(direction)
 
 
 def _without(direction: Tensor, known: Tensor) -> Tensor:
     """The directions, zero where they are not to be followed."""
-    if direction.numel() == 0 or bool(known.all()):
+    if bool(known.all()):
         return direction
     return torch.where(known.reshape(-1, *[1] * (direction.dim() - 1)), direction, torch.zeros_like(direction))
 

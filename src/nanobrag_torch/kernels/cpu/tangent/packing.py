@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ EXACT = 1e-13
 """Largest share of a direction of the lattices that may be rounding when one matrix stands for all of them."""
 
 
-def pack_directions(scene: Scene, directions: Sequence[Tensor], options: Options, real: np.dtype[Any]) -> rows.Ways:
-    """Arrays for the compiled stages, which compute in `real`, from stacks [T, *shape], empty for what stands still."""
+def pack_directions(scene: Scene, directions: Mapping[str, Tensor], options: Options, real: np.dtype[Any]) -> rows.Ways:
+    """Arrays for the compiled stages, which compute in `real`, from stacks [T, *shape] of what moves."""
     fixed = Scene(*(tensor.detach().double() for tensor in scene.tensors()))
     moving = _filled(scene, directions)
     common, lattice, moves_one_by_one = _lattices(fixed, moving)
@@ -49,17 +48,17 @@ def tally(count: int) -> rows.Tally:
     )
 
 
-def _filled(scene: Scene, directions: Sequence[Tensor]) -> Scene:
-    """Every direction [T, *shape] in float64, zeros for tensors that stand still; the table is left as it is."""
-    count = max(direction.shape[0] for direction in directions)
-    found = []
-    for field, tensor, direction in zip(fields(Scene), scene.tensors(), directions, strict=True):
-        if field.name == "structure_factors":
-            found.append(direction.detach())
-            continue
-        still = direction.numel() == 0
-        found.append(torch.zeros((count, *tensor.shape), dtype=torch.float64) if still else direction.detach().double())
-    return Scene(*found)
+def _filled(scene: Scene, directions: Mapping[str, Tensor]) -> Scene:
+    """Every direction [T, *shape] in float64, zeros for tensors that stand still; the table is as given, or empty."""
+    count = max(direction.shape[0] for direction in directions.values())
+    still = {
+        name: torch.zeros((count, *tensor.shape), dtype=torch.float64)
+        for name, tensor in scene.named().items()
+        if name not in directions and name != "structure_factors"
+    }
+    moving = {name: stack.detach().double() for name, stack in directions.items() if name != "structure_factors"}
+    table = directions.get("structure_factors", scene.structure_factors.new_zeros(0)).detach()
+    return Scene(**still | moving, structure_factors=table)
 
 
 def _padded(columns: Sequence[Tensor], fours: int) -> at.Array:

@@ -1,0 +1,215 @@
+"""The operation as torch operators, with their derivatives, so that compilers and transforms see one node each.
+
+    intensity(pixels?, scene, options) -> values [n]
+    intensity_adjoint(upstream, pixels?, scene, options, wanted, value) -> gradients in the order of Scene, and values
+    intensity_tangents(pixels?, scene, options, directions) -> slopes [T, n]
+
+Their arguments follow from the fields of Scene and Options (kernels.arguments), their implementations from the records
+in kernels.backends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.kernels.arguments import SCENE, Arguments, require_sound
+from nanobrag_torch.kernels.backends import BACKENDS, Backend
+from nanobrag_torch.kernels.empty import dark_image, is_dark, with_a_lattice
+from nanobrag_torch.kernels.problem import Options, Scene, pixel_count
+
+ONCE = "reference: the fused kernel has first derivatives alone, so no derivative of its gradients or slopes"
+
+
+class Implementation:
+    """The three operators by one backend. Empty lists and unsound scenes are met here, before any kernel."""
+
+    def __init__(self, arguments: Arguments[Any], backend: Backend) -> None:
+        self.arguments, self.backend = arguments, backend
+
+    def value(self, pixels: Tensor | None, *arguments: Any) -> Tensor:
+        """Values [n]."""
+        scene, options, _ = self.arguments.unpack(arguments)
+        return render(self.backend, pixels, scene, options)
+
+    def gradients(self, upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> list[Tensor]:
+        """Gradients by the scene's tensors, empty where not wanted, and the values, empty unless asked for."""
+        scene, options, (flags, value) = self.arguments.unpack(arguments)
+        require_sound(scene)
+        count, wanted = upstream.numel(), self.arguments.chosen(flags)
+        if is_dark(count, scene):
+            found = {name: torch.zeros_like(getattr(scene, name)) for name in wanted}
+            return [*self.arguments.in_order(found, scene), dark_image(count if value else 0, scene, options.dtype)]
+        values, found = self.backend.gradients(
+            upstream, pixels, with_a_lattice(scene), options, frozenset(wanted), value=value
+        )
+        if scene.lattice.shape[0] == 0:  # one was put in its place
+            found = {name: g if getattr(scene, name).numel() else g[:0] for name, g in found.items()}
+        return [*self.arguments.in_order({name: found[name] for name in wanted}, scene), values]
+
+    def tangents(self, pixels: Tensor | None, *arguments: Any) -> Tensor:
+        """Slopes [T, n]."""
+        scene, options, (directions,) = self.arguments.unpack(arguments)
+        assert self.backend.tangents is not None
+        require_sound(scene)
+        count = pixel_count(pixels, scene, options)
+        if is_dark(count, scene):
+            directed = max(direction.shape[0] for direction in directions)
+            return torch.zeros((directed, count), dtype=options.dtype, device=scene.panels.device)
+        named = {name: d for name, d in zip(self.arguments.names, directions, strict=True) if d.numel()}
+        if not named:
+            directed = max(direction.shape[0] for direction in directions)
+            return torch.zeros((directed, count), dtype=options.dtype, device=scene.panels.device)
+        return self.backend.tangents(pixels, with_a_lattice(scene), named, options)
+
+
+def render(backend: Backend, pixels: Tensor | None, scene: Scene, options: Options, *more: Any) -> Tensor:
+    """Values [n] by a backend, which need not know empty lists nor unsound scenes."""
+    require_sound(scene)
+    count = pixel_count(pixels, scene, options)
+    if is_dark(count, scene):
+        return dark_image(count, scene, options.dtype)
+    return backend.value(pixels, with_a_lattice(scene), options, *more)
+
+
+class Operators:
+    """The operators of a namespace for one kind of scene."""
+
+    def __init__(self, namespace: str, arguments: Arguments[Any], backends: Iterable[Backend]) -> None:
+        self.namespace, self.arguments = namespace, arguments
+        self.by_device: dict[str, Implementation] = {}
+        given = f"Tensor? pixels, {arguments.schema}"
+        self._define("intensity", f"({given}) -> Tensor", self._fake_value)
+        pulled = f"(Tensor upstream, {given}, bool[] wanted, bool value) -> Tensor[]"
+        self._define("intensity_adjoint", pulled, self._fake_adjoint)
+        self._define("intensity_tangents", f"({given}, Tensor[] directions) -> Tensor", self._fake_tangents)
+        self._differentiate()
+        for backend in backends:
+            self.add(backend)
+
+    def _define(self, name: str, schema: str, fake: Callable[..., Any]) -> None:
+        torch.library.define(f"{self.namespace}::{name}", schema)
+        torch.library.register_fake(f"{self.namespace}::{name}", fake)
+
+    def _differentiate(self) -> None:
+        intensity, adjoint, tangents = (
+            f"{self.namespace}::{name}" for name in ("intensity", "intensity_adjoint", "intensity_tangents")
+        )
+        torch.library.register_autograd(intensity, self._backward, setup_context=self._keep)
+        torch.library.register_autograd(adjoint, _refuse_again, setup_context=_keep_nothing)
+        torch.library.register_autograd(tangents, _refuse_again, setup_context=_keep_nothing)
+        torch.library.register_vmap(intensity, self._scenes_in_turn)
+        torch.library.register_vmap(adjoint, self._gradients_in_turn)
+        torch.library.register_vmap(tangents, self._directions_together)
+
+    def add(self, backend: Backend) -> None:
+        """Let a backend work on its kind of device."""
+        made = self.by_device[backend.device] = Implementation(self.arguments, backend)
+        work: dict[str, Callable[..., object]] = {"intensity": made.value, "intensity_adjoint": made.gradients}
+        if backend.tangents is not None:
+            work["intensity_tangents"] = made.tangents
+        for name, function in work.items():
+            torch.library.impl(f"{self.namespace}::{name}", backend.device, function)
+
+    @property
+    def call(self) -> Any:
+        """The namespace of torch.ops."""
+        return getattr(torch.ops, self.namespace)
+
+    def _fake_value(self, pixels: Tensor | None, *arguments: Any) -> Tensor:
+        scene, options, _ = self.arguments.unpack(arguments)
+        return _announced(pixel_count(pixels, scene, options), scene, options)
+
+    def _fake_adjoint(self, upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> list[Tensor]:
+        scene, options, (flags, value) = self.arguments.unpack(arguments)
+        found = {name: torch.empty_like(getattr(scene, name)) for name in self.arguments.chosen(flags)}
+        count = pixel_count(pixels, scene, options) if value else 0
+        return [*self.arguments.in_order(found, scene), _announced(count, scene, options)]
+
+    def _fake_tangents(self, pixels: Tensor | None, *arguments: Any) -> Tensor:
+        scene, options, (directions,) = self.arguments.unpack(arguments)
+        count = max(direction.shape[0] for direction in directions)
+        shape = count, pixel_count(pixels, scene, options)
+        return torch.empty(shape, dtype=options.dtype, device=scene.panels.device)
+
+    def _keep(self, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        end = 1 + self.arguments.count
+        pixels, tensors, ctx.options = inputs[0], inputs[1:end], inputs[end:]
+        ctx.save_for_backward(*tensors, *([] if pixels is None else [pixels]))
+
+    def _backward(self, ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        count = self.arguments.count
+        tensors, pixels = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        wanted = list(ctx.needs_input_grad[1 : 1 + count])
+        *gradients, _ = self.call.intensity_adjoint(
+            upstream, pixels[0] if pixels else None, *tensors, *ctx.options, wanted, False
+        )
+        found = [gradient if w else None for gradient, w in zip(gradients, wanted, strict=True)]
+        return (None, *found, *[None] * len(ctx.options))
+
+    def _scenes_in_turn(self, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
+        """A batch of scenes, one after the other."""
+        parts = _one_by_one(info.batch_size, in_dims, arguments)
+        return torch.stack([self.call.intensity(*part) for part in parts]), 0
+
+    def _gradients_in_turn(
+        self, info: Any, in_dims: tuple[Any, ...], *arguments: Any
+    ) -> tuple[list[Tensor], list[int]]:
+        parts = _one_by_one(info.batch_size, in_dims, arguments)
+        found = zip(*[self.call.intensity_adjoint(*part) for part in parts], strict=True)
+        stacked = [torch.stack(gradients) for gradients in found]
+        return stacked, [0] * len(stacked)
+
+    def _directions_together(self, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
+        """A batch of directions, as torch.func.jacfwd asks for them, in one pass; a batch of scenes in turn."""
+        *others, directions = arguments
+        *fixed, batched = in_dims
+        if any(isinstance(dim, int) for dim in fixed):
+            parts = _one_by_one(info.batch_size, in_dims, arguments)
+            return torch.stack([self.call.intensity_tangents(*part) for part in parts]), 0
+        count = info.batch_size
+        whole = [_in_a_row(stack, dim, count) for stack, dim in zip(directions, batched, strict=True)]
+        slopes: Tensor = self.call.intensity_tangents(*others, whole)
+        return slopes.reshape(count, slopes.shape[0] // count, slopes.shape[1]), 0
+
+
+def _announced(count: int, scene: Scene, options: Options) -> Tensor:
+    return torch.empty(count, dtype=options.dtype, device=scene.panels.device)
+
+
+def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """What is refused needs nothing."""
+
+
+def _refuse_again(ctx: Any, *upstream: Any) -> Any:
+    raise InputError("kernel", "fused", ONCE)
+
+
+def _one_by_one(count: int, in_dims: Sequence[Any], arguments: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """The arguments of every member of a batch."""
+    return [tuple(_member(value, dim, i) for value, dim in zip(arguments, in_dims, strict=True)) for i in range(count)]
+
+
+def _member(value: Any, dim: Any, i: int) -> Any:
+    if isinstance(value, (list, tuple)) and isinstance(dim, (list, tuple)):
+        return [_member(inner, of, i) for inner, of in zip(value, dim, strict=True)]
+    return value.select(dim, i).contiguous() if isinstance(dim, int) else value
+
+
+def _in_a_row(stack: Tensor, dim: int | None, count: int) -> Tensor:
+    """Batched stacks [count, T, *shape] one after the other; the same ones `count` times where there is no batch."""
+    if stack.numel() == 0:
+        return stack
+    return stack.repeat(count, *[1] * (stack.dim() - 1)) if dim is None else stack.movedim(dim, 0).flatten(0, 1)
+
+
+def all_pixels(scene: Scene, options: Options) -> Tensor:
+    """Flat indices [n] of all pixels."""
+    return torch.arange(pixel_count(None, scene, options), device=scene.panels.device)
+
+
+OPERATORS = Operators("nanobrag_torch", SCENE, BACKENDS.values())
