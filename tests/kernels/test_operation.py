@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import fields, replace
+import timeit
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from kernel_scenes import D, Draw, deviation, draw_scene, options_of
 from nanobrag_torch.compilation import Availability
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import backends, operation
-from nanobrag_torch.kernels.arguments import SCENE
+from nanobrag_torch.kernels.arguments import SCENE, Arguments, require_sound
 from nanobrag_torch.kernels.cpu import launch as cpu
-from nanobrag_torch.kernels.problem import Scene
+from nanobrag_torch.kernels.operators import Operators
+from nanobrag_torch.kernels.problem import Scene, sized
 
 TENSORS = [field.name for field in fields(Scene)]
 
@@ -179,3 +181,87 @@ def test_threads_stop_when_one_is_interrupted():
 
     with pytest.raises(KeyboardInterrupt):
         cpu.value(None, draw_scene(draw), options, interrupt)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "words"),
+    [
+        ("wavelengths", torch.ones(2, dtype=D), r"scene.wavelengths: got '\[2\] float64'; accepted: \[S = 3\] float64"),
+        ("panels", torch.ones((2, 3, 3), dtype=D), r"scene.panels: got '\[2, 3, 3\] .*\[P = 2, 4, 3\]"),
+        ("lattice", torch.ones((4, 3, 3)), r"scene.lattice: got '\[4, 3, 3\] float32'.*float64"),
+        ("structure_factors", torch.ones((2, 2, 2), dtype=torch.int32), "float64 or float32"),
+        ("default_F", torch.ones(1, dtype=D), r"scene.default_F: got '\[1\] float64'; accepted: \[\] float64"),
+    ],
+)
+def test_unsound_scenes_are_refused(name, wrong, words):
+    """Also where the operators are called directly: compiled code does not check bounds."""
+    options, scene = options_of(Draw()), replace(draw_scene(Draw()), **{name: wrong})
+    for kernel in operation.KERNELS:
+        with pytest.raises(InputError, match=words):
+            operation.intensity(None, scene, options, kernel=kernel)
+    upstream, given = torch.ones(234, dtype=D), SCENE.pack(scene, options)
+    with pytest.raises(InputError, match=words):
+        torch.ops.nanobrag_torch.intensity(None, *given)
+    with pytest.raises(InputError, match=words):
+        torch.ops.nanobrag_torch.intensity_adjoint(upstream, None, *given, SCENE.flags(["panels"]), False)
+    with pytest.raises(InputError, match=words):
+        operation.tangents(None, scene, {"offset": torch.ones(1, dtype=D)}, options)
+
+
+def test_looking_at_a_scene_takes_microseconds():
+    scene = draw_scene(Draw())
+    assert min(timeit.repeat(lambda: require_sound(scene), number=100, repeat=20)) / 100 < 100e-6
+
+
+@pytest.mark.parametrize(
+    ("directions", "words"),
+    [
+        ({}, "directions"),
+        ({"lattices": torch.ones((1, 4, 3, 3), dtype=D)}, "directions"),
+        ({"lattice": torch.ones((1, 3, 3, 3), dtype=D)}, r"directions\['lattice'\]"),
+        ({"lattice": torch.ones((1, 4, 3, 3), dtype=D), "offset": torch.ones(2, dtype=D)}, "the same number"),
+    ],
+)
+def test_directions_that_fit_no_tensor_are_refused(directions, words):
+    with pytest.raises(InputError, match=words):
+        operation.tangents(None, draw_scene(Draw()), directions, options_of(Draw()))
+
+
+@dataclass(frozen=True)
+class Larger(Scene):
+    """A scene with a tensor more."""
+
+    gain: torch.Tensor = sized()
+
+
+def larger_backend() -> backends.Backend:
+    """The CPU's, its values times the gain."""
+
+    def value(pixels, scene, options):
+        return cpu.value(pixels, scene, options) * scene.gain.to(options.dtype)
+
+    def gradients(upstream, pixels, scene, options, wanted, *, value=False):
+        values, found = cpu.gradients(upstream * scene.gain, pixels, scene, options, {*wanted} - {"gain"}, value=True)
+        return values * scene.gain, found | {"gain": (upstream * values).sum().to(D)}
+
+    return replace(backends.CPU, value=value, gradients=gradients, tangents=None)
+
+
+def test_a_tensor_added_to_the_scene_needs_no_other_table():
+    """Arguments, checks and gradients follow from the fields, and old kernels still find what they know by name."""
+    arguments = Arguments(Larger)
+    assert arguments.schema.replace(", Tensor gain", "") == SCENE.schema
+    operators = Operators("nanobrag_torch_larger", arguments, [larger_backend()])
+    plain, options = draw_scene(Draw(panels=1)), options_of(Draw())
+    scene = Larger(**plain.named(), gain=torch.tensor(3.0, dtype=D, requires_grad=True))
+    scene.lattice.requires_grad_()
+    value = operators.call.intensity(None, *arguments.pack(scene, options))
+    assert torch.equal(value, 3 * operation.intensity(None, plain, options))
+    by_gain, by_lattice = torch.autograd.grad(value.sum(), [scene.gain, scene.lattice])
+    assert deviation(by_gain * 3, value.sum().detach()) < 1e-12
+    _, known = operation.gradients(torch.full((117,), 3.0, dtype=D), None, plain, options, ["lattice"])
+    assert deviation(by_lattice, known["lattice"]) < 1e-12
+    with pytest.raises(InputError, match="scene.gain"):
+        operators.call.intensity(None, *arguments.pack(replace(scene, gain=torch.ones(1, dtype=D)), options))
+    with pytest.raises(KeyError, match="no tensor of a scene is called profile"):
+        arguments.in_order({"profile": value}, scene)

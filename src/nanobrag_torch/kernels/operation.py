@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.kernels import reference
+from nanobrag_torch.kernels import reference, transforms
 from nanobrag_torch.kernels.arguments import SCENE, require_sound
 from nanobrag_torch.kernels.backends import BACKENDS, left_to_reference, obstacle
 from nanobrag_torch.kernels.operators import OPERATORS, all_pixels, render
@@ -47,11 +47,11 @@ def intensity(
         return compiled  # one node of the graph; the operator says what it cannot do when it runs
     require_sound(scene)
     pixels = None if pixels is None else pixels.to(scene.panels.device)
-    slopes = _slopes_of(scene)
-    if _goes_to_reference(kernel, scene, options, to_tangents=bool(slopes)):
+    moves = _moves(scene)
+    if _goes_to_reference(kernel, scene, options, to_tangents=moves):
         listed = all_pixels(scene, options) if pixels is None else pixels
         return reference.intensity(listed, scene, options, progress=progress)
-    return _fused(pixels, scene, slopes, options, progress)
+    return _fused(pixels, scene, options, progress, differentiates=moves or _differentiates(scene))
 
 
 def _require_kernel(kernel: str) -> None:
@@ -71,29 +71,23 @@ def _goes_to_reference(kernel: str, scene: Scene, options: Options, *, to_tangen
     return bool(found)
 
 
-def _slopes_of(scene: Scene) -> dict[str, Tensor]:
-    """By which tensors, and along what, forward-mode differentiation is under way."""
-    pairs = {name: forward_ad.unpack_dual(tensor) for name, tensor in scene.named().items()}  # type: ignore[no-untyped-call]
-    return {name: pair.tangent for name, pair in pairs.items() if pair.tangent is not None}
+def _moves(scene: Scene) -> bool:
+    """Whether forward-mode differentiation is under way by any tensor of the scene."""
+    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in scene.tensors())  # type: ignore[no-untyped-call]
 
 
 def _fused(
     pixels: Tensor | None,
     scene: Scene,
-    slopes: Mapping[str, Tensor],
     options: Options,
     progress: reference.Progress | None,
+    *,
+    differentiates: bool,
 ) -> Tensor:
     backend = BACKENDS[scene.panels.device.type]
-    if progress is not None and backend.reports and not slopes and not _differentiates(scene):
+    if progress is not None and backend.reports and not differentiates:
         return render(backend, pixels, scene, options, progress)
-    if slopes:
-        scene = Scene(*(forward_ad.unpack_dual(tensor).primal for tensor in scene.tensors()))  # type: ignore[no-untyped-call]
-    result: Tensor = OPERATORS.call.intensity(pixels, *SCENE.pack(scene, options))
-    if slopes:  # operators cannot register forward-mode differentiation
-        directions = SCENE.in_order({name: slope[None] for name, slope in slopes.items()}, scene)
-        slope = OPERATORS.call.intensity_tangents(pixels, *SCENE.pack(scene, options), directions)[0]
-        result = forward_ad.make_dual(result, slope)  # type: ignore[no-untyped-call]
+    result = transforms.intensity(pixels, *SCENE.pack(scene, options))
     if progress is not None:
         progress(1.0)
     return result

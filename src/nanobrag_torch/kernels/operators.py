@@ -10,7 +10,7 @@ in kernels.backends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -102,9 +102,6 @@ class Operators:
         torch.library.register_autograd(intensity, self._backward, setup_context=self._keep)
         torch.library.register_autograd(adjoint, _refuse_again, setup_context=_keep_nothing)
         torch.library.register_autograd(tangents, _refuse_again, setup_context=_keep_nothing)
-        torch.library.register_vmap(intensity, self._scenes_in_turn)
-        torch.library.register_vmap(adjoint, self._gradients_in_turn)
-        torch.library.register_vmap(tangents, self._directions_together)
 
     def add(self, backend: Backend) -> None:
         """Let a backend work on its kind of device."""
@@ -151,31 +148,6 @@ class Operators:
         found = [gradient if w else None for gradient, w in zip(gradients, wanted, strict=True)]
         return (None, *found, *[None] * len(ctx.options))
 
-    def _scenes_in_turn(self, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-        """A batch of scenes, one after the other."""
-        parts = _one_by_one(info.batch_size, in_dims, arguments)
-        return torch.stack([self.call.intensity(*part) for part in parts]), 0
-
-    def _gradients_in_turn(
-        self, info: Any, in_dims: tuple[Any, ...], *arguments: Any
-    ) -> tuple[list[Tensor], list[int]]:
-        parts = _one_by_one(info.batch_size, in_dims, arguments)
-        found = zip(*[self.call.intensity_adjoint(*part) for part in parts], strict=True)
-        stacked = [torch.stack(gradients) for gradients in found]
-        return stacked, [0] * len(stacked)
-
-    def _directions_together(self, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-        """A batch of directions, as torch.func.jacfwd asks for them, in one pass; a batch of scenes in turn."""
-        *others, directions = arguments
-        *fixed, batched = in_dims
-        if any(isinstance(dim, int) for dim in fixed):
-            parts = _one_by_one(info.batch_size, in_dims, arguments)
-            return torch.stack([self.call.intensity_tangents(*part) for part in parts]), 0
-        count = info.batch_size
-        whole = [_in_a_row(stack, dim, count) for stack, dim in zip(directions, batched, strict=True)]
-        slopes: Tensor = self.call.intensity_tangents(*others, whole)
-        return slopes.reshape(count, slopes.shape[0] // count, slopes.shape[1]), 0
-
 
 def _announced(count: int, scene: Scene, options: Options) -> Tensor:
     return torch.empty(count, dtype=options.dtype, device=scene.panels.device)
@@ -186,25 +158,12 @@ def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _refuse_again(ctx: Any, *upstream: Any) -> Any:
-    raise InputError("kernel", "fused", ONCE)
+    raise refused_again()
 
 
-def _one_by_one(count: int, in_dims: Sequence[Any], arguments: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """The arguments of every member of a batch."""
-    return [tuple(_member(value, dim, i) for value, dim in zip(arguments, in_dims, strict=True)) for i in range(count)]
-
-
-def _member(value: Any, dim: Any, i: int) -> Any:
-    if isinstance(value, (list, tuple)) and isinstance(dim, (list, tuple)):
-        return [_member(inner, of, i) for inner, of in zip(value, dim, strict=True)]
-    return value.select(dim, i).contiguous() if isinstance(dim, int) else value
-
-
-def _in_a_row(stack: Tensor, dim: int | None, count: int) -> Tensor:
-    """Batched stacks [count, T, *shape] one after the other; the same ones `count` times where there is no batch."""
-    if stack.numel() == 0:
-        return stack
-    return stack.repeat(count, *[1] * (stack.dim() - 1)) if dim is None else stack.movedim(dim, 0).flatten(0, 1)
+def refused_again() -> InputError:
+    """What asking for a derivative of derivatives gives."""
+    return InputError("kernel", "fused", ONCE)
 
 
 def all_pixels(scene: Scene, options: Options) -> Tensor:

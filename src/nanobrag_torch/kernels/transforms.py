@@ -1,0 +1,130 @@
+"""The operators under torch's transforms: backward and forward mode, torch.func and vmap, one level or several.
+
+torch.func does not look into operators, but into functions such as these: each says how it is differentiated either way
+and what a batch of it is. Scenes of a batch are taken in turn, directions of a batch together. Derivatives of
+derivatives are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanobrag_torch.kernels.arguments import SCENE
+from nanobrag_torch.kernels.operators import OPERATORS, refused_again
+
+END = 1 + SCENE.count
+"""Of the list of pixels and the tensors of a scene among the inputs."""
+Dims = tuple[Any, ...]
+
+
+def intensity(pixels: Tensor | None, *arguments: Any) -> Tensor:
+    """Values [n]; see kernels.operators."""
+    values: Tensor = _Intensity.apply(pixels, *arguments)  # type: ignore[no-untyped-call]
+    return values
+
+
+class _Once(torch.autograd.Function):
+    """What has no derivative."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> Any:
+        """Refused."""
+        raise refused_again()
+
+    @staticmethod
+    def jvp(ctx: Any, *slopes: Any) -> Any:
+        """Refused."""
+        raise refused_again()
+
+
+class _Intensity(torch.autograd.Function):
+    """(pixels, scene, options) -> values."""
+
+    @staticmethod
+    def forward(pixels: Tensor | None, *arguments: Any) -> Tensor:
+        values: Tensor = OPERATORS.call.intensity(pixels, *arguments)
+        return values
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs[:END])
+        ctx.save_for_forward(*inputs[:END])
+        ctx.options = inputs[END:]
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+        flags = list(ctx.needs_input_grad[1:END])
+        found = iter(_Adjoint.apply(upstream, *ctx.saved_tensors, *ctx.options, flags))  # type: ignore[no-untyped-call]
+        return None, *(next(found) if flag else None for flag in flags), *[None] * len(ctx.options)
+
+    @staticmethod
+    def jvp(ctx: Any, *slopes: Any) -> Tensor:
+        moving = slopes[1:END]
+        tensors = ctx.saved_tensors
+        directions = [t.new_zeros(0) if s is None else s[None] for s, t in zip(moving, tensors[1:], strict=True)]
+        found: Tensor = _Tangents.apply(*tensors, *ctx.options, *directions)  # type: ignore[no-untyped-call]
+        return found[0]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Dims, *arguments: Any) -> tuple[Tensor, int]:
+        return torch.stack([intensity(*part) for part in _one_by_one(info.batch_size, in_dims, arguments)]), 0
+
+
+class _Adjoint(_Once):
+    """(upstream, pixels, scene, options, wanted) -> the gradients that are wanted."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        *found, _ = OPERATORS.call.intensity_adjoint(*arguments, False)
+        return tuple(gradient for gradient, flag in zip(found, arguments[-1], strict=True) if flag)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Dims, *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        parts = [_Adjoint.apply(*part) for part in _one_by_one(info.batch_size, in_dims, arguments)]  # type: ignore[no-untyped-call]
+        found = tuple(torch.stack(gradients) for gradients in zip(*parts, strict=True))
+        return found, (0,) * len(found)
+
+
+class _Tangents(_Once):
+    """(pixels, scene, options, directions one by one) -> slopes [T, n]."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        slopes: Tensor = OPERATORS.call.intensity_tangents(*arguments[: -SCENE.count], list(arguments[-SCENE.count :]))
+        return slopes
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Dims, *arguments: Any) -> tuple[Tensor, int]:
+        """A batch of directions, as torch.func.jacfwd asks for them, in one pass; scenes in turn."""
+        count = info.batch_size
+        if any(isinstance(dim, int) for dim in in_dims[: -SCENE.count]):
+            parts = [_Tangents.apply(*part) for part in _one_by_one(count, in_dims, arguments)]  # type: ignore[no-untyped-call]
+            return torch.stack(parts), 0
+        pairs = zip(arguments[-SCENE.count :], in_dims[-SCENE.count :], strict=True)
+        whole = [_in_a_row(stack, dim, count) for stack, dim in pairs]
+        slopes: Tensor = _Tangents.apply(*arguments[: -SCENE.count], *whole)  # type: ignore[no-untyped-call]
+        return slopes.reshape(count, slopes.shape[0] // count, slopes.shape[1]), 0
+
+
+def _one_by_one(count: int, in_dims: Dims, arguments: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """The arguments of every member of a batch."""
+    pairs = [
+        [value.select(dim, i) if isinstance(dim, int) else value for value, dim in zip(arguments, in_dims, strict=True)]
+        for i in range(count)
+    ]
+    return [tuple(part) for part in pairs]
+
+
+def _in_a_row(stack: Tensor, dim: int | None, count: int) -> Tensor:
+    """Batched stacks [count, T, *shape] one after the other; the same ones `count` times where there is no batch."""
+    if stack.numel() == 0:
+        return stack
+    return stack.repeat(count, *[1] * (stack.dim() - 1)) if dim is None else stack.movedim(dim, 0).flatten(0, 1)
