@@ -28,7 +28,7 @@ HALFWAY = tl.constexpr(6755399441055744.0)
 PER_QUARTER, QUARTER, QUARTER_REST = tl.constexpr(2 / pi), tl.constexpr(pi / 2), tl.constexpr(6.123233995736766e-17)
 BALL_COARSE, BALL_FINE = tl.constexpr(BALL_32), tl.constexpr(BALL_64)
 BALL_SLOPE_COARSE, BALL_SLOPE_FINE = tl.constexpr(BALL_SLOPE_32), tl.constexpr(BALL_SLOPE_64)
-COUNTS = tl.constexpr((len(SINE_32), len(SINE_64), len(SLOPE_32), len(SLOPE_64), 6, 11, 6, 10))
+COUNTS = tl.constexpr((len(SINE_32), len(SINE_64), len(SLOPE_32), len(SLOPE_64), 6, 11, 5, 10))
 
 
 @jit
