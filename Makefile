@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,5 +27,12 @@ test: $(STAMP) lint  ## the whole suite
 bench: $(STAMP)  ## measure; results go to benchmarks/results
 	$(BIN)/python -m benchmarks $(ARGS)
 
+docs: $(STAMP)  ## the documentation site, in docs/_build/html; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python -m pytest tests/test_docs_python.py
+
+wheel: $(STAMP)  ## sdist and wheel in dist/, tried out in a fresh environment
+	$(BIN)/python scripts/check_wheel.py
+
 clean:
-	rm -rf $(VENV) demo build
+	rm -rf $(VENV) demo build dist docs/_build docs/api

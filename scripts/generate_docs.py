@@ -114,7 +114,7 @@ against each other with `nb compare`, or give `nb compare --c-bin ./nanoBragg --
 
 
 def _bug(row: Row) -> Iterator[str]:
-    yield from ("", f"### {row.id}", "")
+    yield from ("", f"## {row.id}", "")
     yield f"The C program: {row.c_program}."
     yield ""
     yield f"Here: {row.here}." + ("" if row.switch is None else f" Switch: `Compat.{row.switch}`.")

@@ -1,4 +1,14 @@
-"""nanobrag_torch: X-ray diffraction images of small crystals, fast and differentiable."""
+"""nanobrag_torch: X-ray diffraction images of small crystals, fast and differentiable.
+
+>>> from nanobrag_torch import BeamConfig, CrystalConfig, DetectorConfig, Simulator
+>>> from nanobrag_torch.models.crystal import Crystal
+>>> from nanobrag_torch.models.detector import Detector
+>>> crystal = Crystal(CrystalConfig(cell_a=78.0, cell_c=38.0, N_cells=(5, 5, 5), default_F=100.0))
+>>> detector = Detector(DetectorConfig(distance_mm=100.0, pixel_size_mm=0.4, spixels=16, fpixels=16))
+>>> image = Simulator(crystal, detector, beam_config=BeamConfig(wavelength_A=1.0), kernel="reference").run()
+>>> tuple(image.shape), bool((image > 0).any())
+((16, 16), True)
+"""
 
 from __future__ import annotations
 

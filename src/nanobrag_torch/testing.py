@@ -39,7 +39,11 @@ FUSED_SINGLE = Tolerance(1e-5, flips=1e-3)
 
 
 def largest_difference(actual: Tensor, expected: Tensor, flips: float = 0.0) -> float:
-    """Largest |actual - expected| over the largest |expected|, after the worst `flips` share of pixels is left out."""
+    """Largest |actual - expected| over the largest |expected|, after the worst `flips` share of pixels is left out.
+
+    >>> largest_difference(torch.tensor([1.0, 2.0, 4.5]), torch.tensor([1.0, 2.0, 4.0]))
+    0.125
+    """
     difference = (actual.double() - expected.double()).abs().flatten()
     left = difference.sort().values[: difference.numel() - int(flips * difference.numel())]
     top = expected.double().abs().max().clamp(min=torch.finfo(torch.float64).tiny)

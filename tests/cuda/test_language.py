@@ -56,7 +56,7 @@ def refused(node):
 
 def faults(source):
     return [
-        f"line {node.lineno} of {function.name}: {reason}"
+        f"line {getattr(node, 'lineno', '?')} of {function.name}: {reason}"
         for function in compiled_functions(ast.parse(source))
         for statement in function.body
         for node in ast.walk(statement)

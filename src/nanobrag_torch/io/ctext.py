@@ -13,7 +13,11 @@ _LONG_MIN, _LONG_MAX = -(2**63), 2**63 - 1
 
 
 def c_atof(text: str) -> float:
-    """The real number that C `atof` reads at the start of text, be it inf, nan, hexadecimal; 0.0 if there is none."""
+    """The real number that C `atof` reads at the start of text, be it inf, nan, hexadecimal; 0.0 if there is none.
+
+    >>> c_atof("1.5e2mm"), c_atof("mm")
+    (150.0, 0.0)
+    """
     if word := _WORD.match(text):
         return float(word[1] + word[2])
     if hexadecimal := _HEX.match(text):

@@ -43,6 +43,9 @@ def reciprocal_to_real_cell(
     """The cell a, b, c (Angstrom), alpha, beta, gamma (degrees) of reciprocal vectors (1/Angstrom).
 
     Raises InputError if they span no volume.
+
+    >>> [round(x, 6) for x in reciprocal_to_real_cell([0.1, 0, 0], [0, 0.05, 0], [0, 0, 0.02])]
+    [10.0, 20.0, 50.0, 90.0, 90.0, 90.0]
     """
     stars = np.array([a_star, b_star, c_star], dtype=np.float64)
     volume = _volume(stars)

@@ -24,6 +24,10 @@ def axis_rotation(axis: Tensor, angle: Tensor) -> Tensor:
     """Rodrigues rotation by `angle` [...] radians about `axis` [..., 3], which is used as given, not normalised.
 
     n (n.v) (1 - cos t) + v cos t + (n x v) sin t: a proper rotation only for a unit axis.
+
+    >>> turn = axis_rotation(torch.tensor([0.0, 0.0, 1.0]), torch.deg2rad(torch.tensor(90.0)))
+    >>> [round(x, 6) + 0.0 for x in (turn @ torch.tensor([1.0, 0.0, 0.0])).tolist()]
+    [0.0, 1.0, 0.0]
     """
     sine, cosine = torch.sin(angle)[..., None, None], torch.cos(angle)[..., None, None]
     outer = axis[..., :, None] * axis[..., None, :]

@@ -7,7 +7,11 @@ from torch import Tensor
 
 
 def cell_volume(lengths: Tensor, angles: Tensor) -> Tensor:
-    """Volume (Angstrom^3) of a cell of `lengths` [3] (Angstrom) and `angles` [3] (radians)."""
+    """Volume (Angstrom^3) of a cell of `lengths` [3] (Angstrom) and `angles` [3] (radians).
+
+    >>> round(cell_volume(torch.tensor([10.0, 20.0, 30.0]), torch.deg2rad(torch.tensor([90.0, 90.0, 90.0]))).item())
+    6000
+    """
     half = angles.sum() / 2
     product = torch.sin(half) * torch.sin(half - angles).prod()
     volume: Tensor = 2 * lengths.prod() * torch.sqrt(torch.abs(product))

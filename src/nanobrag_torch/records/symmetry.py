@@ -23,7 +23,11 @@ def number_of_hall(hall: str | None) -> int:
 
 
 def name_of_hall(hall: str) -> str:
-    """The Hermann-Mauguin name of a Hall symbol."""
+    """The Hermann-Mauguin name of a Hall symbol.
+
+    >>> name_of_hall("P 2yb")
+    'P 1 21 1'
+    """
     return str(_group(hall).xhm())
 
 

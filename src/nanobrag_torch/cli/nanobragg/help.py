@@ -58,10 +58,7 @@ def values_of(flag: Flag) -> str:
 
 
 def version_text() -> str:
-    """The installed version."""
-    from importlib.metadata import PackageNotFoundError, version
+    """The version that runs."""
+    from nanobrag_torch import __version__
 
-    try:
-        return f"nanoBragg (nanobrag-torch {version('nanobrag-torch')})"
-    except PackageNotFoundError:
-        return "nanoBragg (nanobrag-torch, not installed)"
+    return f"nanoBragg (nanobrag_torch {__version__})"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -34,22 +34,38 @@ VERBS: dict[str, str] = {
 UsageError: Any = typer.BadParameter.__base__  # what the parser raises; typer has no public name for it
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from nanobrag_torch import __version__
+
+        print(f"nb (nanobrag_torch {__version__})")
+        raise typer.Exit
+
+
 def build() -> typer.Typer:
     """The application with every verb of VERBS."""
     app = typer.Typer(
         name="nb",
-        help="X-ray diffraction images of small crystals: simulate, trace, compare, convert.",
         no_args_is_help=True,
         rich_markup_mode=None,
         add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    app.callback()(_every_verb)
     for name, home in VERBS.items():
         module, function = home.split(":")
         verb: Callable[..., Any] = getattr(import_module(module), function)
         app.command(name)(verb)
     return app
+
+
+def _every_verb(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """X-ray diffraction images of small crystals: simulate, trace, compare, convert."""
 
 
 def main(argv: list[str] | None = None) -> int:
