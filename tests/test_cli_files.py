@@ -116,7 +116,8 @@ def test_convert_one_frame_and_to_other_pixels(folder, capsys):
 
 def test_view_draws_a_picture(folder, capsys):
     assert run(capsys, "view", "a.nxs", "--frame", "1", "-o", "a.png")[0] == 0
-    assert min(Image.open("a.png").size) > 100
+    with Image.open("a.png") as picture:
+        assert min(picture.size) > 100
     assert run(capsys, "view", "one.img", "-o", "one.png")[0] == 0
     tall = replace(DATA.detector.panels[0], image_size=(200, 90))
     write_expt("tall.expt", replace(DATA, detector=DetectorData(panels=(tall,))))

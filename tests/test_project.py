@@ -49,7 +49,7 @@ def test_hooks_run_the_tools_of_the_environment():
 @pytest.mark.parametrize(("command", "name"), [(nanobragg, "nanoBragg"), (nb, "nb")])
 def test_commands_say_their_version(command, name, capsys):
     assert command(["--version"]) == 0
-    assert capsys.readouterr().out == f"{name} (nanobrag_torch {__version__})\n"
+    assert capsys.readouterr().out == f"{name} (nanobrag-torch {__version__})\n"
 
 
 def test_the_package_runs_as_a_module(tmp_path):

@@ -31,7 +31,7 @@ RENDERED = [row.id for row in ROWS if not row.switch and row.id not in (*REFUSED
 
 def commands():
     """The command of every defect, from the page."""
-    return dict(re.findall(r"^### (D\d+)\n.*?^```sh\n(.*?)\n```", BUGS.read_text(), re.MULTILINE | re.DOTALL))
+    return dict(re.findall(r"^## (D\d+)\n.*?^```sh\n(.*?)\n```", BUGS.read_text(), re.MULTILINE | re.DOTALL))
 
 
 def words_of(name):

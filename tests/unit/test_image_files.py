@@ -278,7 +278,8 @@ def test_npy_and_png(tmp_path):
     write_image(tmp_path / "a.npy", pixels)
     np.testing.assert_array_equal(read_image(tmp_path / "a.npy").pixels, pixels)
     write_image(tmp_path / "a.png", noise((12, 20)), plain())
-    assert Image.open(tmp_path / "a.png").width > 100
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width > 100
 
 
 # Series

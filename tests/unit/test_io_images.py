@@ -147,7 +147,8 @@ def test_whole_files_equal_the_c_programs(tmp_path, path):
 def test_pgm_is_read_by_pillow_and_by_us(tmp_path):
     grey = np.arange(6, dtype=np.uint8).reshape(2, 3) * 50
     write_pgm(tmp_path / "p.pgm", grey, 0.25)
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "p.pgm")), grey)
+    with Image.open(tmp_path / "p.pgm") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), grey)
     pixels, scale = read_pgm(tmp_path / "p.pgm")
     np.testing.assert_array_equal(pixels, grey)
     assert scale == 0.25

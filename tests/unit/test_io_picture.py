@@ -27,7 +27,8 @@ def flat_map(shape, beam, tilt_deg=0.0, nodes=9):
 
 
 def drawn(path) -> np.ndarray:
-    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB")).astype(int)
 
 
 @pytest.mark.parametrize("tilt", [0.0, 25.0])
@@ -106,7 +107,8 @@ def test_any_shape_and_level_gives_a_picture(tmp_path, shape, level):
     beam = (shape[1] / 2, shape[0] / 2)
     write_picture(tmp_path / "p.png", np.full(shape, level, np.float32), title="$x_{$ Å", beam_pixel=beam,
                   resolution=flat_map(shape, beam))  # fmt: skip
-    assert Image.open(tmp_path / "p.png").format == "PNG"
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.format == "PNG"
 
 
 @pytest.mark.parametrize("bad", [np.full((3, 3), np.nan), np.full((3, 3), np.inf), np.zeros(4), np.zeros((0, 3))])

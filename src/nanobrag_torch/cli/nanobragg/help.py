@@ -61,4 +61,4 @@ def version_text() -> str:
     """The version that runs."""
     from nanobrag_torch import __version__
 
-    return f"nanoBragg (nanobrag_torch {__version__})"
+    return f"nanoBragg (nanobrag-torch {__version__})"

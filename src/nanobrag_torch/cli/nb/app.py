@@ -38,7 +38,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from nanobrag_torch import __version__
 
-        print(f"nb (nanobrag_torch {__version__})")
+        print(f"nb (nanobrag-torch {__version__})")
         raise typer.Exit
 
 
