@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import output_path
+from nanobrag_torch.io.hdf5_frames import frame_dataset
 from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,
@@ -125,11 +126,7 @@ def _group(parent: Any, name: str, kind: str) -> Any:
 
 
 def _dataset(group: Any, detector: DetectorData, scan: ScanData | None, frames: int, dtype: DTypeLike) -> Any:
-    import hdf5plugin
-
-    shape = detector.stacked_shape
-    options = hdf5plugin.Bitshuffle(cname="lz4")
-    dataset = group.create_dataset("data", (frames, *shape), dtype, chunks=(1, *shape), **options)
+    dataset = frame_dataset(group, "data", frames, detector.stacked_shape, dtype)
     group.attrs["signal"] = "data"
     if scan is not None:
         dataset.attrs["image_nr_low"], dataset.attrs["image_nr_high"] = scan.image_range

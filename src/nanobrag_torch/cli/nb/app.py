@@ -29,6 +29,7 @@ VERBS: dict[str, str] = {
     "show": "nanobrag_torch.cli.nb.show:show",
     "convert": "nanobrag_torch.cli.nb.convert:convert",
     "view": "nanobrag_torch.cli.nb.view:view",
+    "dataset": "nanobrag_torch.cli.nb.dataset:dataset",
 }
 """Name of each verb -> "module:function"; in the order that help shows them."""
 UsageError: Any = typer.BadParameter.__base__  # what the parser raises; typer has no public name for it

@@ -1,0 +1,209 @@
+"""What is true of an image: its spots, what each pixel shows, how far it reaches. All of the noiseless photons.
+
+The photons of a spot are those of its reflection inside its box; `photons_total` are those on the whole detector.
+`partiality` is the square of the lattice factor where the Ewald sphere comes nearest to the reflection over that at its
+centre, a mean over everything that was rendered: wavelengths, steps of the rotation, mosaic domains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nanobrag_torch.config import CrystalShape
+from nanobrag_torch.datasets import spots
+from nanobrag_torch.datasets.render import Frame, Lattice, Renderer
+from nanobrag_torch.physics.lattice_factor import PROFILES, lattice_factor
+from nanobrag_torch.units import ANGSTROM
+
+Reals = NDArray[np.float64]
+Columns = dict[str, NDArray[np.generic]]
+
+VISIBLE_SIGMAS = 3.0
+"""A spot is visible whose photons are this many times the square root of all photons in its box."""
+VISIBLE_SHARE = 0.95
+"""The resolution of an image is the spacing that this share of its visible spots does not exceed in fineness."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Labels of one image: a column an array, a row a spot; and its pixels, flat over [panel, slow, fast]."""
+
+    spots: Columns
+    classes: NDArray[np.uint8] | None  # of spots.BACKGROUND ...
+    spot_of_pixel: NDArray[np.int32] | None  # row of the spot table that a pixel shows, or -1
+    resolution_A: float  # NaN where no spot is visible
+
+
+@dataclass(frozen=True, eq=False)
+class _Assigned:
+    """The lit pixels of a lattice and the reflections that they belong to."""
+
+    pixels: NDArray[np.int32]
+    owners: NDArray[np.int64]  # row of the lattice's spots, or -1
+    hkl: NDArray[np.int32]
+    sums: Reals
+    boxes: NDArray[np.int32]
+
+
+def labels_of(renderer: Renderer, frame: Frame, recorded: NDArray[np.generic] | None) -> Labels:
+    """The labels of a frame. recorded: its pixels as the detector has them, for what is saturated."""
+    shape = np.array(renderer.image_shape[-2:])
+    assigned = [_assign(renderer, frame, lattice, shape) for lattice in frame.lattices]
+    crystal = frame.expected - frame.background
+    tables = [
+        _table(renderer, frame, lattice, found, crystal, recorded)
+        for lattice, found in zip(frame.lattices, assigned, strict=True)
+    ]
+    table = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]} if tables else _no_spots()
+    classes, owner = None, None
+    if renderer.recipe.labels.pixels:
+        classes, owner = _pixel_labels(renderer, frame, assigned, recorded)
+    return Labels(table, classes, owner, _resolution(table))
+
+
+def _assign(renderer: Renderer, frame: Frame, lattice: Lattice, shape: NDArray[np.int64]) -> _Assigned:
+    pixels = np.empty(lattice.photons.size, np.int32)
+    pixels = pixels[: spots.lit_pixels(lattice.photons, pixels)]
+    wavelength = frame.plan.wavelength_A * ANGSTROM
+    codes = spots.nearest_codes(
+        pixels, frame.panels, renderer.pixel_size, shape, frame.incident, wavelength, lattice.middle
+    )
+    unique, owners = np.unique(codes, return_inverse=True)
+    hkl = spots.unpacked(unique)
+    sums, boxes = spots.measured(lattice.photons, pixels, owners, len(unique), shape)
+    kept = (sums[:, spots.TOTAL] >= renderer.recipe.labels.min_photons) & hkl.any(axis=1)
+    place = np.where(kept, np.cumsum(kept) - 1, -1)
+    return _Assigned(pixels, place[owners], hkl[kept], sums[kept], boxes[kept])
+
+
+def _table(
+    renderer: Renderer,
+    frame: Frame,
+    lattice: Lattice,
+    found: _Assigned,
+    crystal: NDArray[np.float32],
+    recorded: NDArray[np.generic] | None,
+) -> Columns:
+    shape, count = np.array(renderer.image_shape[-2:]), len(found.hkl)
+    inside = found.sums[:, spots.INSIDE]
+    everything, _ = spots.box_sums(crystal, found.boxes, shape, np.inf)
+    background, _ = spots.box_sums(frame.background, found.boxes, shape, np.inf)
+    position, partiality, angle, spacing = predicted(renderer, frame, lattice, found.hkl, found.boxes[:, spots.PANEL])
+    saturated = np.zeros(count, np.int32)
+    if recorded is not None:
+        _, saturated = spots.box_sums(recorded, found.boxes, shape, renderer.saturation)
+    centroid = found.sums[:, [spots.FAST_MOMENT, spots.SLOW_MOMENT]] / inside[:, None]
+    whole = {
+        "lattice": np.full(count, lattice.plan.number, np.int16),
+        "piece": np.full(count, lattice.plan.piece, np.int16),
+        **{name: found.hkl[:, axis] for axis, name in enumerate("hkl")},
+        "panel": found.boxes[:, spots.PANEL],
+        "fast": position[:, 0],
+        "slow": position[:, 1],
+        "angle_deg": angle,
+        "d_A": spacing,
+        "photons": inside,
+        "photons_total": found.sums[:, spots.TOTAL],
+        "peak": found.sums[:, spots.PEAK],
+        "background": background,
+        "partiality": partiality,
+        "overlap": np.clip(1 - inside / np.maximum(everything, inside), 0, 1),
+        "centroid_fast": centroid[:, 0],
+        "centroid_slow": centroid[:, 1],
+        "saturated": saturated,
+    }
+    edges = ("fast0", "fast1", "slow0", "slow1")
+    return whole | {name: found.boxes[:, column] for column, name in enumerate(edges)}
+
+
+def predicted(
+    renderer: Renderer, frame: Frame, lattice: Lattice, hkl: NDArray[np.int32], panel: NDArray[np.int32]
+) -> tuple[Reals, Reals, Reals, Reals]:
+    """Fast and slow position [n, 2] (pixels), partiality [n], angle [n] (deg) and spacing [n] (A) of reflections.
+
+    From the geometry alone: for every wavelength and lattice of the stack the point of the Ewald sphere nearest to the
+    reflection, weighted as it contributes.
+    """
+    plan, stack = frame.plan, lattice.stack
+    stars = np.linalg.inv(stack)  # columns a*, b*, c*
+    q = np.einsum("kij,nj->nki", stars, hkl)  # [n, K, 3]
+    profile = PROFILES[CrystalShape(renderer.recipe.crystal[lattice.plan.crystal].shape)]
+    matrix = torch.from_numpy(lattice.shape)
+    centre = float(lattice_factor(torch.zeros(3, dtype=torch.float64), profile, matrix)) ** 2
+    total, rays, weights = np.zeros((len(hkl), len(stack))), np.zeros((len(hkl), 3)), np.zeros(len(hkl))
+    for wavelength, share in zip(plan.wavelengths_A * ANGSTROM, plan.weights, strict=True):
+        ray = frame.incident / wavelength + q
+        length = np.linalg.norm(ray, axis=-1)
+        ray /= length[..., None]
+        miss = np.einsum("kij,nkj->nki", stack, ray * (1 / wavelength - length)[..., None])
+        near = np.abs(miss).max(-1) < 0.5
+        factor = lattice_factor(torch.from_numpy(np.where(near[..., None], miss, 0.0)), profile, matrix).numpy() ** 2
+        excited = share * lattice.weights * np.where(near, factor, 0.0) / centre
+        total += excited
+        rays += np.einsum("nk,nki->ni", excited, ray)
+        weights += excited.sum(1)
+    middle = np.linalg.norm(hkl @ np.linalg.inv(lattice.middle).T, axis=1)
+    angles = np.repeat(plan.phi_deg, len(stack) // len(plan.phi_deg))
+    sure = np.maximum(weights, np.finfo(np.float64).tiny)
+    return _on_panel(renderer, frame, rays, panel), weights, total @ angles / sure, 1 / (middle * ANGSTROM)
+
+
+def _on_panel(renderer: Renderer, frame: Frame, rays: Reals, panel: NDArray[np.int32]) -> Reals:
+    """Where rays [n, 3] of any length meet their panels, in pixels; deeper in a sensor as photons are absorbed."""
+    origin, fast, slow, normal = (frame.panels[panel, i] for i in range(4))
+    length = np.linalg.norm(rays, axis=1, keepdims=True)
+    unit = rays / np.where(length > 0, length, 1)
+    cosine = (unit * normal).sum(1)
+    depth = _mean_depth(renderer.sensor[panel], renderer.layers, np.abs(cosine))
+    reach = ((origin * normal).sum(1) + depth) / np.where(cosine == 0, np.inf, cosine)
+    there = unit * reach[:, None] - origin
+    size = renderer.pixel_size[panel]
+    return np.stack(((there * fast).sum(1), (there * slow).sum(1)), axis=1) / size
+
+
+def _mean_depth(sensor: Reals, layers: int, cosine: Reals) -> Reals:
+    """Mean depth [n] (m) of what the layers of a sensor capture; sensor [n, 2] as a scene has it."""
+    step, attenuation = sensor[:, 0], sensor[:, 1]
+    depths = step[:, None] * np.arange(layers)
+    passed = np.exp(-depths * attenuation[:, None] / np.maximum(cosine, 1e-6)[:, None])
+    return np.asarray((depths * passed).sum(1) / passed.sum(1))
+
+
+def _resolution(table: Columns) -> float:
+    """The spacing (A) that nearly all visible spots are coarser than; NaN without any."""
+    photons = table["photons"].astype(np.float64)
+    inside = photons + table["background"].astype(np.float64)
+    visible = photons > VISIBLE_SIGMAS * np.sqrt(inside)
+    if not visible.any():
+        return float("nan")
+    return float(1 / np.quantile(1 / table["d_A"][visible].astype(np.float64), VISIBLE_SHARE))
+
+
+def _no_spots() -> Columns:
+    whole = ("h", "k", "l", "panel", "saturated", "fast0", "fast1", "slow0", "slow1")
+    real = (
+        "fast", "slow", "angle_deg", "d_A", "photons", "photons_total", "peak", "background", "partiality", "overlap",
+        "centroid_fast", "centroid_slow",
+    )  # fmt: skip
+    kinds = [(name, np.int16) for name in ("lattice", "piece")] + [(name, np.int32) for name in whole]
+    return {name: np.zeros(0, kind) for name, kind in [*kinds, *((name, np.float64) for name in real)]}
+
+
+def _pixel_labels(
+    renderer: Renderer, frame: Frame, assigned: list[_Assigned], recorded: NDArray[np.generic] | None
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    classes = np.zeros(frame.expected.size, np.uint8)
+    owner = np.full(frame.expected.size, -1, np.int32)
+    best, first = np.zeros(frame.expected.size, np.float32), 0
+    for lattice, found in zip(frame.lattices, assigned, strict=True):
+        floors = spots.BORDER * found.sums[:, spots.PEAK]
+        spots.classify(lattice.photons, found.pixels, found.owners, floors, first, classes, owner, best)
+        first += len(found.hkl)
+    classes[~renderer.good] = spots.MASKED
+    if recorded is not None:
+        classes[(np.asarray(recorded, np.float64) >= renderer.saturation) & renderer.good] = spots.SATURATED
+    return classes, owner

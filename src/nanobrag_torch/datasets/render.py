@@ -1,0 +1,282 @@
+"""One image of a plan: the noiseless photons of every lattice and of the background, and what a detector records.
+
+    renderer = Renderer(read_recipe("recipe.toml"))
+    frame = renderer.frame(12)      # expected photons, a lattice at a time
+    counts = renderer.record(frame)
+
+Only what a plan varies is worked out for each image: everything else of the scene is that of a template. One thread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from nanobrag_torch.background import water
+from nanobrag_torch.config import CrystalShape
+from nanobrag_torch.datasets.materials import Material, materials, setting
+from nanobrag_torch.datasets.plan import ImagePlan, LatticePlan, Plan, standard_rows
+from nanobrag_torch.datasets.recipe import Recipe
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.experiment import Experiment
+from nanobrag_torch.kernels import operation
+from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.models.beam import Beam
+from nanobrag_torch.physics.lattice_factor import PROFILES, amplitude, shape_matrix
+from nanobrag_torch.physics.mosaicity import quadrature_nodes
+from nanobrag_torch.physics.polarization import polarization_matrix
+from nanobrag_torch.records.experiment import ExperimentData
+from nanobrag_torch.response.photons import poisson_counts
+from nanobrag_torch.units import ANGSTROM, MICRON, MM, R_E_SQUARED
+
+Reals = NDArray[np.float64]
+Image = NDArray[np.float32]
+
+SAMPLES_A_SPOT = 3
+"""Sub-pixels across the narrowest spot, as the command nanoBragg has them."""
+LARGEST_OVERSAMPLE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Lattice:
+    """One lattice of an image: the stack that was rendered, what it means on average, and its photons."""
+
+    plan: LatticePlan
+    stack: Reals  # [K, 3, 3] rows a, b, c (m), phi outermost and mosaic domain innermost
+    weights: Reals  # [K] of sum one
+    shape: Reals  # [3, 3] shape matrix of the lattice factor
+    middle: Reals  # [3, 3] rows (m) half way through the rotation, without mosaicity
+    photons: Image  # flat over [panel, slow, fast]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One image, noiseless; every image is flat over [panel, slow, fast]."""
+
+    plan: ImagePlan
+    lattices: tuple[Lattice, ...]
+    background: Image
+    expected: Image  # all of it, photons
+    panels: Reals  # [P, 4, 3] origin, fast, slow, normal (m)
+    incident: Reals  # [3] unit vector along the beam
+
+
+class Renderer:
+    """Renders the images of a recipe. Reads its files and prepares its tables once. Raises InputError for bad ones."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.data = setting(recipe)
+        self.materials = materials(recipe, self.data)
+        assert self.data.beam is not None and self.data.detector is not None
+        self.plan = Plan(recipe, [m.cell for m in self.materials], self.data.beam.wavelength_A)
+        self._scene, self._options, self._beam = self._template()
+        self._unit_water: tuple[bytes, Image] | None = None
+        self.good = good_pixels(self.data)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(slow, fast), or (panel, slow, fast) of several panels."""
+        assert self.data.detector is not None
+        return self.data.detector.shape
+
+    @property
+    def pixel_size(self) -> Reals:
+        """Fast and slow size of a pixel of each panel [P, 2] (m)."""
+        return self._scene.pixel_size.numpy()
+
+    @property
+    def sensor(self) -> Reals:
+        """Thickness of a layer (m) and attenuation (1/m) of each panel [P, 2]."""
+        return self._scene.sensor.numpy()
+
+    @property
+    def layers(self) -> int:
+        """Layers of the sensor."""
+        return self._options.layers
+
+    def frame(self, image: int) -> Frame:
+        """Image `image` without noise. Raises InputError if a pixel is not finite."""
+        with one_thread(), torch.no_grad():
+            plan = self.plan.image(image)
+            scene = self._of_image(plan)
+            lattices = tuple(self._lattice(plan, lattice, scene) for lattice in plan.lattices)
+            background = self._background(plan, scene)
+        expected = background.copy()
+        for lattice in lattices:
+            expected += lattice.photons
+        expected[~self.good] = 0
+        if not np.isfinite(expected).all():
+            raise InputError(f"image {image}", "not finite", "a recipe whose images have finite pixels")
+        return Frame(plan, lattices, background, expected, scene.panels.numpy(), scene.incident[0].numpy())
+
+    def record(self, frame: Frame) -> NDArray[np.generic]:
+        """What the detector records of a frame, in the recipe's type of pixel; flat over [panel, slow, fast]."""
+        recipe, photons = self.recipe, torch.from_numpy(frame.expected)
+        with one_thread():
+            if recipe.response.noise:
+                counts = poisson_counts(photons[None], recipe.dataset.seed, first_image=frame.plan.image)[0].numpy()
+            else:
+                counts = np.rint(frame.expected.astype(np.float64))
+        kind = np.dtype(recipe.output.pixel_type)
+        return np.asarray(np.minimum(counts, self.saturation)).astype(kind)
+
+    @property
+    def saturation(self) -> float:
+        """The largest value that a pixel can have."""
+        most = float(np.iinfo(self.recipe.output.pixel_type).max)
+        return min(self.recipe.response.saturation, most) if self.recipe.response.saturation else most
+
+    def _template(self) -> tuple[Scene, Options, Beam]:
+        """Scene and options of a crystal that is replaced in every image."""
+        dtype = torch.float64 if self.recipe.render.dtype == "float64" else torch.float32
+        placeholder = {"cell_a": 100.0, "N_cells": (10, 10, 10), "oversample": 1, "phi_steps": 1}
+        experiment = Experiment(data=self.data, options={**placeholder, "fluence": 1 / R_E_SQUARED})
+        simulator = experiment.simulator(0, dtype=dtype, threads=1)
+        with one_thread(), torch.no_grad():
+            return simulator.scene(), simulator.options(), simulator.beam
+
+    def _of_image(self, plan: ImagePlan) -> Scene:
+        """The scene of an image but for its crystals: detector and beam where they were drawn to be."""
+        template = self._scene
+        turn = torch.from_numpy(Rotation.from_rotvec(plan.tilt_deg, degrees=True).as_matrix())
+        panels = template.panels.clone()
+        panels[:, 0] += torch.from_numpy(plan.shift_mm) * MM
+        incident = template.incident[:1] @ torch.from_numpy(plan.beam_turn).T
+        count = len(plan.wavelengths_A)
+        return replace(
+            template,
+            panels=panels @ turn.T if plan.tilt_deg.any() else panels,
+            incident=incident.expand(count, 3).contiguous(),
+            wavelengths=torch.from_numpy(plan.wavelengths_A * ANGSTROM),
+            source_weights=torch.from_numpy(plan.weights * (R_E_SQUARED * plan.fluence)),
+            polarization=self._polarization(incident).expand(count, 3, 3).contiguous(),
+        )
+
+    def _polarization(self, incident: Tensor) -> Tensor:
+        beam = self.data.beam
+        assert beam is not None and beam.polarization_normal is not None and beam.polarization_fraction is not None
+        axis = torch.linalg.cross(torch.from_numpy(beam.polarization_normal), incident[0])
+        return polarization_matrix(incident, axis, torch.tensor(2 * beam.polarization_fraction - 1).double())
+
+    def _lattice(self, plan: ImagePlan, lattice: LatticePlan, scene: Scene) -> Lattice:
+        crystal, material = self.recipe.crystal[lattice.crystal], self.materials[lattice.crystal]
+        shape, cells = CrystalShape(crystal.shape), torch.from_numpy(lattice.cells)
+        turns = phi_turns(plan, np.array(self.recipe.scan.axis))
+        domains, weights = domain_turns(lattice.spread_deg, crystal.mosaic_domains)
+        columns = lattice.rows.T * ANGSTROM
+        stack = (domains[None] @ (turns @ columns)[:, None]).transpose(0, 1, 3, 2).reshape(-1, 3, 3)
+        straight = torch.from_numpy(standard_rows(lattice.cell))
+        stars, volume = torch.linalg.inv(straight).T.contiguous(), torch.linalg.det(straight)
+        matrix = shape_matrix(shape, cells, torch.ones((), dtype=torch.float64), stars, volume)
+        repeated = np.tile(weights, len(turns)) / len(turns)
+        photons = self._rendered(plan, lattice, material, scene, (shape, matrix, stack, repeated))
+        middle = (phi_turns(plan, np.array(self.recipe.scan.axis), middle=True)[0] @ columns).T
+        return Lattice(lattice, stack, repeated, matrix.numpy(), middle, photons)
+
+    def _rendered(
+        self,
+        plan: ImagePlan,
+        lattice: LatticePlan,
+        material: Material,
+        scene: Scene,
+        crystal: tuple[CrystalShape, Tensor, Reals, Reals],
+    ) -> Image:
+        shape, matrix, stack, weights = crystal
+        scale = lattice.scale * float(amplitude(shape, torch.from_numpy(lattice.cells))) ** 2
+        whole = replace(
+            scene,
+            source_weights=scene.source_weights * scale,
+            lattice=torch.from_numpy(np.ascontiguousarray(stack)),
+            lattice_weights=torch.from_numpy(weights),
+            shape=matrix,
+            structure_factors=material.table,
+            default_F=torch.tensor(material.default_F, dtype=torch.float64),
+        )
+        options = replace(
+            self._options,
+            profile=PROFILES[shape],
+            hkl_first=material.first,
+            oversample=self.oversample(plan, lattice, scene),
+        )
+        return operation.intensity(None, whole, options).to(torch.float32).numpy()
+
+    def oversample(self, plan: ImagePlan, lattice: LatticePlan, scene: Scene) -> int:
+        """Sub-pixels along an edge: as the recipe says, else three across the narrowest spot."""
+        if self.recipe.render.oversample:
+            return self.recipe.render.oversample
+        largest = max(edge * cells for edge, cells in zip(lattice.cell, lattice.cells, strict=False)) * ANGSTROM
+        origin, normal = scene.panels[0, 0], scene.panels[0, 3]
+        distance = abs(float(origin @ normal))
+        spot = float(plan.wavelengths_A.min()) * ANGSTROM * distance / float(scene.pixel_size.min())
+        return int(min(max(1, math.ceil(SAMPLES_A_SPOT * largest / spot)), LARGEST_OVERSAMPLE))
+
+    def _background(self, plan: ImagePlan, scene: Scene) -> Image:
+        size = int(np.prod(self.image_shape))
+        found = np.full(size, plan.constant, np.float32)
+        if plan.water_um:
+            found += self._water(scene) * np.float32(R_E_SQUARED * plan.fluence * (plan.water_um * MICRON) ** 3)
+        return found
+
+    def _water(self, scene: Scene) -> Image:
+        """What a cubic metre of water scatters of a photon a square electron radius; kept while the setting stays."""
+        setting_now = b"".join(t.numpy().tobytes() for t in (scene.panels, scene.incident, scene.polarization))
+        if self._unit_water is None or self._unit_water[0] != setting_now:
+            one = replace(scene, source_weights=scene.source_weights / scene.source_weights.sum())
+            alone, options = water.water_scene(one, self._options, self._beam)
+            flat = replace(alone, default_F=water.water_amplitude(torch.ones((), dtype=torch.float64)))
+            self._unit_water = setting_now, operation.intensity(None, flat, options).to(torch.float32).numpy()
+        return self._unit_water[1]
+
+
+def good_pixels(data: ExperimentData) -> NDArray[np.bool_]:
+    """Which pixels are there and not masked, flat over [panel, slow, fast]."""
+    detector = data.detector
+    assert detector is not None
+    slow, fast = detector.shape[-2:]
+    good = np.zeros((len(detector.panels), slow, fast), np.bool_)
+    for panel, place in zip(detector.panels, good, strict=True):
+        place[: panel.shape[0], : panel.shape[1]] = panel.good_pixels()
+    return good.reshape(-1)
+
+
+def phi_turns(plan: ImagePlan, axis: Reals, *, middle: bool = False) -> Reals:
+    """Rotations [T, 3, 3] of the steps of an image, or the one half way."""
+    angles = plan.phi_deg.mean(keepdims=True) if middle else plan.phi_deg
+    unit = axis / np.linalg.norm(axis)
+    return np.asarray(Rotation.from_rotvec(np.radians(angles)[:, None] * unit).as_matrix())
+
+
+def domain_turns(spread_deg: float, count: int) -> tuple[Reals, Reals]:
+    """Rotations [M, 3, 3] of the mosaic domains and weights [M]; one without a spread."""
+    if spread_deg == 0 or count == 1:
+        return np.eye(3)[None], np.ones(1)
+    vectors, weights = _nodes(count)
+    return np.asarray(Rotation.from_rotvec(vectors * math.radians(spread_deg)).as_matrix()), weights
+
+
+@cache
+def _nodes(count: int) -> tuple[Reals, Reals]:
+    with one_thread():  # sums in another order would move the nodes by their last digit
+        vectors, weights = quadrature_nodes(count)
+    return vectors.numpy(), weights.numpy()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, and as before afterwards: results are the same whatever a process is set to."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

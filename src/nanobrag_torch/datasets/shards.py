@@ -1,0 +1,136 @@
+"""Making one shard: its images rendered, recorded and labelled, and put into files. A function of recipe and number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanobrag_torch.datasets.labels import Labels, labels_of
+from nanobrag_torch.datasets.render import Frame, Renderer
+from nanobrag_torch.datasets.store import Folder
+from nanobrag_torch.io.hdf5_frames import frame_dataset
+
+Array = NDArray[Any]
+
+
+def make_shard(folder: Folder, number: int, renderer: Renderer, report: Callable[[int], None] = lambda _: None) -> None:
+    """Write shard `number` of a data set. report is called with the images done. Raises InputError."""
+    images = folder.recipe.images_of(number)
+    with folder.writing(number) as place:
+        with _ImageFile(place / "h5", renderer, len(images)) as file:
+            rows, spots = [], []
+            for done, image in enumerate(images):
+                frame = renderer.frame(image)
+                recorded = renderer.record(frame) if folder.recipe.output.recorded else None
+                labels = labels_of(renderer, frame, recorded) if folder.recipe.labels.spots else None
+                file.put(done, frame, recorded, labels)
+                rows.append(image_row(renderer, frame, recorded, labels))
+                if labels is not None:
+                    spots.append({"image": np.full(len(labels.spots["h"]), image, np.int64), **labels.spots})
+                report(done + 1)
+        write_rows(place / "images.parquet", rows)
+        if spots:
+            write_columns(place / "spots.parquet", spots)
+
+
+class _ImageFile:
+    """The HDF5 file of a shard."""
+
+    def __init__(self, path: Path, renderer: Renderer, count: int) -> None:
+        import h5py
+
+        self._file = h5py.File(path, "w")
+        detector, output, labels = renderer.data.detector, renderer.recipe.output, renderer.recipe.labels
+        assert detector is not None
+        self._detector, self._shape = detector, renderer.image_shape
+        kinds: dict[str, Any] = {
+            "recorded": output.pixel_type if output.recorded else None,
+            "expected": "float32" if output.expected else None,
+            "classes": "uint8" if labels.spots and labels.pixels else None,
+            "spot_of_pixel": "int32" if labels.spots and labels.pixels else None,
+        }
+        stacked = detector.stacked_shape
+        self._sets = {
+            name: frame_dataset(self._file, name, count, stacked, kind) for name, kind in kinds.items() if kind
+        }
+
+    def put(self, place: int, frame: Frame, recorded: Array | None, labels: Labels | None) -> None:
+        """Store the images of a frame."""
+        found = {
+            "recorded": recorded,
+            "expected": frame.expected,
+            "classes": None if labels is None else labels.classes,
+            "spot_of_pixel": None if labels is None else labels.spot_of_pixel,
+        }
+        for name, dataset in self._sets.items():
+            image = found[name]
+            assert image is not None
+            dataset[place] = self._detector.stack(image.reshape(self._shape))
+
+    def __enter__(self) -> _ImageFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def image_row(renderer: Renderer, frame: Frame, recorded: Array | None, labels: Labels | None) -> dict[str, Any]:
+    """Everything that was drawn for an image, and what it came to; lists have an entry a lattice."""
+    plan, lattices = frame.plan, frame.plan.lattices
+    spread = float(np.sqrt(plan.weights @ (plan.wavelengths_A - plan.wavelength_A) ** 2))
+    row: dict[str, Any] = {
+        "image": plan.image,
+        "series": plan.series,
+        "frame": plan.frame,
+        "phi_deg": float(plan.phi_deg.mean()),
+        "wavelength_A": plan.wavelength_A,
+        "wavelength_spread_A": spread,
+        "fluence": plan.fluence,
+        "incident": [float(x) for x in frame.incident],
+        "shift_mm": [float(x) for x in plan.shift_mm],
+        "tilt_deg": [float(x) for x in plan.tilt_deg],
+        "water_um": plan.water_um,
+        "constant": plan.constant,
+        "lattices": len({lattice.number for lattice in lattices}),
+        "pieces": len(lattices),
+        "crystal": [lattice.crystal for lattice in lattices],
+        "lattice": [lattice.number for lattice in lattices],
+        "piece": [lattice.piece for lattice in lattices],
+        "cell": [list(lattice.cell) for lattice in lattices],
+        "abc_A": [[float(x) for x in lattice.rows.ravel()] for lattice in lattices],
+        "N_cells": [[float(x) for x in lattice.cells] for lattice in lattices],
+        "mosaic_spread_deg": [lattice.spread_deg for lattice in lattices],
+        "scale": [lattice.scale for lattice in lattices],
+        "photons": float(frame.expected.sum(dtype=np.float64)),
+        "background_photons": float(frame.background.sum(dtype=np.float64)),
+    }
+    if recorded is not None:
+        row["saturated"] = int((recorded >= renderer.saturation).sum())
+    if labels is not None:
+        row |= {"spots": len(labels.spots["h"]), "resolution_A": labels.resolution_A}
+    return row
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A Parquet file of rows."""
+    import pyarrow
+
+    _write_table(path, pyarrow.Table.from_pylist(rows))
+
+
+def write_columns(path: Path, parts: list[dict[str, Array]]) -> None:
+    """A Parquet file of columns, given in parts that follow each other."""
+    import pyarrow
+
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    _write_table(path, pyarrow.table(columns))
+
+
+def _write_table(path: Path, table: Any) -> None:
+    from pyarrow import parquet
+
+    parquet.write_table(table, path, compression="zstd")

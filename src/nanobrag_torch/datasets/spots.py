@@ -1,0 +1,151 @@
+"""The compiled part of the labels: which reflection each lit pixel belongs to, sums over boxes, classes of pixels.
+
+A pixel belongs to the reflection that is nearest to its centre in the space of h, k and l, for the mean orientation and
+the mean wavelength of an image.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nanobrag_torch.compilation import compiled
+
+Array = np.ndarray[Any, Any]
+
+FLOOR = 1e-6
+"""Photons below which a pixel belongs to no reflection: a megapixel of them is one photon."""
+BORDER = 0.01
+"""The box of a spot holds every pixel of its above this share of its brightest one, and one pixel more all around."""
+HALF_RANGE = 1 << 10
+"""Indices h, k, l are packed into one number that leaves each this range."""
+BACKGROUND, SPOT, OVERLAP, MASKED, SATURATED = range(5)
+"""Classes of pixels; a pixel has the last that is true of it."""
+# columns of the table of boxes
+FAST0, FAST1, SLOW0, SLOW1, PANEL = range(5)
+# columns of the table of sums over a reflection's own pixels
+TOTAL, PEAK, INSIDE, FAST_MOMENT, SLOW_MOMENT = range(5)
+
+
+@compiled()
+def lit_pixels(photons: Array, pixels: Array) -> int:
+    """Fill `pixels` with the places of those above FLOOR; how many."""
+    count = 0
+    for place in range(photons.size):
+        if photons[place] > FLOOR:
+            pixels[count] = place
+            count += 1
+    return count
+
+
+@compiled()
+def nearest_codes(
+    pixels: Array, panels: Array, sizes: Array, shape: Array, incident: Array, wavelength: float, rows: Array
+) -> Array:
+    """Packed h, k, l [n] of the reflection that each pixel belongs to.
+
+    panels [P, 4, 3] and sizes [P, 2] in m, shape [2] slow and fast pixels, rows [3, 3] of a, b, c in m.
+    """
+    codes = np.empty(pixels.size, np.int64)
+    for i in range(pixels.size):
+        rest = pixels[i] % (shape[0] * shape[1])
+        p = pixels[i] // (shape[0] * shape[1])
+        fast, slow = (rest % shape[1] + 0.5) * sizes[p, 0], (rest // shape[1] + 0.5) * sizes[p, 1]
+        x = panels[p, 0, 0] + fast * panels[p, 1, 0] + slow * panels[p, 2, 0]
+        y = panels[p, 0, 1] + fast * panels[p, 1, 1] + slow * panels[p, 2, 1]
+        z = panels[p, 0, 2] + fast * panels[p, 1, 2] + slow * panels[p, 2, 2]
+        length = np.sqrt(x * x + y * y + z * z)
+        x, y, z = x / length - incident[0], y / length - incident[1], z / length - incident[2]
+        code = 0
+        for axis in range(3):
+            index = (rows[axis, 0] * x + rows[axis, 1] * y + rows[axis, 2] * z) / wavelength
+            code = code * (2 * HALF_RANGE) + int(np.ceil(index - 0.5)) + HALF_RANGE
+        codes[i] = code
+    return codes
+
+
+def unpacked(codes: Array) -> Array:
+    """h, k, l [n, 3] of packed ones."""
+    width = 2 * HALF_RANGE
+    parts = (codes // (width * width), codes // width % width, codes % width)
+    return np.stack(parts, axis=1).astype(np.int32) - HALF_RANGE
+
+
+@compiled()
+def measured(photons: Array, pixels: Array, owners: Array, count: int, shape: Array) -> tuple[Array, Array]:
+    """Sums [count, 5] over each reflection's own pixels and boxes [count, 5] around its bright ones.
+
+    owners [n]: the reflection of each of the pixels [n], or -1. Boxes end before FAST1 and SLOW1.
+    """
+    sums, boxes = np.zeros((count, 5)), np.zeros((count, 5), np.int32)
+    boxes[:, PANEL] = -1
+    for i in range(pixels.size):
+        if owners[i] >= 0:
+            value = photons[pixels[i]]
+            sums[owners[i], TOTAL] += value
+            sums[owners[i], PEAK] = max(sums[owners[i], PEAK], value)
+    for i in range(pixels.size):
+        own = owners[i]
+        if own >= 0 and photons[pixels[i]] >= BORDER * sums[own, PEAK]:
+            _widen(boxes[own], pixels[i], shape)
+    for i in range(pixels.size):
+        own = owners[i]
+        if own >= 0:
+            _add_inside(sums[own], boxes[own], photons[pixels[i]], pixels[i], shape)
+    return sums, boxes
+
+
+@compiled()
+def _widen(box: Array, pixel: int, shape: Array) -> None:
+    """Make a box hold a pixel and its neighbours on the panel; a reflection on two panels keeps the first."""
+    rest, panel = pixel % (shape[0] * shape[1]), pixel // (shape[0] * shape[1])
+    fast, slow = rest % shape[1], rest // shape[1]
+    if box[PANEL] < 0:
+        box[PANEL] = panel
+        box[FAST0], box[SLOW0] = shape[1], shape[0]
+    if box[PANEL] != panel:
+        return
+    box[FAST0], box[FAST1] = min(box[FAST0], max(fast - 1, 0)), max(box[FAST1], min(fast + 2, shape[1]))
+    box[SLOW0], box[SLOW1] = min(box[SLOW0], max(slow - 1, 0)), max(box[SLOW1], min(slow + 2, shape[0]))
+
+
+@compiled()
+def _add_inside(sums: Array, box: Array, value: float, pixel: int, shape: Array) -> None:
+    rest, panel = pixel % (shape[0] * shape[1]), pixel // (shape[0] * shape[1])
+    fast, slow = rest % shape[1], rest // shape[1]
+    inside = box[FAST0] <= fast < box[FAST1] and box[SLOW0] <= slow < box[SLOW1] and panel == box[PANEL]
+    if inside:
+        sums[INSIDE] += value
+        sums[FAST_MOMENT] += value * (fast + 0.5)
+        sums[SLOW_MOMENT] += value * (slow + 0.5)
+
+
+@compiled()
+def box_sums(image: Array, boxes: Array, shape: Array, limit: float) -> tuple[Array, Array]:
+    """Sum [n] over boxes of an image, and how many of their pixels reach the limit [n]."""
+    sums, reached = np.zeros(boxes.shape[0]), np.zeros(boxes.shape[0], np.int32)
+    for i in range(boxes.shape[0]):
+        start = boxes[i, PANEL] * shape[0] * shape[1]
+        for slow in range(boxes[i, SLOW0], boxes[i, SLOW1]):
+            for fast in range(boxes[i, FAST0], boxes[i, FAST1]):
+                value = image[start + slow * shape[1] + fast]
+                sums[i] += value
+                reached[i] += value >= limit
+    return sums, reached
+
+
+@compiled()
+def classify(
+    photons: Array, pixels: Array, owners: Array, floors: Array, first: int, classes: Array, spots: Array, best: Array
+) -> None:
+    """Add one lattice's spots to the classes and the numbers of spots of an image.
+
+    floors [spots]: photons from which a pixel counts as the spot's. A pixel shows the spot that gives it most.
+    """
+    for i in range(pixels.size):
+        own, place = owners[i], pixels[i]
+        if own >= 0 and photons[place] >= floors[own]:
+            classes[place] = OVERLAP if spots[place] >= 0 else SPOT
+            if photons[place] > best[place]:
+                best[place], spots[place] = photons[place], first + own

@@ -1,0 +1,54 @@
+"""Processes that work together: which of them this one is, how many there are, and which part of the work is its own.
+
+A launcher says so in the environment of each process: srun, torchrun and mpirun each have their own names for it. The
+result of a computation never depends on it; only who computes what does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nanobrag_torch.errors import InputError
+
+LAUNCHERS: dict[str, tuple[str, str]] = {
+    "torchrun": ("RANK", "WORLD_SIZE"),
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # a batch script alone has SLURM_NTASKS, and is one process
+    "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    "MPICH": ("PMI_RANK", "PMI_SIZE"),
+}
+"""Launcher -> environment variables of a process's rank and of the number of processes, in the order of asking."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The rank of a process, from 0, among `size` processes."""
+
+    rank: int = 0
+    size: int = 1
+    launcher: str = ""  # what started it; empty when nothing did
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.size:
+            raise InputError("rank, size", (self.rank, self.size), "a rank from 0 to size - 1")
+
+    def share(self, count: int) -> range:
+        """This process's part of the numbers 0 to count - 1: every size-th of them."""
+        return range(self.rank, count, self.size)
+
+
+def place_of_process(environment: Mapping[str, str] | None = None) -> Place:
+    """Where this process stands among those that srun, torchrun or mpirun started; rank 0 of 1 without them.
+
+    Raises InputError for numbers that are none, or that contradict each other.
+    """
+    given = os.environ if environment is None else environment
+    for launcher, (rank, size) in LAUNCHERS.items():
+        if rank in given and size in given:
+            try:
+                return Place(int(given[rank]), int(given[size]), launcher)
+            except ValueError as error:
+                found = (given[rank], given[size])
+                raise InputError(f"{rank}, {size}", found, "a rank from 0 to size - 1, in whole numbers") from error
+    return Place()

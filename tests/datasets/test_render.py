@@ -1,0 +1,194 @@
+"""Rendered images against the simulator itself, and labels against sums over pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from dataset_recipes import SCAN, STILLS, changed
+
+from nanobrag_torch import BeamConfig, CrystalConfig, Simulator
+from nanobrag_torch.datasets import spots
+from nanobrag_torch.datasets.labels import labels_of
+from nanobrag_torch.datasets.render import Renderer
+from nanobrag_torch.experiment import Experiment
+from nanobrag_torch.models.crystal import Crystal
+from nanobrag_torch.models.detector import Detector
+
+
+def simulated(renderer, image):
+    """The crystals of an image by the public simulator, from configurations alone."""
+    plan, recipe = renderer.plan.image(image), renderer.recipe
+    panel = renderer.data.detector.panels[0]
+    config = Experiment(
+        data=renderer.data, options={"cell_a": 1.0, "oversample": recipe.render.oversample}
+    ).detector_config()
+    moved = [*config.panels]
+    object.__setattr__(moved[0], "origin_mm", tuple(panel.origin_mm + plan.shift_mm))
+    total = 0.0
+    for lattice in plan.lattices:
+        part, stars = recipe.crystal[lattice.crystal], np.linalg.inv(lattice.rows)
+        step = 0.0 if len(plan.phi_deg) == 1 else plan.phi_deg[1] - plan.phi_deg[0]
+        crystal = Crystal(
+            CrystalConfig(
+                **{f"mosflm_{axis}_star": tuple(stars[:, i]) for i, axis in enumerate("abc")},
+                N_cells=tuple(lattice.cells),
+                shape=part.shape,
+                mosaic_spread_deg=lattice.spread_deg,
+                mosaic_domains=part.mosaic_domains,
+                mosaic_sampling="quadrature",
+                phi_start_deg=plan.phi_deg[0],
+                phi_step_deg=step,
+                phi_steps=len(plan.phi_deg),
+                spindle_axis=recipe.scan.axis,
+                interpolate=False,
+            )
+        )
+        material = renderer.materials[lattice.crystal]
+        ends = zip("hkl", material.first, material.table.shape, strict=True)
+        crystal.hkl_data = material.table
+        crystal.hkl_metadata = {f"{a}_{e}": v for a, low, n in ends for e, v in (("min", low), ("max", low + n - 1))}
+        beam = BeamConfig(wavelength_A=plan.wavelength_A, fluence=plan.fluence, polarization_factor=0.0)
+        total = total + lattice.scale * Simulator(crystal, Detector(config), beam_config=beam, threads=1).run().numpy()
+    return total[0]
+
+
+@pytest.mark.parametrize(
+    ("tree", "parts"),
+    [
+        (STILLS, {}),
+        (STILLS, {"crystal": {"shape": "square", "N_cells": 6}, "lattices": {"number": 1, "split": 2}}),
+        (SCAN, {}),
+        (SCAN, {"scan": {"axis": [0, 1, 0]}, "detector": {"shift_mm": [1.0, -2.0, 3.0]}}),
+    ],
+)
+def test_an_image_is_what_the_simulator_renders(tree, parts):
+    renderer = Renderer(changed(tree, **parts))
+    for image in (0, 4):
+        frame = renderer.frame(image)
+        crystals = sum(lattice.photons for lattice in frame.lattices).reshape(renderer.image_shape)
+        expected = simulated(renderer, image)
+        assert expected.max() > 10
+        assert np.abs(crystals - expected).max() < 1e-5 * expected.max()
+        assert frame.expected.sum() == pytest.approx(crystals.sum() + frame.background.sum(), rel=1e-5)
+
+
+def test_threads_and_the_order_of_images_change_nothing():
+    renderer = Renderer(changed(STILLS))
+    first = renderer.record(renderer.frame(3))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        other = Renderer(changed(STILLS))
+        other.frame(5)
+        assert np.array_equal(other.record(other.frame(3)), first) and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def labelled(recipe, image):
+    renderer = Renderer(recipe)
+    frame = renderer.frame(image)
+    recorded = renderer.record(frame)
+    return renderer, frame, recorded, labels_of(renderer, frame, recorded)
+
+
+def alone(table, share=1e-3):
+    """Spots whose box holds all of them and nothing else."""
+    return (table["overlap"] < share) & (table["photons"] > 0.97 * table["photons_total"]) & (table["photons"] > 100)
+
+
+@pytest.mark.parametrize("image", [0, 1, 2])
+def test_the_photons_of_a_spot_are_the_noiseless_pixels_of_its_box(image):
+    renderer, frame, _, labels = labelled(changed(STILLS), image)
+    table, noiseless = labels.spots, (frame.expected - frame.background).reshape(renderer.image_shape)
+    isolated = alone(table)
+    assert isolated.sum() > 10
+    for row in np.flatnonzero(isolated):
+        box = noiseless[table["slow0"][row] : table["slow1"][row], table["fast0"][row] : table["fast1"][row]]
+        assert table["photons"][row] == pytest.approx(box.sum(dtype=np.float64), rel=1e-3)
+    assert (table["photons"] <= table["photons_total"] * (1 + 1e-6)).all()
+    labelled_photons = table["photons_total"].sum()
+    assert labelled_photons == pytest.approx(noiseless.sum(dtype=np.float64), rel=0.02)  # the rest is in faint spots
+
+
+def test_predicted_positions_are_the_centroids_of_isolated_spots():
+    """Of spots as wide as a pixel: the centroid of a narrower one is drawn to the middle of its pixel."""
+    wide = {"detector": {"pixels": [192, 160], "pixel_size_mm": 0.25}, "lattices": {"number": 1}}
+    recipe = changed(STILLS, crystal={"N_cells": 6}, **wide)
+    for image in range(3):
+        renderer, frame, _, labels = labelled(recipe, image)
+        table, noiseless = labels.spots, (frame.expected - frame.background).reshape(renderer.image_shape)
+        away = []
+        for row in np.flatnonzero(alone(table)):
+            slow, fast = (slice(table[f"{a}0"][row], table[f"{a}1"][row]) for a in ("slow", "fast"))
+            box = noiseless[slow, fast].astype(np.float64)
+            s, f = np.mgrid[slow, fast] + 0.5
+            centroid = (box * f).sum() / box.sum(), (box * s).sum() / box.sum()
+            away.append(np.hypot(centroid[0] - table["fast"][row], centroid[1] - table["slow"][row]))
+        assert len(away) > 10 and np.median(away) < 0.1
+
+
+def test_a_label_names_the_reflection_that_the_simulator_computes_there():
+    """Rendered again with one reflection's amplitude alone, the photons of the label are what is left."""
+    renderer, frame, _, labels = labelled(changed(STILLS, lattices={"number": 1}), 1)
+    table = labels.spots
+    material = renderer.materials[0]
+    for row in np.argsort(table["photons"])[-3:]:
+        alone_table = torch.zeros_like(material.table)
+        place = tuple(int(table[a][row]) - low for a, low in zip("hkl", material.first, strict=True))
+        alone_table[place] = material.table[place]
+        renderer.materials[0] = type(material)(alone_table, material.first, 0.0, material.cell, material.space_group)
+        single = renderer.frame(1).lattices[0].photons
+        renderer.materials[0] = material
+        assert single.sum(dtype=np.float64) == pytest.approx(table["photons_total"][row], rel=2e-3)
+
+
+def test_partiality_is_one_on_the_sphere_and_falls_as_the_shape_does():
+    renderer, frame, _, labels = labelled(changed(STILLS, crystal={"mosaic_spread_deg": 0.0}), 0)
+    table = labels.spots
+    assert (table["partiality"] > 0).all() and (table["partiality"] <= 1).all()
+    lattice = frame.lattices[0]
+    own = (table["lattice"] == 0) & (table["piece"] == 0)
+    hkl = np.stack([table[a][own] for a in "hkl"], 1)
+    q = hkl @ np.linalg.inv(lattice.rows if hasattr(lattice, "rows") else lattice.middle).T
+    wavelength = frame.plan.wavelength_A * 1e-10
+    miss = np.abs(np.linalg.norm(q + frame.incident / wavelength, axis=1) - 1 / wavelength)
+    volume = np.linalg.det(lattice.middle)
+    width = (np.prod(lattice.plan.cells) * volume) ** (2 / 3) * 1.75  # of gauss_star: L^2 = exp(-2 width miss^2)
+    assert np.allclose(table["partiality"][own], np.exp(-2 * width * miss**2), rtol=1e-3, atol=1e-6)
+
+
+def test_classes_of_pixels_say_what_they_show():
+    saturation = {"saturation": 60}
+    renderer, frame, recorded, labels = labelled(changed(STILLS, response=saturation), 1)
+    classes, owner, table = labels.classes, labels.spot_of_pixel, labels.spots
+    assert recorded.max() == 60
+    assert np.array_equal(classes == spots.SATURATED, recorded == 60) and (recorded == 60).any()
+    assert (owner[classes == spots.BACKGROUND] == -1).all() and (owner[classes == spots.SPOT] >= 0).all()
+    brightest = int(np.argmax(sum(lattice.photons for lattice in frame.lattices)))
+    row = owner[brightest]
+    fast, slow = brightest % renderer.image_shape[1], brightest // renderer.image_shape[1]
+    assert table["fast0"][row] <= fast < table["fast1"][row] and table["slow0"][row] <= slow < table["slow1"][row]
+    assert table["saturated"].sum() >= (recorded == 60).sum() * 0.9
+
+
+def test_counts_are_poisson_about_what_is_expected():
+    renderer = Renderer(changed(STILLS, background={"constant": 20.0}, lattices={"number": 0}))
+    counts = np.stack([renderer.record(renderer.frame(i)) for i in range(6)]).astype(float)
+    count = counts.size
+    assert abs(counts.mean() - 20) < 4 * np.sqrt(20 / count)
+    assert abs(counts.var() - 20) < 4 * np.sqrt((20 + 2 * 400) / count)
+
+
+def test_water_is_that_of_the_simulator():
+    renderer = Renderer(changed(STILLS, background={"constant": 0.0, "water_um": 40.0}, lattices={"number": 0}))
+    frame = renderer.frame(2)
+    config = Experiment(data=renderer.data, options={"cell_a": 1.0, "oversample": 1}).detector_config()
+    object.__setattr__(
+        config.panels[0], "origin_mm", tuple(renderer.data.detector.panels[0].origin_mm + frame.plan.shift_mm)
+    )
+    beam = BeamConfig(wavelength_A=1.0, fluence=frame.plan.fluence, water_size_um=40.0)
+    dark = Crystal(CrystalConfig(cell_a=50.0, default_F=0.0))
+    expected = Simulator(dark, Detector(config), beam_config=beam, threads=1).run().numpy().ravel()
+    assert expected.min() > 0 and np.abs(frame.background - expected).max() < 1e-5 * expected.max()
