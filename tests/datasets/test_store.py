@@ -84,7 +84,7 @@ def test_a_damaged_shard_is_found_and_made_again(stills, tmp_path, capsys):
 
 def test_a_folder_of_another_recipe_is_refused_with_the_keys_that_differ(stills, capsys, tmp_path):
     recipe = tmp_path / "recipe.toml"
-    other = {**STILLS, "beam": {"fluence": 1e27}, "dataset": {**STILLS["dataset"], "seed": 6}}
+    other = {**STILLS, "beam": {"fluence": 1e27}, "dataset": {"images": 6, "seed": 6, "shard_images": 2}}
     recipe.write_text(toml(other))
     before = sums(stills.path)
     assert main(["dataset", str(recipe), "-o", str(stills.path), "--resume"]) == 2

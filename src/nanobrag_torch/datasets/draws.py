@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.response.photons import uniforms
+from nanobrag_torch.response.counters import uniforms
 
 Reals = NDArray[np.float64]
 Row = Mapping[str, float]
