@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from nanobrag_torch.cli.nanobragg import main
-from nanobrag_torch.io.smv import read_smv
+from nanobrag_torch.io.smv import read_smv_image
 
 DATA = Path(__file__).parent / "data"
 CASES = dict(line.split("\t", 1) for line in (DATA / "cases.tsv").read_text().splitlines() if line.strip())
@@ -54,7 +54,7 @@ class Ran:
         return [float(x) for x in re.findall(r"[-+]?\d[-+.e\d]*", line[1])]
 
     def header(self, key: str) -> float:
-        return read_smv(self.folder / "intimage.img")[0].exact_real(key)
+        return read_smv_image(self.folder / "intimage.img")[0].exact_real(key)
 
 
 Command = Callable[..., Ran]
@@ -78,7 +78,7 @@ def commands(tmp_path: Path) -> Iterator[Command]:
         os.chdir(folder)
         with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
             code = main(f"{ALWAYS} -compat {mode} {line}".split())
-        counts = {p.name: read_smv(p)[1] for p in folder.glob("*.img") if not p.is_symlink()}
+        counts = {p.name: read_smv_image(p)[1] for p in folder.glob("*.img") if not p.is_symlink()}
         image = None
         if code == 0:
             image = np.fromfile("floatimage.bin", "<f4").reshape(counts["intimage.img"].shape).astype(float)

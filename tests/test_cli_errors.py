@@ -11,7 +11,7 @@ from nanobrag_torch.cli.nanobragg import main
 
 CELL = "-cell 60 75 90 90 90 90"
 SMALL = "-N 3 -detpixels 8 -pixel 1 -oversample 1 -noprogress"
-GOOD = f"{CELL} -default_F 50 {SMALL}"
+GOOD = f"{CELL} -N 1 -default_F 50 {SMALL}"
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_bad_input_is_refused(line, says, capsys):
 
 
 MALFORMED = {
-    "hkl": [b"", b"0 0 1\n", b"0 0 1 5\nh k l F\n", b"0 0 1.5 5\n", b"0 0 1 5 9\n0 0 2 5 9\n", b"0 0 1 nan\n"],
+    "hkl": [b"", b"0 0 1\n", b"0 0 1 5\n0 0 2 F\n", b"0 0 1.5 5\n", b"0 0 1 5\n0 0 2 5x 9\n", b"0 0 1 nan\n"],
     "mat": [b"", b"1 2 3 4 5 6 7 8", b"a b c d e f g h i", b"1 0 0 1 0 0 1 0 0\n"],
     "img": [b"", b"{\nHEADER_BYTES=512;\n}", b"P5\n" + b"x" * 600, b"{\nHEADER_BYTES=9999;\n".ljust(512)],
     "mask": [b"{\nHEADER_BYTES=512;\nSIZE1=8;\nSIZE2=8;\n}".ljust(512), b"{\nHEADER_BYTES=512;\n}".ljust(2000)],
@@ -182,7 +182,7 @@ def test_a_write_that_fails_leaves_the_old_files(capsys, monkeypatch):
         raise InputError("-intfile", "intimage.img", "a file that can be written (no space left on device)")
 
     Path("floatimage.bin").write_bytes(b"old")
-    monkeypatch.setattr(module, "write_smv", full)
+    monkeypatch.setattr(module, "write_smv_image", full)
     assert "no space left" in refused(GOOD, capsys)
     assert Path("floatimage.bin").read_bytes() == b"old"
 

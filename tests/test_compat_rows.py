@@ -35,7 +35,7 @@ from compat_scenes import (
 )
 from nanobrag_torch.compat import ROWS, Compat
 from nanobrag_torch.config import CrystalConfig, DetectorConfig
-from nanobrag_torch.io.smv import read_smv
+from nanobrag_torch.io.smv import read_smv_image
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
 from nanobrag_torch.simulator import Simulator
@@ -299,7 +299,7 @@ def test_D22_a_distance_on_the_line_beats_the_header(command):
 def test_D22_distance_is_not_close_distance(command, tmp_path):
     entries = "SIZE1=16;\nSIZE2=16;\nPIXEL_SIZE=0.4;\nDISTANCE=120;\nCLOSE_DISTANCE=100;\n"
     (tmp_path / "a.img").write_bytes(f"{{\nHEADER_BYTES=512;\n{entries}}}\f".encode().ljust(1024))
-    text = read_smv(tmp_path / "a.img")[0]
+    text = read_smv_image(tmp_path / "a.img")[0]
     assert (text.real("DISTANCE"), text.exact_real("DISTANCE")) == (100, 120)
     for mode in MODES:  # CLOSE_DISTANCE decides, as long as no flag speaks
         assert command(f"{FLAT} -img a.img -oversample 1", mode).header("DISTANCE") == 100

@@ -159,7 +159,7 @@ ROWS: tuple[Row, ...] = (
         "D27",
         "hkl_stops_at_text",
         "the hkl reader stops for good at a comment, a fifth column or an index like 1.0",
-        "comments are skipped, anything else is an error that names the line",
+        "comments, titles and further columns are skipped, anything else is an error that names the line",
         "-cell 60 75 90 90 90 90 -hkl p1_comment.hkl -default_F 3 -N 3",
     ),
     Row(

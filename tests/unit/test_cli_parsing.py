@@ -105,7 +105,8 @@ ROWS = [
     ("-misset_seed 5", {"misset_seed": 5}), ("-water 5", {"water_um": 5}),
     ("-compat c", {"compat": "c"}), ("-phi_mode spec", {"phi_mode": "spec"}), ("-dtype float64", {"dtype": "float64"}),
     ("-device cuda", {"device": "cuda"}), ("-kernel reference", {"kernel": "reference"}),
-    ("-threads 2", {"threads": 2}),
+    ("-threads 2", {"threads": 2}), ("-trace_pixel 3 4", {"trace_s": 3, "trace_f": 4}),
+    ("-show_config", {"show_config": True}), ("-echo_config", {"show_config": True}),
     ("-help", {"help": True}), ("--version", {"version": True}),
 ]  # fmt: skip
 
@@ -126,7 +127,7 @@ def test_every_spelling_of_the_table_is_tried_above():
     tried = [line.split()[0] for line, _ in ROWS]
     for flag in FLAGS:
         for name in flag.whole:
-            assert name in tried or name in ("-h", "--help"), name
+            assert name in tried or name in ("-h", "--help") or flag.special == "batch_size", name
         for name in flag.part:
             assert any(name in word for word in tried), name
 
@@ -233,6 +234,24 @@ def test_unknown_flags_name_the_nearest_known_one():
     assert "'-dispstep'" in warning and warning.endswith("-dispsteps")
     assert nearest_flag("-default_f") == "-default_F"
     assert nearest_flag("-detsize_x").startswith("-detsize")
+
+
+def test_a_flag_that_only_contains_a_known_one_says_what_it_is_taken_for():
+    request = parse("-phisteps_total 5 -math a.mat")
+    assert request.phisteps == 5 and request.matfile == "a.mat"
+    assert [warning.split("; ")[1] for warning in request.warnings] == [
+        "it is taken for -phisteps, as the C program takes it",
+        "it is taken for -mat, as the C program takes it",
+    ]
+    assert parse("-wavelength 1 -matrix a.mat -mosaic_spread 1").warnings == []
+
+
+@pytest.mark.parametrize("flag", ["-pixel_batch_size", "--pixel-batch-size"])
+def test_a_batch_size_is_no_edge_of_a_pixel_but_in_the_c_program(flag):
+    ours, theirs = parse(f"-pixel 0.2 {flag} 64"), parse(f"-pixel 0.2 {flag} 64", C, as_c=True)
+    assert ours.pixel_mm == 0.2 and theirs.pixel_mm == 64
+    assert "is ignored" in ours.warnings[0] and "is read as -pixel" in theirs.warnings[0]
+    assert len(ours.warnings) == len(theirs.warnings) == 1
 
 
 def test_words_of_no_flag_are_named_and_numbers_with_a_dash_are_no_flags():

@@ -75,7 +75,7 @@ def test_columns_of_fixed_width_may_touch(written):
         assert as_dict(read_hkl_arrays(path, stop_at_text=stop_at_text)) == {(-10, -12, -3): 7.5}
 
 
-BAD_LINES = ["1 2 3", "1 2 3 4 5", "1.0 2 3 4", "1 2 3.5", "1 2 3 x", "h k l F", "1 2 3 1e", "1 2 3 nan"]
+BAD_LINES = ["1 2 3", "1 2 x 4", "1.0 2 3 4", "1 2 3.5", "1 2 3 x", "1 2 3 4x 5", "1 2 3 1e", "1 2 3 nan", "- 1 2 3 4"]
 
 
 @pytest.mark.parametrize("line", BAD_LINES)
@@ -84,6 +84,16 @@ def test_a_malformed_line_is_named(written, line):
     with pytest.raises(InputError) as caught:
         read_hkl_arrays(path)
     assert str(caught.value).startswith("-hkl: got") and f"line 4: {line}" in str(caught.value)
+
+
+def test_titles_and_further_columns_are_left_out_with_a_line_each(written, caplog):
+    table = read_hkl_arrays(written("h k l F sigma\n1 2 3 10.5 0.5\r\n! old\n-4-5-6 20 6 x\n7 8 9 1 # 2\n"))
+    assert as_dict(table) == {(1, 2, 3): 10.5, (-4, -5, -6): 20, (7, 8, 9): 1} | {
+        hkl: 0 for hkl, F in as_dict(table).items() if F == 0
+    }
+    assert table.tidied and table.count == 3
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2 and messages[0].endswith("skipped: 2") and messages[1].endswith("in lines: 2")
 
 
 def test_two_malformed_lines_that_make_up_for_each_other_are_found(written):

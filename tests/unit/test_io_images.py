@@ -11,8 +11,8 @@ from PIL import Image
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.floatimage import read_float_image, write_float_image
-from nanobrag_torch.io.pgm import pgm_header, read_pgm, write_pgm
-from nanobrag_torch.io.smv import HeaderText, SmvHeader, format_header, read_smv, read_smv_header, write_smv
+from nanobrag_torch.io.pgm import pgm_header, read_pgm, write_pgm_bytes
+from nanobrag_torch.io.smv import HeaderText, SmvHeader, format_header, read_smv_header, read_smv_image, write_smv_image
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = sorted((DATA / "reference").glob("*.npz"), key=lambda path: path.stem)
@@ -56,15 +56,15 @@ def test_a_long_header_grows_and_says_so(tmp_path):
         osc_deg=0.123456, twotheta_deg=-12.3456, fbeam=-0.1234567, sbeam=-0.1234567, xbeam=-0.0123456,
     )  # fmt: skip
     assert len(format_header(HEADER)) <= 512 < len(format_header(long))
-    write_smv(tmp_path / "long.img", COUNTS, long)
-    header, counts = read_smv(tmp_path / "long.img")
+    write_smv_image(tmp_path / "long.img", COUNTS, long)
+    header, counts = read_smv_image(tmp_path / "long.img")
     assert header.entry("HEADER_BYTES") == "1024" and (tmp_path / "long.img").stat().st_size == 1024 + COUNTS.nbytes
     np.testing.assert_array_equal(counts, COUNTS)
     np.testing.assert_array_equal(fabio.open(tmp_path / "long.img").data, COUNTS)
 
 
 def test_fabio_reads_what_we_write(tmp_path):
-    write_smv(tmp_path / "a.img", COUNTS, HEADER)
+    write_smv_image(tmp_path / "a.img", COUNTS, HEADER)
     seen = fabio.open(tmp_path / "a.img")
     np.testing.assert_array_equal(seen.data, COUNTS)
     assert float(seen.header["BEAM_CENTER_X"]) == 10 and seen.header["BEAMLINE"] == "fake"
@@ -72,14 +72,14 @@ def test_fabio_reads_what_we_write(tmp_path):
 
 def test_we_read_what_fabio_writes(tmp_path):
     fabio.adscimage.AdscImage(data=COUNTS, header={"PIXEL_SIZE": "0.1"}).write(tmp_path / "f.img")
-    header, counts = read_smv(tmp_path / "f.img")
+    header, counts = read_smv_image(tmp_path / "f.img")
     np.testing.assert_array_equal(counts, COUNTS)
     assert header.exact_real("PIXEL_SIZE") == 0.1
 
 
 @pytest.mark.parametrize("name", ["adsc_80x48", "mask64", "nb_xds_64"])
 def test_reference_inputs_read_as_fabio_reads_them(name):
-    header, counts = read_smv(DATA / "inputs" / f"{name}.img")
+    header, counts = read_smv_image(DATA / "inputs" / f"{name}.img")
     np.testing.assert_array_equal(counts, fabio.open(DATA / "inputs" / f"{name}.img").data)
     assert read_smv_header(DATA / "inputs" / f"{name}.img") == header
 
@@ -87,7 +87,7 @@ def test_reference_inputs_read_as_fabio_reads_them(name):
 def test_byte_order_is_honoured(tmp_path):
     text = format_header(HEADER).replace("little_endian", "big_endian").ljust(512)
     (tmp_path / "big.img").write_bytes(text.encode() + COUNTS.astype(">u2").tobytes())
-    np.testing.assert_array_equal(read_smv(tmp_path / "big.img")[1], COUNTS)
+    np.testing.assert_array_equal(read_smv_image(tmp_path / "big.img")[1], COUNTS)
 
 
 def test_the_c_lookup_finds_substrings_and_the_exact_one_does_not():
@@ -122,12 +122,12 @@ WRONG = {
 def test_malformed_images_are_refused(tmp_path, name):
     (tmp_path / name).write_bytes(WRONG[name])
     with pytest.raises(InputError, match=f"-mask: got .*{name}"):
-        read_smv(tmp_path / name, flag="-mask")
+        read_smv_image(tmp_path / name, flag="-mask")
 
 
 def test_counts_must_fit_the_header(tmp_path):
     with pytest.raises(InputError, match="counts"):
-        write_smv(tmp_path / "x.img", COUNTS.T, HEADER)
+        write_smv_image(tmp_path / "x.img", COUNTS.T, HEADER)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -136,9 +136,9 @@ def test_whole_files_equal_the_c_programs(tmp_path, path):
     with np.load(path) as case:
         header = str(case["int_header"])
         shape = HeaderText(header).dimensions()
-        write_smv(tmp_path / "i.img", case["int"].reshape(shape), described(header))
+        write_smv_image(tmp_path / "i.img", case["int"].reshape(shape), described(header))
         write_float_image(tmp_path / "f.bin", case["float"].reshape(shape))
-        write_pgm(tmp_path / "p.pgm", case["pgm"].reshape(shape), float(case["pgm_scale"][0]))
+        write_pgm_bytes(tmp_path / "p.pgm", case["pgm"].reshape(shape), float(case["pgm_scale"][0]))
         assert (tmp_path / "i.img").read_bytes() == header.encode().ljust(512) + case["int"].tobytes()
         assert (tmp_path / "f.bin").read_bytes() == case["float"].tobytes()
         assert (tmp_path / "p.pgm").read_bytes() == str(case["pgm_header"]).encode() + case["pgm"].tobytes()
@@ -146,7 +146,7 @@ def test_whole_files_equal_the_c_programs(tmp_path, path):
 
 def test_pgm_is_read_by_pillow_and_by_us(tmp_path):
     grey = np.arange(6, dtype=np.uint8).reshape(2, 3) * 50
-    write_pgm(tmp_path / "p.pgm", grey, 0.25)
+    write_pgm_bytes(tmp_path / "p.pgm", grey, 0.25)
     with Image.open(tmp_path / "p.pgm") as picture:
         np.testing.assert_array_equal(np.asarray(picture), grey)
     pixels, scale = read_pgm(tmp_path / "p.pgm")

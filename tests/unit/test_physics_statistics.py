@@ -14,7 +14,7 @@ from nanobrag_torch.cli.nanobragg.statistics import (
     last_subpixel_m,
     pgm_scale,
 )
-from nanobrag_torch.io.smv import HeaderText, read_smv
+from nanobrag_torch.io.smv import HeaderText, read_smv_image
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = sorted(path.stem for path in (DATA / "reference").glob("*.npz"))
@@ -33,7 +33,7 @@ class Case:
         self.int = self.data["int"].reshape(shape)
         self.roi = self.values("-roi", 4)
         mask = self.values("-mask", 1, str)
-        self.mask = None if mask is None else read_smv(DATA / "inputs" / mask[0])[1] != 0
+        self.mask = None if mask is None else read_smv_image(DATA / "inputs" / mask[0])[1] != 0
         self.adc = float(self.values("-adcoffset", 1, float, (40.0,))[0])
         self.scale = float(self.values("-scale", 1, float, (0.0,))[0])
         self.pgmscale = float(self.values("-pgmscale", 1, float, (0.0,))[0])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output, read_input
+from nanobrag_torch.records.reflections import IndexLimits
 
 FLAG = "-dump"
 LIMITS = ("h_min", "h_max", "k_min", "k_max", "l_min", "l_max")
@@ -28,7 +29,7 @@ def read_dump_file(path: str | os.PathLike[str]) -> tuple[NDArray[np.float64], d
     header = _HEADER.match(content)
     if header is None:
         raise InputError(FLAG, str(path), ACCEPTED)
-    metadata = dict(zip(LIMITS, map(int, header.groups()), strict=True))
+    metadata = IndexLimits(zip(LIMITS, map(int, header.groups()), strict=True))
     shape = _shape(metadata)
     padded = tuple(n + 1 for n in shape)
     expected = header.end() + 8 * padded[0] * padded[1] * padded[2]

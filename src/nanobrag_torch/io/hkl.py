@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output, read_input
+from nanobrag_torch.io.dump import read_dump_file, write_dump_file
 from nanobrag_torch.io.numbertable import parse_table
+from nanobrag_torch.records.images import as_array
+from nanobrag_torch.records.reflections import IndexLimits
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +38,11 @@ _MALFORMED_LINE = re.compile(
     rb"^(?!%b*+(?:%b)?%b*$).*$" % (_BLANK, _NEXT.join([_INTEGER, _INTEGER, _INTEGER, _REAL]), _BLANK), re.MULTILINE
 )
 _COMMENT = re.compile(rb"#[^\n]*")
+_TEXT_LINE = re.compile(rb"^%b*+[^0-9+.\s-][^\n]*$" % _BLANK, re.MULTILINE)  # begins with what begins no number
+_LONG_LINE = re.compile(
+    rb"^(%b*+%b)%b++[^\s][^\n]*$" % (_BLANK, _NEXT.join([_INTEGER, _INTEGER, _INTEGER, _REAL]), _BLANK), re.MULTILINE
+)
+_LOG = logging.getLogger(__name__)
 
 _C_REAL = rb"(?:%b|[+-]?(?i:inf(?:inity)?|nan))" % _REAL
 _C_COLUMNS = (_INTEGER, _INTEGER, _INTEGER, _C_REAL)
@@ -50,25 +60,60 @@ class HklTable:
     metadata: Metadata  # h_min h_max k_min k_max l_min l_max
     count: int  # lines counted, also those that a C reader never reaches
     non_integer: list[tuple[str, float]]  # axis and value of indices that the C program warns about
+    tidied: bool = False  # lines of text were skipped, or columns past the fourth
 
 
 def read_hkl_file(
     path: str | os.PathLike[str],
     default_F: float = 0.0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
     *,
     stop_at_text: bool = False,
-    dtype: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, Metadata]:
     """Structure factors of a text file of h k l F: the grid [H, K, L] (electrons) and the index limits.
 
     The grid spans exactly the indices met; those without a line hold default_F; of duplicates the last one counts.
-    Lines may end in a # comment. With stop_at_text reading ends for good at the first thing that is no number, as in
-    the C program. dtype: float64 unless given. Raises InputError naming the file and line. Section 7.2.
+    Lines may end in a # comment. Lines of text are skipped, and columns past the fourth, with a line in the log. With
+    stop_at_text reading ends for good at the first thing that is no number, as in the C program. dtype: float64 unless
+    given. Raises InputError naming the file and line. Section 7.2.
     """
     import torch
 
     table = read_hkl_arrays(path, default_F, stop_at_text=stop_at_text)
-    return torch.from_numpy(table.grid).to(dtype or torch.float64), table.metadata
+    return torch.from_numpy(table.grid).to(device, dtype or torch.float64), table.metadata
+
+
+def read_fdump(
+    path: str | os.PathLike[str], device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> tuple[torch.Tensor, Metadata]:
+    """The grid [H, K, L] and index limits of the C program's binary cache, as read_hkl_file gives them."""
+    import torch
+
+    grid, metadata = read_dump_file(path)
+    return torch.from_numpy(grid).to(device, dtype or torch.float64), metadata
+
+
+def write_fdump(grid: Any, metadata: Metadata, path: Target) -> None:
+    """Write a grid [H, K, L], array or tensor, as the C program's binary cache. Raises InputError."""
+    write_dump_file(path, as_array(grid).astype(np.float64), metadata)
+
+
+def try_load_hkl_or_fdump(
+    hkl_path: str | os.PathLike[str] | None = None,
+    fdump_path: str | os.PathLike[str] = "Fdump.bin",
+    default_F: float = 0.0,
+    write_cache: bool = True,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[torch.Tensor | None, Metadata | None]:
+    """The table of a text file, kept in `fdump_path` for the next time; else that of `fdump_path`; else None, None."""
+    if hkl_path is not None:
+        grid, metadata = read_hkl_file(hkl_path, default_F, device, dtype)
+        if write_cache:
+            write_fdump(grid, metadata, fdump_path)
+        return grid, metadata
+    return read_fdump(fdump_path, device, dtype) if Path(fdump_path).exists() else (None, None)
 
 
 def read_hkl_arrays(path: str | os.PathLike[str], default_F: float = 0.0, *, stop_at_text: bool = False) -> HklTable:
@@ -77,6 +122,9 @@ def read_hkl_arrays(path: str | os.PathLike[str], default_F: float = 0.0, *, sto
     # a comment ends the C program's reading, wherever it stands
     bare = text.partition(b"#")[0] if stop_at_text else _COMMENT.sub(b"", text)
     regular = parse_table(bare, 4)
+    tidied = False
+    if regular is None and not stop_at_text:
+        bare, tidied = _tidied(bare, path)
     if regular is not None and regular[1][:, :3].all():
         met, indices, amplitudes = regular[0][:, :3], regular[0][:, :3], regular[0][:, 3]
     elif stop_at_text:
@@ -91,7 +139,7 @@ def read_hkl_arrays(path: str | os.PathLike[str], default_F: float = 0.0, *, sto
     grid = _fill(metadata, indices, amplitudes, default_F)
     if not np.isfinite(grid).all():
         raise InputError(FLAG, str(path), "finite structure factors")
-    return HklTable(grid, metadata, len(met), _not_whole(met))
+    return HklTable(grid, metadata, len(met), _not_whole(met), tidied)
 
 
 def write_hkl_file(target: Target, grid: Grid, metadata: Metadata, *, flag: str = "hkl file") -> None:
@@ -106,6 +154,17 @@ def write_hkl_file(target: Target, grid: Grid, metadata: Metadata, *, flag: str 
     columns = [*(axis.ravel().tolist() for axis in np.meshgrid(*axes, indexing="ij")), values.ravel().tolist()]
     with open_output(target, flag) as file:
         file.write("".join(map("%d %d %d %s\n".__mod__, zip(*columns, strict=True))).encode())
+
+
+def _tidied(bare: bytes, path: str | os.PathLike[str]) -> tuple[bytes, bool]:
+    """The text without lines of text and without what follows the fourth column, and whether there was any."""
+    bare, texts = _TEXT_LINE.subn(b"", bare)
+    bare, longer = _LONG_LINE.subn(rb"\1", bare)
+    if texts:
+        _LOG.warning("%s: lines that begin with no number are skipped: %d", path, texts)
+    if longer:
+        _LOG.warning("%s: h k l F are the first four columns; more are not read, in lines: %d", path, longer)
+    return bare, bool(texts or longer)
 
 
 def _require_quadruples(bare: bytes, text: bytes, path: str | os.PathLike[str]) -> None:
@@ -143,7 +202,7 @@ def _limits(met: Grid, path: str | os.PathLike[str]) -> Metadata:
     if not cells <= LARGEST_GRID:
         raise InputError(FLAG, str(path), f"indices that span at most {LARGEST_GRID} cells, not {cells:g}")
     bounds = [int(bound) for pair in zip(low, high, strict=True) for bound in pair]
-    return dict(zip(LIMITS, bounds, strict=True))
+    return IndexLimits(zip(LIMITS, bounds, strict=True))
 
 
 def _fill(metadata: Metadata, indices: Grid, amplitudes: Grid, default_F: float) -> Grid:

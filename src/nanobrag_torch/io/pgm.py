@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output, read_input
 from nanobrag_torch.io.ctext import c_atof, format_g
+from nanobrag_torch.records.images import as_array
 
 FLAG = "-pgmfile"
 
@@ -24,7 +26,7 @@ def pgm_header(fpixels: int, spixels: int, scale: float) -> str:
     return f"P5\n{fpixels} {spixels}\n# pixels scaled by {format_g(scale)}\n255\n"
 
 
-def write_pgm(target: Target, grey: NDArray[np.uint8], scale: float, *, flag: str = FLAG) -> None:
+def write_pgm_bytes(target: Target, grey: NDArray[np.uint8], scale: float, *, flag: str = FLAG) -> None:
     """Write bytes (slow, fast) and the factor that made them from photons.
 
     Raises InputError if the file cannot be written.
@@ -33,6 +35,18 @@ def write_pgm(target: Target, grey: NDArray[np.uint8], scale: float, *, flag: st
     with open_output(target, flag) as file:
         file.write(pgm_header(fpixels, spixels, scale).encode())
         file.write(np.ascontiguousarray(grey, np.uint8).data)
+
+
+def write_pgm(filepath: Target, image: Any, pgm_scale: float = 1.0) -> None:
+    """Write an image (slow, fast), array or tensor, as grey levels: value * pgm_scale, from 0 to 255, rounded down.
+
+    Raises InputError for another shape, and if the file cannot be written.
+    """
+    values = as_array(image)
+    if values.ndim != 2:
+        raise InputError("image", values.shape, "an image (slow, fast)")
+    grey = np.clip(np.floor(values * float(pgm_scale)), 0, 255).astype(np.uint8)
+    write_pgm_bytes(filepath, grey, pgm_scale)
 
 
 def read_pgm(path: str | os.PathLike[str], *, flag: str = FLAG) -> tuple[NDArray[np.uint8], float | None]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output, read_input
 from nanobrag_torch.io.ctext import c_atof, format_g
+from nanobrag_torch.records.images import as_array, as_counts
 
 FLAG = "-img"
 ACCEPTED = "an SMV image: a header that starts with {, newline, HEADER_BYTES="
@@ -31,6 +32,10 @@ PIXEL_TYPES = {
     "signed_long": "i4",
     "long_int": "i4",
     "long_integer": "i4",
+    "signed_int": "i4",
+    "signed_short": "i2",
+    "short_int": "i2",
+    "float": "f4",
 }
 """What headers call the type of a pixel (TYPE, or Data_type with blanks for _) -> numpy's name of it."""
 
@@ -69,7 +74,7 @@ def format_header(header: SmvHeader) -> str:
     return text
 
 
-def write_smv(target: Target, counts: NDArray[Any], header: SmvHeader | str, *, flag: str = "-intfile") -> None:
+def write_smv_image(target: Target, counts: NDArray[Any], header: SmvHeader | str, *, flag: str = "-intfile") -> None:
     """Write counts (slow, fast) under a header, in the byte order of this machine and the TYPE that the header states.
 
     Raises InputError if the file cannot be written or the header's size is not that of the counts.
@@ -102,8 +107,11 @@ class HeaderText:
 
     def entry(self, key: str) -> str | None:
         """The value of the last entry of exactly this key, or None."""
-        values = [value.strip() for name, value in _ENTRY.findall(self.text) if name == key]
-        return values[-1] if values else None
+        return self.entries().get(key)
+
+    def entries(self) -> dict[str, str]:
+        """Every entry, key to value."""
+        return {name: value.strip() for name, value in _ENTRY.findall(self.text)}
 
     def exact_real(self, key: str) -> float:
         """The number of the entry of exactly this key; NaN if there is none."""
@@ -127,7 +135,7 @@ def read_smv_header(path: str | os.PathLike[str], *, flag: str = FLAG) -> Header
     return _split(read_input(path, flag, ACCEPTED), path, flag)[0]
 
 
-def read_smv(path: str | os.PathLike[str], *, flag: str = FLAG) -> tuple[HeaderText, NDArray[Any]]:
+def read_smv_image(path: str | os.PathLike[str], *, flag: str = FLAG) -> tuple[HeaderText, NDArray[Any]]:
     """Header and pixels (slow, fast) of an SMV image, whichever TYPE of PIXEL_TYPES and BYTE_ORDER it states.
 
     Raises InputError for a file that cannot be read, is not SMV, holds another type of pixel or is cut short.
@@ -149,6 +157,65 @@ def read_smv(path: str | os.PathLike[str], *, flag: str = FLAG) -> tuple[HeaderT
 def is_smv(start: bytes) -> bool:
     """Whether a file that begins so is an SMV image."""
     return start.startswith(b"{\nHEADER_BYT")
+
+
+def read_smv(path: str | os.PathLike[str]) -> tuple[NDArray[Any], dict[str, str]]:
+    """Pixels (slow, fast) of an SMV image and the entries of its header. Raises InputError as read_smv_image does."""
+    header, pixels = read_smv_image(path)
+    return pixels, header.entries()
+
+
+def parse_smv_header(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The entries of an SMV header, as text; of a key that comes twice the last."""
+    return read_smv_header(path).entries()
+
+
+def write_smv(
+    filepath: Target,
+    image_data: Any,
+    pixel_size_mm: float,
+    distance_mm: float,
+    wavelength_angstrom: float,
+    beam_center_x_mm: float,
+    beam_center_y_mm: float,
+    close_distance_mm: float | None = None,
+    phi_deg: float | None = None,
+    osc_start_deg: float | None = None,
+    osc_range_deg: float | None = None,
+    twotheta_deg: float = 0.0,
+    detector_sn: str = "000",
+    beamline: str = "fake",
+    convention: str = "MOSFLM",
+    byte_order: str = "little_endian",
+    data_type: str = "unsigned_short",
+    scale: float = 1.0,
+    adc_offset: float = 40.0,
+) -> None:
+    """Write an image (slow, fast), array or tensor, as value * scale + adc_offset, rounded and cut to the type.
+
+    data_type: unsigned_short, signed_short, unsigned_int, signed_int or float. The header has what is given; entries
+    of None are left out. Raises InputError for other shapes and types, and if the file cannot be written.
+    """
+    image = as_array(image_data)
+    if image.ndim != 2:
+        raise InputError("image_data", image.shape, "an image (slow, fast)")
+    if data_type not in PIXEL_TYPES or byte_order not in _BYTE_ORDERS:
+        accepted = f"{', '.join(PIXEL_TYPES)}; {', '.join(_BYTE_ORDERS)}"
+        raise InputError("data_type, byte_order", (data_type, byte_order), accepted)
+    entries = {
+        "DIM": 2, "BYTE_ORDER": byte_order, "TYPE": data_type, "SIZE1": image.shape[1], "SIZE2": image.shape[0],
+        "PIXEL_SIZE": pixel_size_mm, "DISTANCE": distance_mm, "WAVELENGTH": wavelength_angstrom,
+        "BEAM_CENTER_X": beam_center_x_mm, "BEAM_CENTER_Y": beam_center_y_mm, "CLOSE_DISTANCE": close_distance_mm,
+        "PHI": phi_deg, "OSC_START": osc_start_deg, "OSC_RANGE": osc_range_deg, "TWOTHETA": twotheta_deg,
+        "DETECTOR_SN": detector_sn, "BEAMLINE": beamline, "CONVENTION": convention,
+    }  # fmt: skip
+    lines = [f"{key}={value};" for key, value in {"HEADER_BYTES": BLOCK, **entries}.items() if value is not None]
+    text = "{\n" + "\n".join(lines) + "\n}\f"
+    kind, values = PIXEL_TYPES[data_type], image * float(scale) + adc_offset
+    pixels = values if kind.startswith("f") else as_counts(values, kind, allow_loss=True)
+    with open_output(filepath, "image") as file:
+        file.write(text.encode("latin-1").ljust(BLOCK))
+        file.write(pixels.astype(_BYTE_ORDERS[byte_order] + kind).tobytes())
 
 
 def _split(content: bytes, path: str | os.PathLike[str], flag: str) -> tuple[HeaderText, bytes]:

@@ -21,7 +21,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.fields import naming
 from nanobrag_torch.io.fileformat import FileFormat, ImageOptions
 from nanobrag_torch.io.header_entries import MARK, experiment_of_entries, own_entries
-from nanobrag_torch.io.smv import BLOCK, HeaderText, is_smv, read_smv, read_smv_header, write_smv
+from nanobrag_torch.io.smv import BLOCK, HeaderText, is_smv, read_smv_header, read_smv_image, write_smv_image
 from nanobrag_torch.records.contents import HEADER
 from nanobrag_torch.records.experiment import (
     BeamData,
@@ -197,7 +197,7 @@ def _scan_entries(scan: ScanData, index: int) -> dict[str, Any]:
 def _read_image(path: Path, frame: int) -> ImageData:
     if frame != 0:
         raise InputError(f"{path}: frame", frame, "0, for a file of one image")
-    header, pixels = read_smv(path, flag="SMV image")
+    header, pixels = read_smv_image(path, flag="SMV image")
     return with_geometry(pixels, FORMAT.name, lambda: experiment_of_smv(header, str(path)))
 
 
@@ -205,7 +205,7 @@ def _write_image(path: Path, pixels: NDArray[Any], data: ExperimentData | None, 
     assert data is not None
     chosen = options.pixel_type or ("u2" if pixels.size == 0 or pixels.max() <= FORMAT.largest_count else "u4")
     counts = as_counts(pixels, chosen, options.allow_loss)
-    write_smv(path, counts, smv_header_text(data, chosen), flag="output file")
+    write_smv_image(path, counts, smv_header_text(data, chosen), flag="output file")
 
 
 FORMAT = FileFormat(

@@ -256,11 +256,13 @@ class Detector:
         if self.config.pix0_vector_mm is not None:
             return self._tensor(self.config.pix0_vector_mm) * MM
         along_fast, along_slow = self.beam_centre()
-        if self._pivot() is DetectorPivot.SAMPLE:
+        if self.pivot is DetectorPivot.SAMPLE:
             return turn @ (close * axes.normal - along_fast * axes.fast - along_slow * axes.slow)
         return distance * axes.beam - along_fast * in_plane[0] - along_slow * in_plane[1]
 
-    def _pivot(self) -> DetectorPivot:
+    @property
+    def pivot(self) -> DetectorPivot:
+        """What stays where it is when the detector turns: as configured, or by convention."""
         chosen = self.config.detector_pivot
         return CONVENTIONS[self.config.detector_convention].pivot if chosen is None else chosen
 

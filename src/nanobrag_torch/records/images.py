@@ -32,6 +32,11 @@ def with_geometry(pixels: NDArray[Any], kind: str, read: Callable[[], Experiment
         return ImageData(pixels, None, kind, no_geometry=str(error))
 
 
+def as_array(image: Any) -> NDArray[Any]:
+    """An image, array or tensor on any device, as an array."""
+    return np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
+
+
 def as_counts(pixels: NDArray[Any], pixel_type: str, allow_loss: bool = False) -> NDArray[Any]:
     """Pixels as whole numbers of a numpy type, such as u2.
 

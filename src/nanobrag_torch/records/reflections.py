@@ -16,6 +16,20 @@ Cell = tuple[float, float, float, float, float, float]
 """a, b, c (Angstrom), alpha, beta, gamma (degrees)."""
 
 
+class IndexLimits(dict[str, int]):
+    """h_min h_max k_min k_max l_min l_max of a table; h_range k_range l_range, how many each axis has, on asking.
+
+    >>> IndexLimits(h_min=-2, h_max=3, k_min=0, k_max=0, l_min=1, l_max=4)["h_range"]
+    6
+    """
+
+    def __missing__(self, name: str) -> int:
+        axis, _, what = name.partition("_")
+        if what != "range" or axis not in ("h", "k", "l"):
+            raise KeyError(name)
+        return self[f"{axis}_max"] - self[f"{axis}_min"] + 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reflections:
     """Amplitudes of unique reflections: a row each, in the order of the file.

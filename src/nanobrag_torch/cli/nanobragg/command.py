@@ -81,9 +81,12 @@ def _run(words: Sequence[str]) -> int:
 def _announce(prepared: Prepared, simulator: Simulator, warnings: Sequence[str]) -> None:
     """Print what is known before rendering; computed as a whole first, so that an error stands alone."""
     from nanobrag_torch.cli.nanobragg.corrections import correction_lines, scene_of
+    from nanobrag_torch.cli.nanobragg.echo import configuration_lines
     from nanobrag_torch.cli.nanobragg.report import opening_lines
 
     lines = [*opening_lines(prepared, simulator), *correction_lines(scene_of(prepared, simulator))]
+    if prepared.request.show_config:
+        lines += configuration_lines(simulator)
     for warning in warnings:
         print(f"{NAME}: warning: {warning}", file=sys.stderr)
     print("\n".join(lines), flush=True)
@@ -91,7 +94,7 @@ def _announce(prepared: Prepared, simulator: Simulator, warnings: Sequence[str])
 
 def _render_and_write(prepared: Prepared, simulator: Simulator) -> None:
     from nanobrag_torch.cli.nanobragg import outputs
-    from nanobrag_torch.cli.nanobragg.printout import printout_lines
+    from nanobrag_torch.cli.nanobragg.printout import printout_lines, trace_lines
     from nanobrag_torch.cli.nanobragg.report import closing_lines, speed_line
     from nanobrag_torch.cli.nanobragg.solid_angle import reported_solid_angle
 
@@ -101,7 +104,7 @@ def _render_and_write(prepared: Prepared, simulator: Simulator) -> None:
     complaint = outputs.write_dump(prepared)
     if complaint is not None:
         print(f"{NAME}: warning: {complaint}", file=sys.stderr)
-    for line in printout_lines(image, prepared, simulator):
+    for line in (*printout_lines(image, prepared, simulator), *trace_lines(prepared.request, simulator)):
         print(line)
     for line in closing_lines(results, prepared, simulator, reported_solid_angle(simulator)):
         print(line)

@@ -99,6 +99,10 @@ RUN: tuple[Flag, ...] = (
          config="CrystalConfig.shape", text="Gaussian spots, as wide along each axis as the crystal is short"),
     Flag(whole=("-gauss_star_xtal",), puts=_on_off("shape", "gauss_star"), stop=True, subject="crystal",
          config="CrystalConfig.shape", text="Gaussian spots, round in reciprocal space"),
+    Flag(whole=("-show_config", "-echo_config"), puts=_on_off("show_config", True), stop=True, subject="outputs",
+         text="print the configuration too, by crystal, detector and beam"),
+    Flag(whole=("-trace_pixel",), values=INT * 2, sets=("trace_s", "trace_f"), stop=True, subject="outputs",
+         unit="pixel", shown="SLOW FAST", text="print every intermediate value of this pixel, as nb trace does"),
     Flag(whole=("-misset_uniform",), puts=_on_off("misset_choice", "uniform"), stop=True, subject="rotation",
          config="CrystalConfig.misset_deg", text="random orientation, all orientations equally likely"),
 )  # fmt: skip
@@ -191,6 +195,8 @@ DETECTOR = (
          default="1024", config="DetectorConfig.spixels", text="pixels along the slow axis"),
     Flag(("-curved_det",), puts=_on_off("curved", True), subject="detector", config="DetectorConfig.curved_detector",
          text="every pixel at the same distance from the sample"),
+    Flag(whole=("-pixel_batch_size", "--pixel-batch-size"), values=INT, special="batch_size", subject="detector",
+         text="ignored, memory is bounded; with -compat c read as -pixel"),
     Flag(("-pixel",), values=REAL, sets=("pixel_mm",), subject="detector", unit="mm", default="0.1",
          config="DetectorConfig.pixel_size_mm", text="edge of a pixel"),
     Flag(("-point_pixel",), puts=_on_off("point_pixel", True), subject="detector", config="DetectorConfig.point_pixel",
@@ -322,6 +328,14 @@ FILES = (
     Flag(("-water",), values=REAL, sets=("water_um",), subject="background", unit="um", default="0",
          config="BeamConfig.water_size_um", text="edge of a cube of water around the crystal"),
 )  # fmt: skip
+
+LONGER = frozenset((
+    "-adcoffset", "-curved_detector", "-detector_absorb", "-detector_absorption", "-dumpfile", "-height", "-imgfile",
+    "-maskfile", "-matrix", "-molecular_weight", "-mosaic_domains", "-mosaic_spread", "-mosaicity", "-pix0_vector_mm",
+    "-pixel_size", "-pixelsize", "-sample_density", "-sample_height", "-sample_thickness", "-sample_width",
+    "-wavelength", "-xtal_height", "-xtal_thickness",
+))  # fmt: skip
+"""Spellings in use that say no more and no less than the row whose part they contain."""
 
 FLAGS: tuple[Flag, ...] = RUN + CRYSTAL + CENTRE + AXES + DETECTOR + BEAM + FILES
 

@@ -49,12 +49,12 @@ def ingest(words: Sequence[str], *, as_c_finds: bool) -> Ingested:
     as_c_finds: a key is its last appearance anywhere in the header, so that DISTANCE finds CLOSE_DISTANCE; else it is
     the entry of exactly that name. Raises InputError for files that cannot be read or are no SMV images.
     """
-    from nanobrag_torch.io.smv import read_smv, read_smv_header
+    from nanobrag_torch.io.smv import read_smv_header, read_smv_image
 
     mask_file, image_file = header_files(words)
     result = Ingested()
     if mask_file is not None:
-        header, result.mask = read_smv(mask_file, flag="-mask")
+        header, result.mask = read_smv_image(mask_file, flag="-mask")
         result.lines.append(f"reading {mask_file}")
         _apply(result.request, header, f"-mask {mask_file}", as_c_finds, flip=True)
     if image_file is not None:

@@ -114,18 +114,18 @@ def _noise(image: NDArray[np.float32], prepared: Prepared, roi: Roi) -> NoiseIma
 def write_results(results: Results, prepared: Prepared, simulator: Simulator) -> list[tuple[str, int]]:
     """Write every image, all or none, and name each file with its size in bytes. Raises InputError."""
     from nanobrag_torch.io.floatimage import write_float_image
-    from nanobrag_torch.io.pgm import write_pgm
-    from nanobrag_torch.io.smv import format_header, write_smv
+    from nanobrag_torch.io.pgm import write_pgm_bytes
+    from nanobrag_torch.io.smv import format_header, write_smv_image
 
     header = format_header(smv_header(prepared, simulator))
     with OutputSet() as outputs:
         files = {flag: outputs.open(path, flag) for flag, path in output_files(prepared.request)}
         write_float_image(files["-floatfile"], results.image)
-        write_smv(files["-intfile"], results.counts, header, flag="-intfile")
+        write_smv_image(files["-intfile"], results.counts, header, flag="-intfile")
         if results.grey is not None:
-            write_pgm(files["-pgmfile"], results.grey, results.pgm_scale)
+            write_pgm_bytes(files["-pgmfile"], results.grey, results.pgm_scale)
         if results.noise is not None:
-            write_smv(files["-noisefile"], results.noise.counts, header, flag="-noisefile")
+            write_smv_image(files["-noisefile"], results.noise.counts, header, flag="-noisefile")
         if "-pngfile" in files:
             _write_png(files["-pngfile"], results, simulator)
     return [(path, _size(path)) for _, path in output_files(prepared.request)]

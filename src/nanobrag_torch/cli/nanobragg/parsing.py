@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-from nanobrag_torch.cli.nanobragg.flags import FLAGS, RUN, Flag
+from nanobrag_torch.cli.nanobragg.flags import FLAGS, LONGER, RUN, Flag
 from nanobrag_torch.cli.nanobragg.request import Request
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.errors import InputError
@@ -58,10 +58,15 @@ def apply_words(
     """
     known: set[int] = set()
     claimed: set[int] = set()
+    spellings = LONGER.union(*(flag.names for flag in table))
     for at, word in enumerate(words):
         place = _Place(words, at, as_c_reads, claimed)
+        before = len(request.fired)
         if word.startswith("-") and _apply_word(request, place, compat, table):
             known.add(at)
+            if word not in spellings:
+                taken = ", ".join(request.fired[before:])
+                request.warnings.append(f"{word!r} is no flag; it is taken for {taken}, as the C program takes it")
     request.warnings += _unclaimed(words, known | claimed, table)
 
 
@@ -226,9 +231,20 @@ def _stol(request: Request, flag: Flag, place: _Place) -> bool:
     return False
 
 
+def _batch_size(request: Request, flag: Flag, place: _Place) -> bool:
+    """A flag of another program; -pixel is a part of it, and the C program reads that."""
+    if place.as_c_reads:
+        request.warnings.append(f"{place.word} is read as -pixel, as the C program reads it: the edge of a pixel in mm")
+        return False
+    place.take(flag.values)
+    request.warnings.append(f"{place.word} is ignored: memory is bounded, whatever the size of the image")
+    return True
+
+
 Effect = Callable[[Request, Flag, _Place], bool]
 SPECIAL: dict[str, Effect] = {
     "cell": _cell, "misset": _misset, "pivot": _pivot, "detector_abs": _detector_abs, "energy": _energy, "stol": _stol,
+    "batch_size": _batch_size,
 }  # fmt: skip
 """Effects that the columns of the table cannot say; each answers whether no later row may see the word."""
 

@@ -81,11 +81,13 @@ def _check_profiles(request: Request) -> None:
 
 
 def _check_printout(request: Request, plane: Plane) -> None:
-    if request.printout_f is None or request.printout_s is None:
-        return
-    if not (0 <= request.printout_f < plane.fpixels and 0 <= request.printout_s < plane.spixels):
-        accepted = f"fast 0 to {plane.fpixels - 1}, slow 0 to {plane.spixels - 1}"
-        raise InputError("-printout_pixel", (request.printout_f, request.printout_s), accepted)
+    accepted = f"fast 0 to {plane.fpixels - 1}, slow 0 to {plane.spixels - 1}"
+    for flag, fast, slow in (
+        ("-printout_pixel", request.printout_f, request.printout_s),
+        ("-trace_pixel", request.trace_f, request.trace_s),
+    ):
+        if fast is not None and slow is not None and not (0 <= fast < plane.fpixels and 0 <= slow < plane.spixels):
+            raise InputError(flag, f"fast {fast}, slow {slow}", accepted)
 
 
 def _stars(request: Request) -> list[list[float]] | None:
@@ -101,13 +103,11 @@ def _sources(request: Request) -> NDArray[np.float64] | None:
     """The table X Y Z I lambda(m) of -sourcefile with its defaults filled in (4.2)."""
     if request.sourcefile is None:
         return None
-    import numpy as np
-
+    from nanobrag_torch.io.source import with_defaults
     from nanobrag_torch.io.sourcefile import read_sourcefile
 
-    table = read_sourcefile(request.sourcefile)
     far = [-SOURCE_DISTANCE_M * x for x in settings.beam_direction(request)]
-    table = np.where(np.isnan(table), [*far, 1.0, request.lambda_A * ANGSTROM], table)
+    table = with_defaults(read_sourcefile(request.sourcefile), far, request.lambda_A * ANGSTROM)
     if not table[:, :3].any(1).all():
         raise InputError("-sourcefile", request.sourcefile, "sources that are not at the sample (0 0 0)")
     if (table[:, 3] < 0).any() or not table[:, 3].sum() > 0:

@@ -1,4 +1,4 @@
-"""The intermediate values of -printout: those of the last step of each pixel (reference-behaviour 12.1)."""
+"""The intermediate values of -printout, of the last step of each pixel (reference-behaviour 12.1); -trace_pixel."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from nanobrag_torch.cli.nanobragg.prepared import Prepared
+from nanobrag_torch.cli.nanobragg.request import Request
 from nanobrag_torch.units import R_E_SQUARED
 
 if TYPE_CHECKING:
@@ -47,6 +48,17 @@ def printout_lines(image: NDArray[np.float32], prepared: Prepared, simulator: Si
     for start in range(0, pixels.numel(), CHUNK):
         table = pixel_values(pixels[start : start + CHUNK].numpy(), image, simulator)
         yield from (_BLOCK % tuple(row) for row in table.tolist())
+
+
+def trace_lines(request: Request, simulator: Simulator) -> Iterator[str]:
+    """What -trace_pixel asks for: the lines of `nb trace` for that pixel, in the precision of the run."""
+    if request.trace_s is None or request.trace_f is None:
+        return
+    from nanobrag_torch.validation.trace import trace_pixel
+    from nanobrag_torch.validation.tracelog import log_lines
+
+    yield f"Tracing pixel (slow={request.trace_s}, fast={request.trace_f})"
+    yield from log_lines(trace_pixel(simulator, request.trace_s, request.trace_f))
 
 
 def pixel_values(pixels: NDArray[np.int64], image: NDArray[np.float32], simulator: Simulator) -> NDArray[np.float64]:

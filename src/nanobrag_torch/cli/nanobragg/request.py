@@ -24,6 +24,9 @@ class Request:
     printout: bool = False
     printout_f: int | None = None
     printout_s: int | None = None
+    show_config: bool = False
+    trace_s: int | None = None
+    trace_f: int | None = None
     # crystal
     Na: int = 1
     Nb: int = 1

@@ -24,6 +24,7 @@ class StructureFactors:
     count: int = 0
     from_dump: bool = False
     non_integer: list[tuple[str, float]] = field(default_factory=list)
+    tidied: bool = False  # lines of text were skipped, or columns past the fourth
 
 
 def structure_factors(request: Request, *, stop_at_text: bool) -> StructureFactors:
@@ -35,7 +36,9 @@ def structure_factors(request: Request, *, stop_at_text: bool) -> StructureFacto
         from nanobrag_torch.io.hkl import read_hkl_arrays
 
         table = read_hkl_arrays(request.hklfile, request.default_F, stop_at_text=stop_at_text)
-        return StructureFactors(table.grid, table.metadata, table.count, non_integer=table.non_integer)
+        return StructureFactors(
+            table.grid, table.metadata, table.count, non_integer=table.non_integer, tidied=table.tidied
+        )
     if Path(request.dumpfile).exists():
         return _from_dump(request)
     if request.default_F == 0:
@@ -76,7 +79,7 @@ def structure_lines(request: Request, table: StructureFactors) -> Iterator[str]:
 
 def comments_cost_reflections(request: Request, table: StructureFactors) -> bool:
     """Whether the C program would have read another table, because it stops at a comment (D27)."""
-    if request.hklfile is None or b"#" not in Path(request.hklfile).read_bytes():
+    if request.hklfile is None or not (table.tidied or b"#" in Path(request.hklfile).read_bytes()):
         return False
     import numpy as np
 

@@ -21,6 +21,7 @@ def ineffective(prepared: Prepared) -> list[str]:
     request = prepared.request
     return [
         *_inert(request),
+        *_size(request),
         *_convention(request),
         *_centre(request),
         *_axes(request),
@@ -34,6 +35,12 @@ def _inert(request: Request) -> Iterator[str]:
     for flag in FLAGS:
         if flag.inert and flag.names[0] in request.fired:
             yield f"{flag.names[0]} has no effect: {flag.inert}"
+
+
+def _size(request: Request) -> Iterator[str]:
+    """A crystal that nobody measured is one cell, whose spots are as wide as the space between them."""
+    if not {"-N", "-Na", "-Nb", "-Nc"} & set(request.fired) and not any(settings.sample_sizes(request)):
+        yield "without -N the crystal is one unit cell along each axis, as in the C program"
 
 
 def _convention(request: Request) -> Iterator[str]:
