@@ -59,8 +59,8 @@ def through_modes(charge: Tensor, normal: Tensor, config: GainModesConfig) -> Te
     if not config.packed:
         return (adu - pedestal) / gain
     bits = torch.tensor(MODE_BITS[: len(config.gains)], dtype=torch.float64, device=charge.device)[mode]
-        photons: Tensor = (adu - pedestal) / gain
-        return photons
+    packed: Tensor = adu + bits * steps
+    return packed
 
 
 def whole_numbers(adu: Tensor, rounding: str) -> Tensor:
