@@ -42,6 +42,8 @@ def plan_of(tree=STILLS, **parts):
         ({"lattices": {"number": {"choice": [1, 2], "weights": [1]}}}, ["weights", "2 weights"]),
         ({"detector": {"preset": "eiger"}}, ["detector.preset, detector.file, detector.pixels", "one of the three"]),
         ({"beam": {"bandwidth_pct": 0.5}}, ["beam.lines", "2 wavelengths or more"]),
+        ({"response": {"psf": "gauss"}}, ["response.psf, response.psf_fwhm_um", "both, or neither"]),
+        ({"response": {"gian": 2}}, ["response.gian", "gain (nearest)"]),
         ({"scan": {"frames": 4}}, ["dataset.images", "whole scans of 4"]),
         ({"output": {"recorded": False, "expected": False}}, ["output.recorded", "one of them"]),
         ({"output": {"pixel_type": "int8"}}, ["output.pixel_type", "uint16"]),

@@ -14,6 +14,8 @@ from nanobrag_torch.datasets.render import Renderer
 from nanobrag_torch.experiment import Experiment
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
+from nanobrag_torch.physics.lattice_factor import Profile, lattice_factor
+from nanobrag_torch.response.chain import Response
 
 
 def simulated(renderer, image):
@@ -159,6 +161,19 @@ def test_partiality_is_one_on_the_sphere_and_falls_as_the_shape_does():
     assert np.allclose(table["partiality"][own], np.exp(-2 * width * miss**2), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("profile", list(Profile))
+def test_the_lattice_factor_of_the_labels_is_that_of_the_physics(profile):
+    generator = np.random.default_rng(3)
+    distance = generator.uniform(-0.5, 0.5, (200, 3)) * generator.choice([1.0, 0.05, 1e-12], (200, 1))
+    metric = np.diag([5.0, 7.0, 4.0])
+    if profile is not Profile.GRATING:
+        metric = metric @ metric + np.array([[0, 2.0, 1], [2, 0, 3], [1, 3, 0]])
+    exact = lattice_factor(torch.from_numpy(distance), profile, torch.from_numpy(metric)) ** 2
+    exact /= lattice_factor(torch.zeros(3, dtype=torch.float64), profile, torch.from_numpy(metric)) ** 2
+    ours = [spots.squared_factor(*d, int(profile), metric) for d in distance]
+    assert np.allclose(ours, exact.numpy(), rtol=1e-6, atol=1e-12)
+
+
 def test_classes_of_pixels_say_what_they_show():
     saturation = {"saturation": 60}
     renderer, frame, recorded, labels = labelled(changed(STILLS, response=saturation), 1)
@@ -179,6 +194,30 @@ def test_counts_are_poisson_about_what_is_expected():
     count = counts.size
     assert abs(counts.mean() - 20) < 4 * np.sqrt(20 / count)
     assert abs(counts.var() - 20) < 4 * np.sqrt((20 + 2 * 400) / count)
+
+
+def test_the_response_of_the_recipe_is_that_of_the_response():
+    """Against the chain itself on the image without a response; the point spread reaches the labels too."""
+    words = {
+        "psf": "gauss",
+        "psf_fwhm_um": 900.0,
+        "gain": 3.0,
+        "pedestal": 20.0,
+        "readout_noise": 2.0,
+        "beamstop_mm": 2.0,
+    }
+    bare, whole = Renderer(changed(STILLS)), Renderer(changed(STILLS, response=words))
+    before, after = bare.frame(1), whole.frame(1)
+    config = whole.recipe.response.config("uint16", None, (600.0, 600.0))
+    response = Response(config, geometry=whole._geometry)
+    image = torch.from_numpy(before.expected).reshape(bare.image_shape)
+    assert np.allclose(after.expected, response.photons(image).numpy().ravel(), rtol=1e-4, atol=1e-3)
+    seed = whole.recipe.dataset.seed
+    apart = response.record(image, seed, 1).numpy().ravel().astype(float) - whole.record(after)
+    assert np.abs(apart).mean() < 0.1  # roundings of the mean may move a count
+    spread = labels_of(whole, after, whole.record(after)).spots
+    sharp = labels_of(bare, before, bare.record(before)).spots
+    assert np.median(spread["fast1"] - spread["fast0"]) > np.median(sharp["fast1"] - sharp["fast0"])
 
 
 def test_water_is_that_of_the_simulator():

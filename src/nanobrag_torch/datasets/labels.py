@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from nanobrag_torch.config import CrystalShape
 from nanobrag_torch.datasets import spots
 from nanobrag_torch.datasets.render import Frame, Lattice, Renderer
-from nanobrag_torch.physics.lattice_factor import PROFILES, lattice_factor
+from nanobrag_torch.physics.lattice_factor import PROFILES
 from nanobrag_torch.units import ANGSTROM
 
 Reals = NDArray[np.float64]
@@ -128,28 +127,19 @@ def predicted(
     From the geometry alone: for every wavelength and lattice of the stack the point of the Ewald sphere nearest to the
     reflection, weighted as it contributes.
     """
-    plan, stack = frame.plan, lattice.stack
-    stars = np.linalg.inv(stack)  # columns a*, b*, c*
-    q = np.einsum("kij,nj->nki", stars, hkl)  # [n, K, 3]
+    plan, count = frame.plan, len(hkl)
     profile = PROFILES[CrystalShape(renderer.recipe.crystal[lattice.plan.crystal].shape)]
-    matrix = torch.from_numpy(lattice.shape)
-    centre = float(lattice_factor(torch.zeros(3, dtype=torch.float64), profile, matrix)) ** 2
-    total, rays, weights = np.zeros((len(hkl), len(stack))), np.zeros((len(hkl), 3)), np.zeros(len(hkl))
-    for wavelength, share in zip(plan.wavelengths_A * ANGSTROM, plan.weights, strict=True):
-        ray = frame.incident / wavelength + q
-        length = np.linalg.norm(ray, axis=-1)
-        ray /= length[..., None]
-        miss = np.einsum("kij,nkj->nki", stack, ray * (1 / wavelength - length)[..., None])
-        near = np.abs(miss).max(-1) < 0.5
-        factor = lattice_factor(torch.from_numpy(np.where(near[..., None], miss, 0.0)), profile, matrix).numpy() ** 2
-        excited = share * lattice.weights * np.where(near, factor, 0.0) / centre
-        total += excited
-        rays += np.einsum("nk,nki->ni", excited, ray)
-        weights += excited.sum(1)
-    middle = np.linalg.norm(hkl @ np.linalg.inv(lattice.middle).T, axis=1)
+    stack = np.ascontiguousarray(lattice.stack)
+    stars = np.linalg.inv(stack)  # columns a*, b*, c*
     angles = np.repeat(plan.phi_deg, len(stack) // len(plan.phi_deg))
-    sure = np.maximum(weights, np.finfo(np.float64).tiny)
-    return _on_panel(renderer, frame, rays, panel), weights, total @ angles / sure, 1 / (middle * ANGSTROM)
+    sums = np.zeros((count, 5))
+    for wavelength, share in zip(plan.wavelengths_A * ANGSTROM, plan.weights, strict=True):
+        beam = frame.incident / wavelength
+        spots.add_excited(sums, hkl, stack, stars, beam, share * lattice.weights, angles, int(profile), lattice.shape)
+    middle = np.linalg.norm(hkl @ np.linalg.inv(lattice.middle).T, axis=1)
+    partiality = sums[:, spots.EXCITED]
+    angle = sums[:, spots.ANGLE] / np.maximum(partiality, np.finfo(np.float64).tiny)
+    return _on_panel(renderer, frame, sums[:, :3], panel), partiality, angle, 1 / (middle * ANGSTROM)
 
 
 def _on_panel(renderer: Renderer, frame: Frame, rays: Reals, panel: NDArray[np.int32]) -> Reals:

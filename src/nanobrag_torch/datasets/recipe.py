@@ -19,6 +19,14 @@ from typing import Any, TypeVar
 from nanobrag_torch.datasets.draws import Draw, Fixed, Reals, read_draw
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import read_input
+from nanobrag_torch.response.config import (
+    CALIBRATION_SEED,
+    COUNTERS,
+    BeamStopConfig,
+    CountRateConfig,
+    ResponseConfig,
+    SpreadConfig,
+)
 
 Draws = tuple[Draw, ...]
 T = TypeVar("T")
@@ -136,8 +144,43 @@ class BackgroundPart:
 class ResponsePart:
     """What the detector makes of photons."""
 
-    noise: bool = True
-    saturation: float = plain(0.0, low=0.0)  # 0: what the pixel's type holds
+    noise: bool = True  # count whole photons
+    beamstop_mm: float = plain(0.0, low=0.0)  # diameter; 0: none
+    beamstop_distance_mm: float = plain(20.0, low=1e-3)
+    psf: str = plain("none", accepted=("none", "gauss", "fiber", "moffat"))
+    psf_fwhm_um: float = plain(0.0, low=0.0)
+    psf_beta: float = plain(2.5, low=1.0)
+    flicker: float = plain(0.0, low=0.0)  # rms of the source, one deviate an image
+    calibration: float = plain(0.0, low=0.0)  # rms of the sensitivity of pixels, the same in every image
+    calibration_seed: int = plain(CALIBRATION_SEED, low=0)  # which detector
+    dead_time_s: float = plain(0.0, low=0.0)
+    frame_time_s: float = plain(1.0, low=1e-12)
+    counter: str = plain("nonparalysable", accepted=COUNTERS)
+    gain: float = plain(1.0, low=1e-12)  # ADU a photon
+    readout_noise: float = plain(0.0, low=0.0)  # ADU
+    pedestal: float = plain(0.0)  # ADU
+    saturation: float = plain(0.0, low=0.0)  # ADU; 0: what the pixel's type holds
+    masked_value: float = plain(0.0)  # ADU of pixels that are not there
+
+    def config(self, pixel_type: str, mask: Any, pixel_size_um: tuple[float, float]) -> ResponseConfig:
+        """The response that these numbers describe, for an image whose mask [...] is True where a pixel records."""
+        spread = (
+            SpreadConfig(shape=self.psf, fwhm_um=self.psf_fwhm_um, beta=self.psf_beta) if self.psf != "none" else None
+        )
+        rate = {"dead_time_s": self.dead_time_s, "frame_time_s": self.frame_time_s, "counter": self.counter}
+        stop = {"diameter_mm": self.beamstop_mm, "distance_mm": self.beamstop_distance_mm}
+        shared = ("flicker", "calibration", "calibration_seed", "gain", "readout_noise", "pedestal", "masked_value")
+        return ResponseConfig(
+            beamstop=BeamStopConfig(**stop) if self.beamstop_mm else None,
+            spread=spread,
+            counting=self.noise,
+            count_rate=CountRateConfig(**rate) if self.dead_time_s else None,  # type: ignore[arg-type]
+            dtype=pixel_type,
+            saturation=self.saturation or None,
+            mask=mask,
+            pixel_size_um=pixel_size_um,
+            **{name: getattr(self, name) for name in shared},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,6 +423,9 @@ def _require_sense(recipe: Recipe) -> None:
         raise InputError("detector.distance_mm", None, "a distance or a distribution of it")
     if not recipe.output.recorded and not recipe.output.expected:
         raise InputError("output.recorded, output.expected", (False, False), "one of them at least")
+    if (recipe.response.psf == "none") != (recipe.response.psf_fwhm_um == 0):
+        found = (recipe.response.psf, recipe.response.psf_fwhm_um)
+        raise InputError("response.psf, response.psf_fwhm_um", found, "both, or neither")
     if recipe.beam.lines == 1 and _largest(recipe.beam.bandwidth_pct) > 0:
         raise InputError("beam.lines", 1, "2 wavelengths or more for a bandwidth")
     for crystal in recipe.crystal:

@@ -35,7 +35,7 @@ from nanobrag_torch.physics.lattice_factor import PROFILES, amplitude, shape_mat
 from nanobrag_torch.physics.mosaicity import quadrature_nodes
 from nanobrag_torch.physics.polarization import polarization_matrix
 from nanobrag_torch.records.experiment import ExperimentData
-from nanobrag_torch.response.photons import poisson_counts
+from nanobrag_torch.response.chain import Response
 from nanobrag_torch.units import ANGSTROM, MICRON, MM, R_E_SQUARED
 
 Reals = NDArray[np.float64]
@@ -60,7 +60,7 @@ class Lattice:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One image, noiseless; every image is flat over [panel, slow, fast]."""
+    """One image, noiseless, as photons reach the pixels: behind shadow and point spread; flat over its pixels."""
 
     plan: ImagePlan
     lattices: tuple[Lattice, ...]
@@ -82,6 +82,7 @@ class Renderer:
         self._scene, self._options, self._beam = self._template()
         self._unit_water: tuple[bytes, Image] | None = None
         self.good = good_pixels(self.data)
+        self.optics, self.readout = self._responses()
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -110,7 +111,7 @@ class Renderer:
             plan = self.plan.image(image)
             scene = self._of_image(plan)
             lattices = tuple(self._lattice(plan, lattice, scene) for lattice in plan.lattices)
-            background = self._background(plan, scene)
+            background = self._reached(self._background(plan, scene))
         expected = background.copy()
         for lattice in lattices:
             expected += lattice.photons
@@ -121,14 +122,10 @@ class Renderer:
 
     def record(self, frame: Frame) -> NDArray[np.generic]:
         """What the detector records of a frame, in the recipe's type of pixel; flat over [panel, slow, fast]."""
-        recipe, photons = self.recipe, torch.from_numpy(frame.expected)
+        photons = torch.from_numpy(frame.expected).reshape(self.image_shape)
         with one_thread():
-            if recipe.response.noise:
-                counts = poisson_counts(photons[None], recipe.dataset.seed, first_image=frame.plan.image)[0].numpy()
-            else:
-                counts = np.rint(frame.expected.astype(np.float64))
-        kind = np.dtype(recipe.output.pixel_type)
-        return np.asarray(np.minimum(counts, self.saturation)).astype(kind)
+            recorded = self.readout.record(photons, self.recipe.dataset.seed, frame.plan.image)
+        return recorded.numpy().reshape(-1)
 
     @property
     def saturation(self) -> float:
@@ -142,8 +139,30 @@ class Renderer:
         placeholder = {"cell_a": 100.0, "N_cells": (10, 10, 10), "oversample": 1, "phi_steps": 1}
         experiment = Experiment(data=self.data, options={**placeholder, "fluence": 1 / R_E_SQUARED})
         simulator = experiment.simulator(0, dtype=dtype, threads=1)
+        self._geometry = simulator.geometry
         with one_thread(), torch.no_grad():
             return simulator.scene(), simulator.options(), simulator.beam
+
+    def _responses(self) -> tuple[Response | None, Response]:
+        """What happens to photons on their way, None if nothing, and what the detector makes of them."""
+        size = self.pixel_size[0] / MICRON
+        if (self.pixel_size != self.pixel_size[0]).any() and self.recipe.response.psf != "none":
+            raise InputError(
+                "response.psf", self.recipe.response.psf, "none, where panels have pixels of several sizes"
+            )
+        mask = None if self.good.all() else self.good.reshape(self.image_shape)
+        whole = self.recipe.response.config(self.recipe.output.pixel_type, mask, (float(size[0]), float(size[1])))
+        readout = Response(replace(whole, beamstop=None, spread=None))
+        if whole.beamstop is None and whole.spread is None:
+            return None, readout
+        return Response(whole, geometry=self._geometry), readout
+
+    def _reached(self, photons: Image) -> Image:
+        """What comes through the shadow of the beam stop and the point spread of a flat image."""
+        if self.optics is None:
+            return photons
+        image = torch.from_numpy(photons).reshape(self.image_shape)
+        return self.optics.photons(image).clamp(min=0).numpy().reshape(-1)
 
     def _of_image(self, plan: ImagePlan) -> Scene:
         """The scene of an image but for its crystals: detector and beam where they were drawn to be."""
@@ -179,7 +198,7 @@ class Renderer:
         stars, volume = torch.linalg.inv(straight).T.contiguous(), torch.linalg.det(straight)
         matrix = shape_matrix(shape, cells, torch.ones((), dtype=torch.float64), stars, volume)
         repeated = np.tile(weights, len(turns)) / len(turns)
-        photons = self._rendered(plan, lattice, material, scene, (shape, matrix, stack, repeated))
+        photons = self._reached(self._rendered(plan, lattice, material, scene, (shape, matrix, stack, repeated)))
         middle = (phi_turns(plan, np.array(self.recipe.scan.axis), middle=True)[0] @ columns).T
         return Lattice(lattice, stack, repeated, matrix.numpy(), middle, photons)
 

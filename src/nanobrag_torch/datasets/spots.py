@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nanobrag_torch.compilation import compiled
+from nanobrag_torch.physics.lattice_factor import TOPHAT_LIMIT, Profile
 
 Array = np.ndarray[Any, Any]
 
@@ -26,6 +27,12 @@ BACKGROUND, SPOT, OVERLAP, MASKED, SATURATED = range(5)
 FAST0, FAST1, SLOW0, SLOW1, PANEL = range(5)
 # columns of the table of sums over a reflection's own pixels
 TOTAL, PEAK, INSIDE, FAST_MOMENT, SLOW_MOMENT = range(5)
+
+# columns of the table of sums over steps; the first three are the direction of the ray
+EXCITED, ANGLE = 3, 4
+GRATING, SPHERE, GAUSS = int(Profile.GRATING), int(Profile.SPHERE), int(Profile.GAUSS)
+DARK = 100.0
+"""Exponent from which a Gaussian is nothing, long before it is a number that processors are slow with."""
 
 
 @compiled()
@@ -149,3 +156,64 @@ def classify(
             classes[place] = OVERLAP if spots[place] >= 0 else SPOT
             if photons[place] > best[place]:
                 best[place], spots[place] = photons[place], first + own
+
+
+@compiled()
+def squared_factor(h: float, k: float, l: float, profile: int, matrix: Array) -> float:
+    """L^2 over that at the centre, at a distance of h, k, l: physics.lattice_factor, a number at a time."""
+    if profile == GRATING:
+        return (_grating(h, matrix[0, 0]) * _grating(k, matrix[1, 1]) * _grating(l, matrix[2, 2])) ** 2
+    x = h * (matrix[0, 0] * h + 2 * matrix[0, 1] * k + 2 * matrix[0, 2] * l)
+    x += k * (matrix[1, 1] * k + 2 * matrix[1, 2] * l) + l * matrix[2, 2] * l
+    if profile == GAUSS:
+        return np.exp(-2 * x) if x < DARK else 0.0
+    if profile == SPHERE:
+        r = np.pi * np.sqrt(x)
+        return (1 - 0.1 * r * r) ** 2 if r < 1e-2 else (3 * (np.sin(r) - r * np.cos(r)) / r**3) ** 2
+    return 1.0 if x < TOPHAT_LIMIT else 0.0
+
+
+@compiled()
+def _grating(d: float, cells: float) -> float:
+    """sin(pi N d) / (N sin(pi d))."""
+    return np.sin(np.pi * cells * d) / (cells * np.sin(np.pi * d)) if abs(d) > 1e-9 else 1.0
+
+
+@compiled()
+def add_excited(
+    sums: Array,
+    hkl: Array,
+    stack: Array,
+    stars: Array,
+    beam: Array,
+    weights: Array,
+    angles: Array,
+    profile: int,
+    matrix: Array,
+) -> None:
+    """Add to sums [n, 5] of reflections [n, 3] what each lattice [K, 3, 3] contributes: its ray, weight and angle.
+
+    The nearest point of the Ewald sphere lies along s0 + q, with `beam` [3] = s0 in 1/m and the columns a*, b*, c* of
+    `stars` [K, 3, 3]; the weight is that of the lattice times the squared factor there. A point that is nearer to
+    another reflection counts for nothing.
+    """
+    radius = np.sqrt(beam[0] * beam[0] + beam[1] * beam[1] + beam[2] * beam[2])
+    for i in range(hkl.shape[0]):
+        h, k, l = hkl[i, 0], hkl[i, 1], hkl[i, 2]
+        for step in range(weights.size):
+            star, rows = stars[step], stack[step]
+            x = beam[0] + star[0, 0] * h + star[0, 1] * k + star[0, 2] * l
+            y = beam[1] + star[1, 0] * h + star[1, 1] * k + star[1, 2] * l
+            z = beam[2] + star[2, 0] * h + star[2, 1] * k + star[2, 2] * l
+            length = np.sqrt(x * x + y * y + z * z)
+            excess = radius / length - 1
+            dh = excess * (rows[0, 0] * x + rows[0, 1] * y + rows[0, 2] * z)
+            dk = excess * (rows[1, 0] * x + rows[1, 1] * y + rows[1, 2] * z)
+            dl = excess * (rows[2, 0] * x + rows[2, 1] * y + rows[2, 2] * z)
+            if max(abs(dh), abs(dk), abs(dl)) < 0.5:
+                weight = weights[step] * squared_factor(dh, dk, dl, profile, matrix)
+                sums[i, 0] += weight * x / length
+                sums[i, 1] += weight * y / length
+                sums[i, 2] += weight * z / length
+                sums[i, EXCITED] += weight
+                sums[i, ANGLE] += weight * angles[step]
