@@ -14,7 +14,7 @@ def stills(tmp_path_factory):
     """A finished folder of six stills in three shards."""
     folder = open_folder(tmp_path_factory.mktemp("stills") / "set", changed(STILLS))
     engine.run(folder, engine.in_this_process).raise_failures()
-    folder.write_manifest()
+    assert engine.finish(folder)
     return folder
 
 
@@ -23,5 +23,5 @@ def scan(tmp_path_factory):
     """A finished folder of a scan of six frames in two shards."""
     folder = open_folder(tmp_path_factory.mktemp("scan") / "set", changed(SCAN))
     engine.run(folder, engine.in_this_process).raise_failures()
-    folder.write_manifest()
+    assert engine.finish(folder)
     return folder

@@ -170,7 +170,7 @@ def test_the_lattice_factor_of_the_labels_is_that_of_the_physics(profile):
         metric = metric @ metric + np.array([[0, 2.0, 1], [2, 0, 3], [1, 3, 0]])
     exact = lattice_factor(torch.from_numpy(distance), profile, torch.from_numpy(metric)) ** 2
     exact /= lattice_factor(torch.zeros(3, dtype=torch.float64), profile, torch.from_numpy(metric)) ** 2
-    ours = [spots.squared_factor(*d, int(profile), metric) for d in distance]
+    ours = [spots.squared_factor(d[0], d[1], d[2], int(profile), metric) for d in distance]
     assert np.allclose(ours, exact.numpy(), rtol=1e-6, atol=1e-12)
 
 

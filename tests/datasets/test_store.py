@@ -64,7 +64,7 @@ def test_shards_of_two_hosts_make_one_data_set(stills, tmp_path):
         shutil.copy(path, tmp_path / "first" / "shards")
     first = open_folder(tmp_path / "first")
     assert first.missing() == []
-    first.write_manifest()
+    assert engine.finish(first)
     assert (tmp_path / "first" / "manifest.json").read_bytes() == (stills.path / "manifest.json").read_bytes()
 
 

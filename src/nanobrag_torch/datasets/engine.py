@@ -19,6 +19,7 @@ from nanobrag_torch.datasets.claims import claimed
 from nanobrag_torch.datasets.render import Renderer
 from nanobrag_torch.datasets.shards import make_shard
 from nanobrag_torch.datasets.store import Folder, open_folder
+from nanobrag_torch.datasets.truth import write_masters
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.workers import Place
 
@@ -149,6 +150,18 @@ def run(folder: Folder, engine: Engine, shards: Sequence[int] | None = None) -> 
                 break
             time.sleep(WAIT_SECONDS)
     return tally
+
+
+def finish(folder: Folder) -> bool:
+    """Write masters and manifest if every shard is there; whether it is.
+
+    Ranks and single shards all come here: the files are the same whoever writes them, and appear whole.
+    """
+    if folder.missing():
+        return False
+    write_masters(folder, _prepared(str(folder.path), folder.fingerprint)[1])
+    folder.write_manifest()
+    return True
 
 
 def order_of_ranks(folder: Folder, place: Place) -> list[int]:

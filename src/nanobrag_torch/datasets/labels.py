@@ -8,6 +8,7 @@ centre, a mean over everything that was rendered: wavelengths, steps of the rota
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from nanobrag_torch.physics.lattice_factor import PROFILES
 from nanobrag_torch.units import ANGSTROM
 
 Reals = NDArray[np.float64]
-Columns = dict[str, NDArray[np.generic]]
+Columns = dict[str, NDArray[Any]]
 
 VISIBLE_SIGMAS = 3.0
 """A spot is visible whose photons are this many times the square root of all photons in its box."""

@@ -167,14 +167,18 @@ class ResponsePart:
         spread = (
             SpreadConfig(shape=self.psf, fwhm_um=self.psf_fwhm_um, beta=self.psf_beta) if self.psf != "none" else None
         )
-        rate = {"dead_time_s": self.dead_time_s, "frame_time_s": self.frame_time_s, "counter": self.counter}
-        stop = {"diameter_mm": self.beamstop_mm, "distance_mm": self.beamstop_distance_mm}
+        rate: dict[str, Any] = {
+            "dead_time_s": self.dead_time_s,
+            "frame_time_s": self.frame_time_s,
+            "counter": self.counter,
+        }
+        stop: dict[str, Any] = {"diameter_mm": self.beamstop_mm, "distance_mm": self.beamstop_distance_mm}
         shared = ("flicker", "calibration", "calibration_seed", "gain", "readout_noise", "pedestal", "masked_value")
         return ResponseConfig(
             beamstop=BeamStopConfig(**stop) if self.beamstop_mm else None,
             spread=spread,
             counting=self.noise,
-            count_rate=CountRateConfig(**rate) if self.dead_time_s else None,  # type: ignore[arg-type]
+            count_rate=CountRateConfig(**rate) if self.dead_time_s else None,
             dtype=pixel_type,
             saturation=self.saturation or None,
             mask=mask,
@@ -405,9 +409,24 @@ def _tree(part: Any) -> dict[str, Any]:
 
 def _require_sense(recipe: Recipe) -> None:
     """What each part says fits what the others say."""
-    scan, detector = recipe.scan, recipe.detector
+    scan = recipe.scan
     if scan.frames and recipe.dataset.images % scan.frames:
         raise InputError("dataset.images", recipe.dataset.images, f"whole scans of {scan.frames} frames")
+    _require_detector(recipe.detector)
+    if not recipe.output.recorded and not recipe.output.expected:
+        raise InputError("output.recorded, output.expected", (False, False), "one of them at least")
+    if (recipe.response.psf == "none") != (recipe.response.psf_fwhm_um == 0):
+        spread = (recipe.response.psf, recipe.response.psf_fwhm_um)
+        raise InputError("response.psf, response.psf_fwhm_um", spread, "both, or neither")
+    if recipe.beam.lines == 1 and _largest(recipe.beam.bandwidth_pct) > 0:
+        raise InputError("beam.lines", 1, "2 wavelengths or more for a bandwidth")
+    for crystal in recipe.crystal:
+        _require_crystal(crystal)
+    if sum(crystal.probability for crystal in recipe.crystal) <= 0:
+        raise InputError("crystal.probability", 0, "one crystal at least with a probability above 0")
+
+
+def _require_detector(detector: DetectorPart) -> None:
     homes = [name for name in ("preset", "file", "pixels") if getattr(detector, name)]
     if len(homes) != 1:
         found = " and ".join(homes) or "none of them"
@@ -421,17 +440,6 @@ def _require_sense(recipe: Recipe) -> None:
         raise InputError("detector.distance_mm", "given", "nothing beside detector.file; move it by detector.shift_mm")
     if homes[0] != "file" and detector.distance_mm is None:
         raise InputError("detector.distance_mm", None, "a distance or a distribution of it")
-    if not recipe.output.recorded and not recipe.output.expected:
-        raise InputError("output.recorded, output.expected", (False, False), "one of them at least")
-    if (recipe.response.psf == "none") != (recipe.response.psf_fwhm_um == 0):
-        found = (recipe.response.psf, recipe.response.psf_fwhm_um)
-        raise InputError("response.psf, response.psf_fwhm_um", found, "both, or neither")
-    if recipe.beam.lines == 1 and _largest(recipe.beam.bandwidth_pct) > 0:
-        raise InputError("beam.lines", 1, "2 wavelengths or more for a bandwidth")
-    for crystal in recipe.crystal:
-        _require_crystal(crystal)
-    if sum(crystal.probability for crystal in recipe.crystal) <= 0:
-        raise InputError("crystal.probability", 0, "one crystal at least with a probability above 0")
 
 
 def _largest(draws: Draws) -> float:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nanobrag_torch.datasets.labels import Labels, labels_of
 from nanobrag_torch.datasets.render import Frame, Renderer
 from nanobrag_torch.datasets.store import Folder
+from nanobrag_torch.datasets.truth import StillsTruth
 from nanobrag_torch.io.hdf5_frames import frame_dataset
 
 Array = NDArray[Any]
@@ -22,7 +23,7 @@ def make_shard(folder: Folder, number: int, renderer: Renderer, report: Callable
     images = folder.recipe.images_of(number)
     with folder.writing(number) as place:
         with _ImageFile(place / "h5", renderer, len(images)) as file:
-            rows, spots = [], []
+            rows, spots, truth = [], [], StillsTruth(renderer)
             for done, image in enumerate(images):
                 frame = renderer.frame(image)
                 recorded = renderer.record(frame) if folder.recipe.output.recorded else None
@@ -31,10 +32,14 @@ def make_shard(folder: Folder, number: int, renderer: Renderer, report: Callable
                 rows.append(image_row(renderer, frame, recorded, labels))
                 if labels is not None:
                     spots.append({"image": np.full(len(labels.spots["h"]), image, np.int64), **labels.spots})
+                    if not folder.recipe.is_scan:
+                        truth.add(frame.plan, labels.spots)
                 report(done + 1)
         write_rows(place / "images.parquet", rows)
         if spots:
             write_columns(place / "spots.parquet", spots)
+            if not folder.recipe.is_scan:
+                truth.write(place)
 
 
 class _ImageFile:

@@ -159,7 +159,7 @@ def classify(
 
 
 @compiled()
-def squared_factor(h: float, k: float, l: float, profile: int, matrix: Array) -> float:
+def squared_factor(h: float, k: float, l: float, profile: int, matrix: Array) -> Any:
     """L^2 over that at the centre, at a distance of h, k, l: physics.lattice_factor, a number at a time."""
     if profile == GRATING:
         return (_grating(h, matrix[0, 0]) * _grating(k, matrix[1, 1]) * _grating(l, matrix[2, 2])) ** 2
@@ -174,7 +174,7 @@ def squared_factor(h: float, k: float, l: float, profile: int, matrix: Array) ->
 
 
 @compiled()
-def _grating(d: float, cells: float) -> float:
+def _grating(d: float, cells: float) -> Any:
     """sin(pi N d) / (N sin(pi d))."""
     return np.sin(np.pi * cells * d) / (cells * np.sin(np.pi * d)) if abs(d) > 1e-9 else 1.0
 

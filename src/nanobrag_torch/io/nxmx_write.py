@@ -93,8 +93,11 @@ def compress_frame(stacked: NDArray[Any]) -> bytes:
         return bytes(dataset.id.read_direct_chunk((0, 0))[1])
 
 
-def create_nxmx(file: Any, data: ExperimentData, frames: int, dtype: DTypeLike) -> Any:
-    """Everything but the frames in an open HDF5 file; the dataset (frames, slow, fast) to put them in."""
+def create_nxmx(file: Any, data: ExperimentData, frames: int, dtype: DTypeLike, *, layout: Any = None) -> Any:
+    """Everything but the frames in an open HDF5 file; the dataset (frames, slow, fast) to put them in.
+
+    layout: where the frames are, in other files (an h5py VirtualLayout); then there is nothing to put.
+    """
     if data.beam is None or data.detector is None:
         raise InputError("experiment", "no beam or no detector", "both, for NXmx")
     if data.scan is not None and data.scan.frames != frames:
@@ -104,7 +107,7 @@ def create_nxmx(file: Any, data: ExperimentData, frames: int, dtype: DTypeLike) 
     entry = _group(file, "entry", "NXentry")
     entry.attrs["default"] = "data"
     entry["definition"] = "NXmx"
-    dataset = _dataset(_group(entry, "data", "NXdata"), data.detector, data.scan, frames, dtype)
+    dataset = _dataset(_group(entry, "data", "NXdata"), data, frames, dtype, layout)
     instrument = _group(entry, "instrument", "NXinstrument")
     if data.source is not None:
         instrument["name"] = data.source
@@ -125,11 +128,15 @@ def _group(parent: Any, name: str, kind: str) -> Any:
     return group
 
 
-def _dataset(group: Any, detector: DetectorData, scan: ScanData | None, frames: int, dtype: DTypeLike) -> Any:
-    dataset = frame_dataset(group, "data", frames, detector.stacked_shape, dtype)
+def _dataset(group: Any, data: ExperimentData, frames: int, dtype: DTypeLike, layout: Any) -> Any:
+    assert data.detector is not None
+    if layout is None:
+        dataset = frame_dataset(group, "data", frames, data.detector.stacked_shape, dtype)
+    else:
+        dataset = group.create_virtual_dataset("data", layout)
     group.attrs["signal"] = "data"
-    if scan is not None:
-        dataset.attrs["image_nr_low"], dataset.attrs["image_nr_high"] = scan.image_range
+    if data.scan is not None:
+        dataset.attrs["image_nr_low"], dataset.attrs["image_nr_high"] = data.scan.image_range
     return dataset
 
 

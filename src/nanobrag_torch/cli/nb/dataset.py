@@ -44,8 +44,7 @@ def dataset(
         _require_free(folder, resume)
         tally = _locally(folder, _cores() if workers is None else workers)
     tally.raise_failures()
-    if not folder.missing():
-        folder.write_manifest()
+    engine.finish(folder)
     if not quiet:
         typer.echo(f"{output}: {folder.recipe.dataset.images} images in {folder.recipe.shards} shards")
 

@@ -1,0 +1,115 @@
+"""What other programs read of a data set: NXmx masters by the nxmx package, .expt and .refl by our own readers."""
+
+from __future__ import annotations
+
+import h5py
+import hdf5plugin
+import numpy as np
+import nxmx
+import pytest
+
+from nanobrag_torch.datasets.render import Renderer
+from nanobrag_torch.datasets.truth import gathered
+from nanobrag_torch.io.expt import read_expt, read_expts
+from nanobrag_torch.io.geometry import read_geometry
+from nanobrag_torch.io.refl import read_refl
+from nanobrag_torch.records.frames import incident
+
+assert hdf5plugin
+
+
+@pytest.mark.parametrize("name", ["stills", "scan"])
+def test_the_nxmx_package_opens_the_master(name, request, monkeypatch, tmp_path):
+    folder = request.getfixturevalue(name)
+    monkeypatch.chdir(tmp_path)  # shards are found beside the master, wherever one stands
+    with h5py.File(folder.path / "master.nxs", "r") as file, h5py.File(folder.shard(1, "h5"), "r") as shard:
+        entry = nxmx.NXmx(file).entries[0]
+        assert entry.definition == "NXmx" and len(entry.instruments[0].detectors) == 1
+        data = entry.data[0]["data"]
+        size = folder.recipe.dataset.shard_images
+        assert data.shape == (6, 64, 80) and np.array_equal(data[size], shard["recorded"][0])
+        assert data[:].sum() > 0
+        axes = nxmx.get_dependency_chain(entry.samples[0].depends_on) if entry.samples[0].depends_on else []
+        turning = [axis for axis in axes if len(np.atleast_1d(axis[()])) > 1]
+        assert len(turning) == (1 if name == "scan" else 0)
+        if name == "scan":
+            assert np.allclose(np.atleast_1d(turning[0][()].magnitude), 10 + np.arange(6))
+        wavelengths = np.atleast_1d(entry.instruments[0].beams[0].incident_wavelength.magnitude)
+        expected = [Renderer(folder.recipe).plan.image(i).wavelength_A for i in range(len(wavelengths))]
+        assert np.allclose(wavelengths, expected)
+
+
+def test_the_geometry_of_a_scan_is_that_of_its_experiment(scan):
+    master, truth = read_geometry(scan.path / "master.nxs"), read_expt(scan.path / "master.expt")
+    assert np.allclose(master.detector.panels[0].origin_mm, truth.detector.panels[0].origin_mm)
+    assert np.allclose(master.crystal.real_space, truth.crystal.real_space)
+    assert truth.scan.frames == 6 and truth.scan.start_deg(0) == pytest.approx(10.0)
+    assert truth.detector.panels[0].trusted_range == (0.0, 65535.0)
+
+
+def predictions(experiment, refl, turn):
+    """Positions (pixels) of the reflections of a table, by nothing but the experiment's own models."""
+    q = refl.columns["miller_index"] @ (turn @ experiment.crystal.A).T
+    s1 = incident(experiment.beam) / experiment.beam.wavelength_A + q
+    panel = experiment.detector.panels[0]
+    scale = (panel.origin_mm @ panel.normal) / (s1 @ panel.normal)
+    there = s1 * scale[:, None] - panel.origin_mm
+    return np.stack((there @ panel.fast, there @ panel.slow), 1) / panel.pixel_size_mm, s1
+
+
+def test_the_reflections_of_stills_lie_where_their_experiments_put_them(stills):
+    experiments = read_expts(stills.shard(1, "expt"))
+    refl = read_refl(stills.shard(1, "refl"))
+    assert set(refl.identifiers) == set(range(len(experiments)))
+    for number, experiment in enumerate(experiments):
+        own = refl.columns["id"] == number
+        part = type(refl)(rows=int(own.sum()), identifiers={}, columns={k: v[own] for k, v in refl.columns.items()})
+        places, _ = predictions(experiment, part, np.eye(3))
+        full = part.columns["partiality"] > 0.5
+        assert full.sum() > 5
+        assert np.median(np.abs(places - part.columns["xyzcal.px"][:, :2])[full]) < 0.1
+    assert (refl.columns["intensity.sum.value"] > 0).all()
+    assert np.allclose(np.linalg.norm(refl.columns["s1"], axis=1), 1 / experiments[0].beam.wavelength_A, rtol=1e-9)
+
+
+def test_reflections_of_a_scan_touch_the_sphere_at_their_angles(scan):
+    """Of reflections that the scan passes through: turned by their angle, they lie on the Ewald sphere."""
+    experiment, refl = read_expt(scan.path / "master.expt"), read_refl(scan.path / "master.refl")
+    box, angle = refl.columns["bbox"], np.degrees(refl.columns["xyzcal.mm"][:, 2])
+    inside = (box[:, 4] > 0) & (box[:, 5] < 6)
+    assert inside.sum() > 10 and (box[:, 5] - box[:, 4]).max() > 1
+    misses = []
+    for row in np.flatnonzero(inside):
+        q = experiment.goniometer.rotation(angle[row]) @ experiment.crystal.A @ refl.columns["miller_index"][row]
+        s1 = incident(experiment.beam) / experiment.beam.wavelength_A + q
+        misses.append(abs(np.linalg.norm(s1) - 1 / experiment.beam.wavelength_A))
+    width = 1 / np.cbrt(7**3 * np.linalg.det(experiment.crystal.real_space))
+    assert np.median(misses) < 0.15 * width
+    total = refl.columns["intensity.sum.value"].sum()
+    with h5py.File(scan.path / "master.nxs", "r") as file:
+        assert 0.8 * file["/entry/data/data"][:].sum() < total
+
+
+def test_a_reflection_that_comes_back_is_another_one():
+    image = np.array([0, 1, 5, 6, 1])
+    spots = {
+        name: np.ones(5, np.int64)
+        for name in ("lattice", "piece", "panel", "h", "k", "fast0", "slow0", "fast1", "slow1")
+    }
+    spots |= {"l": np.array([1, 1, 1, 1, 2]), "image": image, "photons": np.array([1.0, 3.0, 5.0, 5.0, 7.0])}
+    real = (
+        "fast",
+        "slow",
+        "centroid_fast",
+        "centroid_slow",
+        "angle_deg",
+        "d_A",
+        "photons_total",
+        "background",
+        "partiality",
+    )
+    spots |= {name: np.arange(5) for name in real}
+    rows = gathered(spots, 0)
+    assert rows["photons"].tolist() == [4.0, 10.0, 7.0] and rows["frame1"].tolist() == [2, 7, 2]
+    assert rows["frame_centroid"].tolist() == [1.25, 6.0, 1.5]
+    assert rows["angle_deg"][0] == pytest.approx(0.75)
