@@ -5,7 +5,8 @@ fills the shuffle table anew at the next draw; a positive one goes on with the t
 it. That table, the last output and the spare normal deviate are shared by all streams of a run, in one `Streams`. The C
 program also keeps the constants of the last Poisson mean; they depend on the mean alone and are formed where needed.
 
-Roundings to float32 are part of the contract: every np.float32 below stands where the C program stores a float.
+Roundings to float32 are part of the contract: every np.float32 below stands where the C program stores a float, and
+every np.float64 where it computes with one (numba's float() leaves single precision as it is).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Streams:
 
     def gaussian(self, state: int) -> tuple[float, int]:
         """A normal deviate, and the stream's next state (section 9.2)."""
-        state, deviate = _gaussian(state, self.table, self.spare)
+        state, deviate = gaussian_deviate(state, self.table, self.spare)
         return float(deviate), int(state)
 
     def poisson(self, means: Floats, state: int) -> tuple[Floats, int]:
@@ -154,7 +155,7 @@ def _axes_fill(axes: Reals, factors: Floats, state: int, table: Integers) -> int
         state, first = _draw(state, table)
         state, second = _draw(state, table)
         state, third = _draw(state, table)
-        turn, height, depth = 2.0 * float(first) - 1.0, 2.0 * float(second) - 1.0, 2.0 * float(third) - 1.0
+        turn, height, depth = 2.0 * np.float64(first) - 1.0, 2.0 * np.float64(second) - 1.0, 2.0 * np.float64(third) - 1.0
         radius = math.sqrt(1.0 - height * height)
         axes[i, 0] = radius * math.sin(math.pi * turn)
         axes[i, 1] = radius * math.cos(math.pi * turn)
@@ -164,18 +165,19 @@ def _axes_fill(axes: Reals, factors: Floats, state: int, table: Integers) -> int
 
 
 @compiled()
-def _gaussian(state: int, table: Integers, spare: Floats) -> Draw:
+def gaussian_deviate(state: int, table: Integers, spare: Floats) -> Draw:
+    """The next state, and a normal deviate."""
     if spare[0] != 0:
         spare[0] = 0
         return state, spare[1]
     first = second = square = np.float32(0.0)
     while square == 0 or square >= 1:
         state, uniform = _draw(state, table)
-        first = np.float32(2.0 * float(uniform) - 1.0)
+        first = np.float32(2.0 * np.float64(uniform) - 1.0)
         state, uniform = _draw(state, table)
-        second = np.float32(2.0 * float(uniform) - 1.0)
+        second = np.float32(2.0 * np.float64(uniform) - 1.0)
         square = first * first + second * second
-    factor = np.float32(math.sqrt(-2.0 * math.log(float(square)) / float(square)))
+    factor = np.float32(math.sqrt(-2.0 * math.log(np.float64(square)) / np.float64(square)))
     spare[0], spare[1] = 1, first * factor
     return state, second * factor
 
@@ -183,7 +185,7 @@ def _gaussian(state: int, table: Integers, spare: Floats) -> Draw:
 @compiled()
 def _log_gamma(argument: np.float32) -> np.float32:
     """Lanczos, SIAM J. Numer. Anal. B 1 (1964), 86, with the C program's coefficients."""
-    x = float(argument)
+    x = np.float64(argument)
     series = 1.000000000190015 + 76.18009172947146 / (x + 1.0)
     series += -86.50532032941677 / (x + 2.0)
     series += 24.01409824083091 / (x + 3.0)
@@ -198,7 +200,7 @@ def _log_gamma(argument: np.float32) -> np.float32:
 @compiled()
 def _poisson_by_product(mean: np.float32, state: int, table: Integers) -> Draw:
     """For means below 12: how many uniform deviates multiply to exp(-mean)."""
-    limit = np.float32(math.exp(-float(mean)))
+    limit = np.float32(math.exp(-np.float64(mean)))
     count, product = 0, np.float32(1.0)
     state, uniform = _draw(state, table)
     product = product * uniform
@@ -212,32 +214,36 @@ def _poisson_by_product(mean: np.float32, state: int, table: Integers) -> Draw:
 @compiled()
 def _poisson_by_rejection(mean: np.float32, state: int, table: Integers) -> Draw:
     """For larger means: rejection under a Lorentzian."""
-    width, log_mean = np.float32(math.sqrt(2.0 * float(mean))), np.float32(math.log(float(mean)))
-    peak = mean * log_mean - _log_gamma(np.float32(float(mean) + 1.0))
+    width, log_mean = np.float32(math.sqrt(2.0 * np.float64(mean))), np.float32(math.log(np.float64(mean)))
+    peak = mean * log_mean - _log_gamma(np.float32(np.float64(mean) + 1.0))
     while True:
         count = np.float32(-1.0)
         slope = np.float32(0.0)
         while count < 0:
             state, uniform = _draw(state, table)
-            slope = np.float32(math.tan(math.pi * float(uniform)))
+            slope = np.float32(math.tan(math.pi * np.float64(uniform)))
             count = width * slope + mean
         count = np.float32(math.floor(count))
-        exponent = count * log_mean - _log_gamma(np.float32(float(count) + 1.0)) - peak
-        accepted = np.float32(0.9 * (1.0 + float(slope * slope)) * math.exp(float(exponent)))
+        exponent = count * log_mean - _log_gamma(np.float32(np.float64(count) + 1.0)) - peak
+        accepted = np.float32(0.9 * (1.0 + np.float64(slope * slope)) * math.exp(np.float64(exponent)))
         state, uniform = _draw(state, table)
         if uniform <= accepted:
             return state, count
 
 
+@compiled()
+def poisson_deviate(mean: np.float32, state: int, table: Integers, spare: Floats) -> Draw:
+    """The next state, and a Poisson deviate; a normal one above a million."""
+    if mean > _NORMAL_ABOVE:
+        state, deviate = gaussian_deviate(state, table, spare)
+        return state, np.float32(np.float64(mean) + math.sqrt(np.float64(mean)) * np.float64(deviate))
+    if mean < 12:
+        return _poisson_by_product(mean, state, table)
+    return _poisson_by_rejection(mean, state, table)
+
+
 @compiled(title="the serial photon counts")
 def _poisson_fill(means: Floats, counts: Floats, state: int, table: Integers, spare: Floats) -> int:
     for i in range(len(means)):
-        mean = means[i]
-        if mean > _NORMAL_ABOVE:
-            state, deviate = _gaussian(state, table, spare)
-            counts[i] = np.float32(float(mean) + math.sqrt(float(mean)) * float(deviate))
-        elif mean < 12:
-            state, counts[i] = _poisson_by_product(mean, state, table)
-        else:
-            state, counts[i] = _poisson_by_rejection(mean, state, table)
+        state, counts[i] = poisson_deviate(means[i], state, table, spare)
     return state

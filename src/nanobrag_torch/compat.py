@@ -227,6 +227,24 @@ ROWS: tuple[Row, ...] = (
     ),
 )
 
+RESPONSE_ROWS: tuple[Row, ...] = (
+    Row("R1", None, "flicker is drawn once a pixel", "once an image: it is the source that flickers"),
+    Row("R2", None, "the calibration error changes with -seed", "it belongs to the detector and -calib_seed alone"),
+    Row("R3", None, "photons are counted before the point spread", "the spread comes first, so that pixels count"),
+    Row(
+        "R4",
+        None,
+        "the point spread wraps around the far edge, and photons beyond its radius come back over the whole image",
+        "what leaves the image is gone, and no photon is invented",
+    ),
+    Row("R5", None, "the integer image of -bits 32 is cut at 65535", "it is cut where 32 bits end"),
+    Row("R6", None, "values below 0 wrap around to 65535", "they are 0"),
+    Row("R7", None, "the WAVELENGTH of -header is divided by 1e10", "it is kept"),
+    Row("R8", None, "rows of the table that are out of order make pixels depend on each other", "the table is sorted"),
+    Row("R9", None, "negative photons are kept, and counted as none", "they are 0 in every image"),
+)
+"""What noisify (R1 to R7, R9) and nonBragg (R8, R9) get wrong; `-compat c` brings all of them back but R6."""
+
 
 @dataclass(frozen=True)
 class Compat:

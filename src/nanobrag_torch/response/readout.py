@@ -54,7 +54,7 @@ def through_modes(charge: Tensor, normal: Tensor, config: GainModesConfig) -> Te
         torch.tensor(list(values), dtype=torch.float64, device=charge.device)[mode]
         for values in (config.gains, config.pedestals, config.noises)
     )
-    adu = pedestal + gain * charge + noise * normal
+    adu: Tensor = pedestal + gain * charge + noise * normal
     adu = torch.round(adu).clamp(0, steps - 1)
     if not config.packed:
         return (adu - pedestal) / gain

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nanobrag_torch.cli.messages import show_messages
+from nanobrag_torch.cli.dropin import guarded
 from nanobrag_torch.cli.nanobragg.help import help_text, version_text
 from nanobrag_torch.errors import InputError
 
@@ -19,47 +19,18 @@ if TYPE_CHECKING:
     from nanobrag_torch.simulator import Simulator
 
 NAME = "nanoBragg"
-BAD_INPUT = 2
-INTERRUPTED = 130
-NO_MEMORY = "there is not enough memory for an image or a crystal of this size"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0, or 2 after one line on stderr for bad input, or 130 when interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
-    show_messages()
-    try:
-        return _run(words)
-    except InputError as error:
-        return _refuse(_in_flags(error))
-    except MemoryError:
-        return _refuse(NO_MEMORY)
-    except RuntimeError as error:
-        if not _is_out_of_memory(error):
-            raise
-        return _refuse(NO_MEMORY)
-    except KeyboardInterrupt:
-        print(f"{NAME}: interrupted; no file is written", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        return INTERRUPTED
+    return guarded(NAME, lambda: _run(words), _in_flags)
 
 
 def _in_flags(error: InputError) -> str:
     from nanobrag_torch.cli.nanobragg.settings import in_flags
 
     return str(in_flags(error))
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """torch has no class of its own for the memory of the machine."""
-    return any(text in str(error) for text in ("not enough memory", "can't allocate memory", "out of memory"))
-
-
-def _refuse(reason: str) -> int:
-    print(f"{NAME}: error: {' '.join(reason.split())}", file=sys.stderr)
-    return BAD_INPUT
 
 
 def _run(words: Sequence[str]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from nanobrag_torch.cli.nanobragg.flags import FLAGS, SUBJECTS, Flag
 
@@ -28,13 +28,19 @@ correction that changed an image is named in one line. Exit code 2: bad input, o
 
 
 def help_text() -> str:
-    """All flags grouped by subject, with values, units and defaults."""
-    return "\n".join([INTRODUCTION, *(line for subject in SUBJECTS for line in _group(subject)), NOTES]).rstrip() + "\n"
+    """All flags of nanoBragg."""
+    return help_of(INTRODUCTION, FLAGS, SUBJECTS, NOTES)
 
 
-def _group(subject: str) -> Iterator[str]:
+def help_of(introduction: str, table: Sequence[Flag], subjects: Sequence[str], notes: str) -> str:
+    """All flags of a table grouped by subject, with values, units and defaults, between two texts."""
+    lines = [introduction, *(line for subject in subjects for line in _group(subject, table)), notes]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _group(subject: str, table: Sequence[Flag]) -> Iterator[str]:
     yield f"{subject}:"
-    for flag in FLAGS:
+    for flag in table:
         if flag.subject == subject:
             yield from _entry(flag)
     yield ""
@@ -57,8 +63,8 @@ def values_of(flag: Flag) -> str:
     return flag.shown or " ".join(_PLACEHOLDERS[kind] for kind in flag.values)
 
 
-def version_text() -> str:
-    """The version that runs."""
+def version_text(name: str = "nanoBragg") -> str:
+    """A command and the version that runs."""
     from nanobrag_torch import __version__
 
-    return f"nanoBragg (nanobrag-torch {__version__})"
+    return f"{name} (nanobrag-torch {__version__})"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nanobrag_torch.cli.dropin import check_places
 from nanobrag_torch.cli.nanobragg.request import Request
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import OutputFile, OutputSet
@@ -43,14 +44,7 @@ def check_outputs(request: Request) -> None:
     if request.hklfile is not None and dump in taken:
         raise InputError("-dump", request.dumpfile, "a name of its own, not that of an input file")
     taken[dump] = "the dump file"
-    for flag, path in output_files(request):
-        place = Path(path).resolve()
-        if place in taken:
-            raise InputError(flag, path, f"a name of its own, not that of {taken[place]}")
-        if place.exists() and not place.is_file() and not place.is_dir():
-            continue  # a pipe or a device such as /dev/null takes anything, and opening it could wait
-        taken[place] = flag
-        OutputFile(path, flag).discard()
+    check_places(output_files(request), taken)
 
 
 @dataclass(frozen=True)
