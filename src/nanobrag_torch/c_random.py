@@ -155,7 +155,11 @@ def _axes_fill(axes: Reals, factors: Floats, state: int, table: Integers) -> int
         state, first = _draw(state, table)
         state, second = _draw(state, table)
         state, third = _draw(state, table)
-        turn, height, depth = 2.0 * np.float64(first) - 1.0, 2.0 * np.float64(second) - 1.0, 2.0 * np.float64(third) - 1.0
+        turn, height, depth = (
+            2.0 * np.float64(first) - 1.0,
+            2.0 * np.float64(second) - 1.0,
+            2.0 * np.float64(third) - 1.0,
+        )
         radius = math.sqrt(1.0 - height * height)
         axes[i, 0] = radius * math.sin(math.pi * turn)
         axes[i, 1] = radius * math.cos(math.pi * turn)

@@ -57,7 +57,8 @@ def through_modes(charge: Tensor, normal: Tensor, config: GainModesConfig) -> Te
     adu: Tensor = pedestal + gain * charge + noise * normal
     adu = torch.round(adu).clamp(0, steps - 1)
     if not config.packed:
-        return (adu - pedestal) / gain
+        back: Tensor = (adu - pedestal) / gain
+        return back
     bits = torch.tensor(MODE_BITS[: len(config.gains)], dtype=torch.float64, device=charge.device)[mode]
     packed: Tensor = adu + bits * steps
     return packed

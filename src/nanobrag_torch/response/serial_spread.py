@@ -73,9 +73,7 @@ def _radius(fibre: bool, photons: float, width: float) -> int:
 
 
 @compiled()
-def _scatter(
-    image: Floats, target: Floats, kernel: Reals, fibre: bool, width: float, given: int, most: int
-) -> float:
+def _scatter(image: Floats, target: Floats, kernel: Reals, fibre: bool, width: float, given: int, most: int) -> float:
     """Add every source to the target, in the C program's order; the photons that radii cut off."""
     slow, fast = image.shape
     middle, lost, g = kernel.shape[0] // 2, 0.0, FIBRE_G * width

@@ -51,7 +51,7 @@ def _choose(words: Sequence[str], compat: Compat, ingested: Ingested, request: R
     check_mask(ingested.mask, plane.spixels, plane.fpixels)
     _check_profiles(request)
     _check_printout(request, plane)
-    sources = _sources(request)
+    sources = source_table(request)
     table = structure_factors(request, stop_at_text=compat.hkl_stops_at_text)
     misset = request.misset_deg if request.misset_choice == "angles" else None
     stars = _stars(request)
@@ -66,7 +66,7 @@ def _choose(words: Sequence[str], compat: Compat, ingested: Ingested, request: R
         sources=sources,
         crystal=settings.crystal_config(request, scans, stars, misset or (0.0, 0.0, 0.0), table.count),
         detector=settings.detector_config(request, plane, ingested.mask),
-        beam=settings.beam_config(request, scans, _source_fields(sources)),
+        beam=settings.beam_config(request, scans, source_fields(sources)),
         lines=ingested.lines,
         clock_seed=int(time.time()),
     )
@@ -99,7 +99,7 @@ def _stars(request: Request) -> list[list[float]] | None:
     return [star.tolist() for star in read_mosflm_matrix(request.matfile, request.lambda_A)]
 
 
-def _sources(request: Request) -> NDArray[np.float64] | None:
+def source_table(request: Request) -> NDArray[np.float64] | None:
     """The table X Y Z I lambda(m) of -sourcefile with its defaults filled in (4.2)."""
     if request.sourcefile is None:
         return None
@@ -115,7 +115,8 @@ def _sources(request: Request) -> NDArray[np.float64] | None:
     return table
 
 
-def _source_fields(sources: NDArray[np.float64] | None) -> dict[str, Any]:
+def source_fields(sources: NDArray[np.float64] | None) -> dict[str, Any]:
+    """The table as fields of BeamConfig; none without one."""
     if sources is None:
         return {}
     return {

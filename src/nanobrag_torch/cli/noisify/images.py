@@ -139,7 +139,7 @@ def _as_c(scene: Scene) -> Images:
     if negative:
         images.warnings.append(f"{negative} pixels expect negative photons, and are used as they are")
     width = float(np.float64(np.float32(request.psf_fwhm_um / MICRON_PER_M)) / (request.pixel_mm / MM_PER_M))
-    blur = {"fibre": request.psf == "fiber", "width": width, "radius": request.psf_radius}
+    blur: dict[str, Any] = {"fibre": request.psf == "fiber", "width": width, "radius": request.psf_radius}
     if request.psf is not None and not request.write_noise:
         spread = spread_as_noisify(photons, **blur)
         photons = spread.image
