@@ -25,6 +25,7 @@ How to write a compiled function (kernels/cpu/launch.py, c_random.py):
 
 * Write functions at module level. Other compiled or deferred objects are found through the module's globals, so import
   them by name (`from x import helper`; `x.helper` raises TypeError), and pass everything else as an argument.
+  Numbers, strings and tuples may be taken from a module by dots: `layout.ROW`.
 * A global constant is frozen into the machine code. Numbers, strings, tuples and arrays are part of the cache's key.
 * Options not given are those of DEFAULTS: the interpreter lock is released, division follows IEEE, no fastmath, bounds
   unchecked. Without fastmath LLVM contracts no product and sum, so results are the same on every machine.
@@ -43,6 +44,7 @@ time.
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
 import importlib
@@ -294,13 +296,44 @@ def _with_resolved_globals(kernel: Compiled[..., Any]) -> FunctionType:
 
 
 def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    """The global objects that a function's code names."""
+    """The global objects that a function's code names; of a module of the package, its constants, `module.NAME`."""
     names = {name for code in _codes(function.__code__) for name in code.co_names}
     for name in sorted(names & function.__globals__.keys()):
         value = function.__globals__[name]
         if isinstance(value, ModuleType) and value.__name__.startswith(PACKAGE):
-            raise TypeError(f"{function.__qualname__}: import what it needs from {value.__name__} by name")
-        yield name, value
+            yield from _constants_of(value, name, function)
+        else:
+            yield name, value
+
+
+def _constants_of(module: ModuleType, name: str, function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """What a function takes from a module by dots: plain constants alone, which become part of the machine code."""
+    for attribute in sorted(_attributes(function, name)):
+        value = getattr(module, attribute)
+        if not _is_plain(value):
+            raise TypeError(
+                f"{function.__qualname__}: import {attribute} from {module.__name__} by name; "
+                "numbers, strings and tuples alone are found through a module"
+            )
+        yield f"{name}.{attribute}", value
+
+
+def _attributes(function: FunctionType, module: str) -> set[str]:
+    """The attributes that a function's code takes of a global."""
+    found: set[str] = set()
+    for code in _codes(function.__code__):
+        before = None
+        for instruction in dis.get_instructions(code):
+            of_global = before is not None and before.opname == "LOAD_GLOBAL" and before.argval == module
+            if of_global and instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+                found.add(instruction.argval)
+            before = instruction
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number, a string or a tuple of such."""
+    return all(map(_is_plain, value)) if isinstance(value, tuple) else isinstance(value, (int, float, complex, str))
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
+from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.intrinsics import stage
-from nanobrag_torch.kernels.cpu.layout import (
-    FAST_COUNT,
-    FAST_INDEX,
-    GROUP,
-    GROUPED,
-    LANES,
-    RAMP,
-    SLOW_COUNT,
-    SLOW_INDEX,
-    Array,
-    Packed,
-    Scratch,
-)
+from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 
 NEAR_SLOW, NEAR_FAST = 8, 16
 """Pixels further from the first of a group than this begin a new group."""
@@ -34,7 +23,7 @@ def next_block(scratch: Scratch, scene: Packed, start: int, stop: int) -> tuple[
         used, lanes, panel = _fill(scene.pixels, start, stop, scene.whole, scratch.v, scratch.place, grouped)
         if not grouped:
             break
-    scratch.box[GROUPED] = 1.0 if grouped else 0.0
+    scratch.box[at.GROUPED] = 1.0 if grouped else 0.0
     return used, lanes, panel
 
 
@@ -42,11 +31,11 @@ def next_block(scratch: Scratch, scene: Packed, start: int, stop: int) -> tuple[
 def _fill(
     pixels: Array, start: int, stop: int, whole: Array, v: Array, place: Array, grouped: bool
 ) -> tuple[int, int, int]:
-    fast_count, slow_count = whole[FAST_COUNT], whole[SLOW_COUNT]
-    lanes = panel = first_slow = first_fast = whole[SLOW_COUNT] * 0
+    fast_count, slow_count = whole[at.FAST_COUNT], whole[at.SLOW_COUNT]
+    lanes = panel = first_slow = first_fast = whole[at.SLOW_COUNT] * 0
     panel -= 1
     i = start
-    while i < stop and lanes < LANES:
+    while i < stop and lanes < at.LANES:
         pixel = pixels[i] if pixels.size else i
         row = pixel // fast_count
         fast = pixel - row * fast_count
@@ -56,13 +45,13 @@ def _fill(
             break
         panel = of_panel
         far = abs(slow - first_slow) > NEAR_SLOW or abs(fast - first_fast) > NEAR_FAST
-        if grouped and far and lanes % GROUP:
+        if grouped and far and lanes % at.GROUP:
             lanes = _pad(lanes, v, place)
             continue
-        run = run_length(pixels, i, min(stop - i, fast_count - fast, LANES - lanes))
+        run = run_length(pixels, i, min(stop - i, fast_count - fast, at.LANES - lanes))
         _place_run(v, place, lanes, run, float(slow), float(fast), i)
-        if lanes % GROUP == 0 or lanes // GROUP != (lanes + run - 1) // GROUP:
-            first_slow, first_fast = slow, fast + ((lanes + run - 1) // GROUP) * GROUP - lanes
+        if lanes % at.GROUP == 0 or lanes // at.GROUP != (lanes + run - 1) // at.GROUP:
+            first_slow, first_fast = slow, fast + ((lanes + run - 1) // at.GROUP) * at.GROUP - lanes
         lanes += run
         i += run
     return i - start, _pad(lanes, v, place), panel
@@ -71,9 +60,9 @@ def _fill(
 @stage()
 def _place_run(v: Array, place: Array, lane: int, run: int, slow: float, fast: float, i: int) -> None:
     """Lanes of a run of pixels; indices come from a ramp, since integers do not become float64 in vector code."""
-    fasts, slows, places = v[FAST_INDEX + lane : RAMP], v[SLOW_INDEX + lane : RAMP], place[lane:]
+    fasts, slows, places = v[at.FAST_INDEX + lane : at.RAMP], v[at.SLOW_INDEX + lane : at.RAMP], place[lane:]
     for t in range(run):
-        fasts[t] = fast + v[RAMP + t]
+        fasts[t] = fast + v[at.RAMP + t]
         slows[t] = slow
         places[t] = i + t
 
@@ -92,9 +81,9 @@ def run_length(pixels: Array, i: int, limit: int) -> int:
 @stage()
 def _pad(lanes: int, v: Array, place: Array) -> int:
     """Repeat the last pixel up to the end of its group."""
-    end = (lanes + GROUP - 1) // GROUP * GROUP
+    end = (lanes + at.GROUP - 1) // at.GROUP * at.GROUP
     for j in range(lanes, end):
-        v[FAST_INDEX + j] = v[FAST_INDEX + lanes - 1]
-        v[SLOW_INDEX + j] = v[SLOW_INDEX + lanes - 1]
+        v[at.FAST_INDEX + j] = v[at.FAST_INDEX + lanes - 1]
+        v[at.SLOW_INDEX + j] = v[at.SLOW_INDEX + lanes - 1]
         place[j] = -1
     return end

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.intrinsics import stage
-from nanobrag_torch.kernels.cpu.layout import AMPLITUDE, FH, FK, FL, FLOW, SQUARE, Array, X, Y, Z
+from nanobrag_torch.kernels.cpu.layout import Array
 
 Weights = tuple[float, float, float, float]
 NODE = -2
@@ -61,21 +62,21 @@ def interpolate(
     """AMPLITUDE where the table has all nodes, marked in index; the slopes by hkl where asked for, else zero."""
     step_k, step_h = int(grid[5]), int(grid[4]) * int(grid[5])
     for j in range(lanes):
-        x, y, z = v[X + j], v[Y + j], v[Z + j]
+        x, y, z = v[at.X + j], v[at.Y + j], v[at.Z + j]
         h, k, l = _place(a, 0, x, y, z, grid), _place(a, 1, x, y, z, grid), _place(a, 2, x, y, z, grid)
         if slopes:
-            w[FH + j] = w[FK + j] = w[FL + j] = 0
+            w[at.FH + j] = w[at.FK + j] = w[at.FL + j] = 0
         if not (_in_range(h, grid[3]) and _in_range(k, grid[4]) and _in_range(l, grid[5])):
             continue
         index[j] = NODE
         base_h, base_k, base_l = np.floor(h), np.floor(k), np.floor(l)
         first = (int(base_h) - 1) * step_h + (int(base_k) - 1) * step_k + int(base_l) - 1
         wh, wk, wl = _lagrange(h - base_h), _lagrange(k - base_k), _lagrange(l - base_l)
-        w[AMPLITUDE + j] = _contract(table, first, step_h, step_k, wh, wk, wl)
+        w[at.AMPLITUDE + j] = _contract(table, first, step_h, step_k, wh, wk, wl)
         if slopes:
-            w[FH + j] = _contract(table, first, step_h, step_k, _lagrange_slopes(h - base_h), wk, wl)
-            w[FK + j] = _contract(table, first, step_h, step_k, wh, _lagrange_slopes(k - base_k), wl)
-            w[FL + j] = _contract(table, first, step_h, step_k, wh, wk, _lagrange_slopes(l - base_l))
+            w[at.FH + j] = _contract(table, first, step_h, step_k, _lagrange_slopes(h - base_h), wk, wl)
+            w[at.FK + j] = _contract(table, first, step_h, step_k, wh, _lagrange_slopes(k - base_k), wl)
+            w[at.FL + j] = _contract(table, first, step_h, step_k, wh, wk, _lagrange_slopes(l - base_l))
 
 
 @stage()
@@ -87,12 +88,12 @@ def scatter_nodes(
     for j in range(lanes):
         if index[j] != NODE:
             continue
-        x, y, z = v[X + j], v[Y + j], v[Z + j]
+        x, y, z = v[at.X + j], v[at.Y + j], v[at.Z + j]
         h, k, l = _place(a, 0, x, y, z, grid), _place(a, 1, x, y, z, grid), _place(a, 2, x, y, z, grid)
         base_h, base_k, base_l = np.floor(h), np.floor(k), np.floor(l)
         first = (int(base_h) - 1) * step_h + (int(base_k) - 1) * step_k + int(base_l) - 1
         wh, wk, wl = _lagrange(h - base_h), _lagrange(k - base_k), _lagrange(l - base_l)
-        flow = 2.0 * weight * w[FLOW + j] * w[AMPLITUDE + j] * w[SQUARE + j]
+        flow = 2.0 * weight * w[at.FLOW + j] * w[at.AMPLITUDE + j] * w[at.SQUARE + j]
         for i in range(4):
             for m in range(4):
                 for n in range(4):

@@ -4,22 +4,9 @@ from __future__ import annotations
 
 import math
 
+from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.intrinsics import stage
-from nanobrag_torch.kernels.cpu.layout import (
-    AIM_X,
-    AIM_Y,
-    AIM_Z,
-    CURVATURE,
-    CURVATURE_SUM,
-    FAST_AXIS,
-    FLAT_Y,
-    FLAT_Z,
-    PULL_X,
-    PULL_Y,
-    PULL_Z,
-    SLOW_AXIS,
-    Array,
-)
+from nanobrag_torch.kernels.cpu.layout import Array
 
 Triple = tuple[float, float, float]
 
@@ -66,27 +53,31 @@ def _dot(a: Triple, b: Triple) -> float:
 @stage()
 def bend(v: Array, lanes: int, panel: Array, numbers: Array) -> None:
     """Flat positions -> the sphere: lab y and z over the distance are angles about the slow and the fast axis."""
-    fast = (panel[FAST_AXIS], panel[FAST_AXIS + 1], panel[FAST_AXIS + 2])
-    slow = (panel[SLOW_AXIS], panel[SLOW_AXIS + 1], panel[SLOW_AXIS + 2])
-    distance = numbers[CURVATURE + 3]
-    beam = (distance * numbers[CURVATURE], distance * numbers[CURVATURE + 1], distance * numbers[CURVATURE + 2])
+    fast = (panel[at.FAST_AXIS], panel[at.FAST_AXIS + 1], panel[at.FAST_AXIS + 2])
+    slow = (panel[at.SLOW_AXIS], panel[at.SLOW_AXIS + 1], panel[at.SLOW_AXIS + 2])
+    distance = numbers[at.CURVATURE + 3]
+    beam = (
+        distance * numbers[at.CURVATURE],
+        distance * numbers[at.CURVATURE + 1],
+        distance * numbers[at.CURVATURE + 2],
+    )
     for j in range(lanes):
-        about_slow, about_fast = v[AIM_Y + j] / distance, v[AIM_Z + j] / distance
+        about_slow, about_fast = v[at.AIM_Y + j] / distance, v[at.AIM_Z + j] / distance
         first = _turn(slow, beam, math.sin(about_slow), math.cos(about_slow))
         second = _turn(fast, first, math.sin(about_fast), math.cos(about_fast))
-        v[AIM_X + j], v[AIM_Y + j], v[AIM_Z + j] = second
+        v[at.AIM_X + j], v[at.AIM_Y + j], v[at.AIM_Z + j] = second
 
 
 @stage()
 def unbend(v: Array, lanes: int, panel: Array, numbers: Array, of_panel: Array, single: Array) -> None:
     """Adjoint of `bend`: PULL rows, by bent positions, become those by flat ones; axes and curvature are summed."""
-    fast = (panel[FAST_AXIS], panel[FAST_AXIS + 1], panel[FAST_AXIS + 2])
-    slow = (panel[SLOW_AXIS], panel[SLOW_AXIS + 1], panel[SLOW_AXIS + 2])
-    distance = numbers[CURVATURE + 3]
-    unit = (numbers[CURVATURE], numbers[CURVATURE + 1], numbers[CURVATURE + 2])
+    fast = (panel[at.FAST_AXIS], panel[at.FAST_AXIS + 1], panel[at.FAST_AXIS + 2])
+    slow = (panel[at.SLOW_AXIS], panel[at.SLOW_AXIS + 1], panel[at.SLOW_AXIS + 2])
+    distance = numbers[at.CURVATURE + 3]
+    unit = (numbers[at.CURVATURE], numbers[at.CURVATURE + 1], numbers[at.CURVATURE + 2])
     beam = (distance * unit[0], distance * unit[1], distance * unit[2])
     for j in range(lanes):
-        about_slow, about_fast = v[FLAT_Y + j] / distance, v[FLAT_Z + j] / distance
+        about_slow, about_fast = v[at.FLAT_Y + j] / distance, v[at.FLAT_Z + j] / distance
         sin_slow, cos_slow, sin_fast, cos_fast = (
             math.sin(about_slow),
             math.cos(about_slow),
@@ -94,7 +85,7 @@ def unbend(v: Array, lanes: int, panel: Array, numbers: Array, of_panel: Array, 
             math.cos(about_fast),
         )
         first = _turn(slow, beam, sin_slow, cos_slow)
-        g = (v[PULL_X + j], v[PULL_Y + j], v[PULL_Z + j])
+        g = (v[at.PULL_X + j], v[at.PULL_Y + j], v[at.PULL_Z + j])
         by_fast_angle = _dot(g, _turn_slope(fast, first, sin_fast, cos_fast))
         by_fast = _axis_slope(fast, first, g, sin_fast, cos_fast)
         back = _turn(fast, g, -sin_fast, cos_fast)
@@ -102,9 +93,9 @@ def unbend(v: Array, lanes: int, panel: Array, numbers: Array, of_panel: Array, 
         by_slow = _axis_slope(slow, beam, back, sin_slow, cos_slow)
         by_beam = _turn(slow, back, -sin_slow, cos_slow)
         for i in range(3):
-            of_panel[FAST_AXIS + i] += by_fast[i]
-            of_panel[SLOW_AXIS + i] += by_slow[i]
-            single[CURVATURE_SUM + i] += by_beam[i] * distance
+            of_panel[at.FAST_AXIS + i] += by_fast[i]
+            of_panel[at.SLOW_AXIS + i] += by_slow[i]
+            single[at.CURVATURE_SUM + i] += by_beam[i] * distance
         angles = by_slow_angle * about_slow + by_fast_angle * about_fast
-        single[CURVATURE_SUM + 3] += _dot(by_beam, unit) - angles / distance
-        v[PULL_X + j], v[PULL_Y + j], v[PULL_Z + j] = 0.0, by_slow_angle / distance, by_fast_angle / distance
+        single[at.CURVATURE_SUM + 3] += _dot(by_beam, unit) - angles / distance
+        v[at.PULL_X + j], v[at.PULL_Y + j], v[at.PULL_Z + j] = 0.0, by_slow_angle / distance, by_fast_angle / distance

@@ -13,45 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, larger, stage, vector_code
-from nanobrag_torch.kernels.cpu.layout import (
-    AMPLITUDE,
-    ANCHOR_X,
-    ANCHOR_Y,
-    ANCHOR_Z,
-    BASE,
-    BOUND,
-    CELLS,
-    CENTRE,
-    CUBIC,
-    DEFAULT_F,
-    DH,
-    DK,
-    DL,
-    DX,
-    DY,
-    DZ,
-    FAR_H,
-    FAR_K,
-    FAR_L,
-    GROUP,
-    HALF,
-    HAS_TABLE,
-    PHASE_H,
-    PHASE_K,
-    PHASE_L,
-    PHASED,
-    REACH,
-    REST_H,
-    REST_K,
-    REST_L,
-    Array,
-    Packed,
-    Scratch,
-    X,
-    Y,
-    Z,
-)
+from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 
 NOTHING, OUTSIDE, INSIDE, PARTLY = -2, 0, 2, 4
 """Where a block lies in the table of structure factors; plus 1 where float32 differences are precise enough."""
@@ -63,13 +27,13 @@ def survey(scratch: Scratch, scene: Packed, lanes: int) -> None:
     """How a block is to be treated for each lattice, into where [K]: at a glance for all of them, or one by one."""
     where, envelope = scratch.where, scene.envelope
     everywhere = _look(scratch, scene, lanes, envelope[0], envelope[1])
-    each = everywhere == PARTLY or (scratch.box[BOUND] > 0 and not everywhere & 1)
-    each = each and where.size > 1 and not scene.whole[CUBIC]
+    each = everywhere == PARTLY or (scratch.box[at.BOUND] > 0 and not everywhere & 1)
+    each = each and where.size > 1 and not scene.whole[at.CUBIC]
     for k in range(where.size):
         where[k] = everywhere
         if each:
             where[k] = _look(scratch, scene, lanes, scene.lattice[k], envelope[2])
-        if where[k] < INSIDE and scene.numbers[DEFAULT_F] == 0:
+        if where[k] < INSIDE and scene.numbers[at.DEFAULT_F] == 0:
             where[k] = NOTHING
 
 
@@ -80,17 +44,17 @@ def _look(scratch: Scratch, scene: Packed, lanes: int, a: Array, spread: Array) 
     The error of hkl is about 2^-24 times the reach of a group, that of the image N times as much: so N times the
     reach is bounded. Table indices relative to an anchor's must be exact in float32 too.
     """
-    box, numbers, grid, has_table = scratch.box, scene.numbers, scene.grid, scene.whole[HAS_TABLE] > 0
+    box, numbers, grid, has_table = scratch.box, scene.numbers, scene.grid, scene.whole[at.HAS_TABLE] > 0
     narrow, inside, touches, span = True, has_table, has_table, 0.0
-    if scene.whole[CUBIC]:
+    if scene.whole[at.CUBIC]:
         return PARTLY
     for axis in range(3):
         reach, margin = 0.0, 0.51
         for i in range(3):
             some = spread[3 * axis + i]
-            reach += (abs(a[3 * axis + i]) + some) * box[REACH + i]
-            margin += some * (abs(box[CENTRE + i]) + box[HALF + i])
-        narrow = narrow and numbers[CELLS + axis] * reach <= box[BOUND]
+            reach += (abs(a[3 * axis + i]) + some) * box[at.REACH + i]
+            margin += some * (abs(box[at.CENTRE + i]) + box[at.HALF + i])
+        narrow = narrow and numbers[at.CELLS + axis] * reach <= box[at.BOUND]
         if has_table:
             low, high = _range_of_anchors(scratch.v, lanes, a[3 * axis], a[3 * axis + 1], a[3 * axis + 2])
             low, high = low - reach - margin - grid[axis], high + reach + margin - grid[axis]
@@ -107,10 +71,10 @@ def _look(scratch: Scratch, scene: Packed, lanes: int, a: Array, spread: Array) 
 @stage(forceinline=True, fastmath=FAST)
 def _range_of_anchors(v: Array, lanes: int, x: float, y: float, z: float) -> Any:
     """Least and largest x q_x + y q_y + z q_z of the anchors."""
-    first = x * v[ANCHOR_X] + y * v[ANCHOR_Y] + z * v[ANCHOR_Z]
+    first = x * v[at.ANCHOR_X] + y * v[at.ANCHOR_Y] + z * v[at.ANCHOR_Z]
     low, high = -first, first
-    for g in range(lanes // GROUP):
-        value = x * v[ANCHOR_X + g] + y * v[ANCHOR_Y + g] + z * v[ANCHOR_Z + g]
+    for g in range(lanes // at.GROUP):
+        value = x * v[at.ANCHOR_X + g] + y * v[at.ANCHOR_Y + g] + z * v[at.ANCHOR_Z + g]
         low, high = larger(-value, low), larger(value, high)
     return -low, high
 
@@ -121,12 +85,12 @@ def split_anchors(v: Array, w: Array, index: Array, lanes: int, a: Array, grid: 
     vector_code()
     a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
     low_h, low_k, low_l, size_k, size_l = grid[0], grid[1], grid[2], grid[4], grid[5]
-    for g in range(lanes // GROUP):
-        x, y, z = v[ANCHOR_X + g], v[ANCHOR_Y + g], v[ANCHOR_Z + g]
+    for g in range(lanes // at.GROUP):
+        x, y, z = v[at.ANCHOR_X + g], v[at.ANCHOR_Y + g], v[at.ANCHOR_Z + g]
         h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
         near_h, near_k, near_l = np.ceil(h - 0.5), np.ceil(k - 0.5), np.ceil(l - 0.5)
-        w[REST_H + g], w[REST_K + g], w[REST_L + g] = h - near_h, k - near_k, l - near_l
-        index[BASE + g] = np.int32(((near_h - low_h) * size_k + near_k - low_k) * size_l + near_l - low_l)
+        w[at.REST_H + g], w[at.REST_K + g], w[at.REST_L + g] = h - near_h, k - near_k, l - near_l
+        index[at.BASE + g] = np.int32(((near_h - low_h) * size_k + near_k - low_k) * size_l + near_l - low_l)
 
 
 @stage(fastmath=FAST)
@@ -135,14 +99,18 @@ def peel(w: Array, lanes: int, a: Array) -> None:
     vector_code()
     half = w.dtype.type(0.5)
     a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
-    for g in range(lanes // GROUP):
-        rest_h, rest_k, rest_l = w[REST_H + g], w[REST_K + g], w[REST_L + g]
-        for j in range(g * GROUP, g * GROUP + GROUP):
-            x, y, z = w[DX + j], w[DY + j], w[DZ + j]
+    for g in range(lanes // at.GROUP):
+        rest_h, rest_k, rest_l = w[at.REST_H + g], w[at.REST_K + g], w[at.REST_L + g]
+        for j in range(g * at.GROUP, g * at.GROUP + at.GROUP):
+            x, y, z = w[at.DX + j], w[at.DY + j], w[at.DZ + j]
             h = rest_h + a0 * x + a1 * y + a2 * z
             k = rest_k + a3 * x + a4 * y + a5 * z
             l = rest_l + a6 * x + a7 * y + a8 * z
-            w[DH + j], w[DK + j], w[DL + j] = h - np.ceil(h - half), k - np.ceil(k - half), l - np.ceil(l - half)
+            w[at.DH + j], w[at.DK + j], w[at.DL + j] = (
+                h - np.ceil(h - half),
+                k - np.ceil(k - half),
+                l - np.ceil(l - half),
+            )
 
 
 @stage(fastmath=FAST)
@@ -151,15 +119,15 @@ def peel_indexed(w: Array, index: Array, lanes: int, a: Array, grid: Array) -> N
     vector_code()
     half, size_k, size_l = w.dtype.type(0.5), w.dtype.type(grid[4]), w.dtype.type(grid[5])
     a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
-    for g in range(lanes // GROUP):
-        rest_h, rest_k, rest_l, base = w[REST_H + g], w[REST_K + g], w[REST_L + g], index[BASE + g]
-        for j in range(g * GROUP, g * GROUP + GROUP):
-            x, y, z = w[DX + j], w[DY + j], w[DZ + j]
+    for g in range(lanes // at.GROUP):
+        rest_h, rest_k, rest_l, base = w[at.REST_H + g], w[at.REST_K + g], w[at.REST_L + g], index[at.BASE + g]
+        for j in range(g * at.GROUP, g * at.GROUP + at.GROUP):
+            x, y, z = w[at.DX + j], w[at.DY + j], w[at.DZ + j]
             h = rest_h + a0 * x + a1 * y + a2 * z
             k = rest_k + a3 * x + a4 * y + a5 * z
             l = rest_l + a6 * x + a7 * y + a8 * z
             near_h, near_k, near_l = np.ceil(h - half), np.ceil(k - half), np.ceil(l - half)
-            w[DH + j], w[DK + j], w[DL + j] = h - near_h, k - near_k, l - near_l
+            w[at.DH + j], w[at.DK + j], w[at.DL + j] = h - near_h, k - near_k, l - near_l
             index[j] = np.int32((near_h * size_k + near_k) * size_l + near_l) + base
 
 
@@ -169,9 +137,13 @@ def peel_wide(v: Array, lanes: int, a: Array) -> None:
     vector_code()
     a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
     for j in range(lanes):
-        x, y, z = v[X + j], v[Y + j], v[Z + j]
+        x, y, z = v[at.X + j], v[at.Y + j], v[at.Z + j]
         h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
-        v[FAR_H + j], v[FAR_K + j], v[FAR_L + j] = h - np.ceil(h - 0.5), k - np.ceil(k - 0.5), l - np.ceil(l - 0.5)
+        v[at.FAR_H + j], v[at.FAR_K + j], v[at.FAR_L + j] = (
+            h - np.ceil(h - 0.5),
+            k - np.ceil(k - 0.5),
+            l - np.ceil(l - 0.5),
+        )
 
 
 @stage(fastmath=FAST)
@@ -182,10 +154,10 @@ def peel_wide_indexed(v: Array, index: Array, lanes: int, a: Array, grid: Array)
     size_k, size_l = grid[4], grid[5]
     base = (grid[0] * size_k + grid[1]) * size_l + grid[2]
     for j in range(lanes):
-        x, y, z = v[X + j], v[Y + j], v[Z + j]
+        x, y, z = v[at.X + j], v[at.Y + j], v[at.Z + j]
         h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
         near_h, near_k, near_l = np.ceil(h - 0.5), np.ceil(k - 0.5), np.ceil(l - 0.5)
-        v[FAR_H + j], v[FAR_K + j], v[FAR_L + j] = h - near_h, k - near_k, l - near_l
+        v[at.FAR_H + j], v[at.FAR_K + j], v[at.FAR_L + j] = h - near_h, k - near_k, l - near_l
         index[j] = np.int32((near_h * size_k + near_k) * size_l + near_l - base)
 
 
@@ -196,10 +168,10 @@ def peel_wide_checked(v: Array, index: Array, lanes: int, a: Array, grid: Array)
     a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
     low_h, low_k, low_l, size_h, size_k, size_l = grid[0], grid[1], grid[2], grid[3], grid[4], grid[5]
     for j in range(lanes):
-        x, y, z = v[X + j], v[Y + j], v[Z + j]
+        x, y, z = v[at.X + j], v[at.Y + j], v[at.Z + j]
         h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
         near_h, near_k, near_l = np.ceil(h - 0.5), np.ceil(k - 0.5), np.ceil(l - 0.5)
-        v[FAR_H + j], v[FAR_K + j], v[FAR_L + j] = h - near_h, k - near_k, l - near_l
+        v[at.FAR_H + j], v[at.FAR_K + j], v[at.FAR_L + j] = h - near_h, k - near_k, l - near_l
         ih, ik, il = near_h - low_h, near_k - low_k, near_l - low_l
         inside = (ih >= 0) & (ih < size_h) & (ik >= 0) & (ik < size_k) & (il >= 0) & (il < size_l)
         index[j] = np.int32((ih * size_k + ik) * size_l + il if inside else -1.0)
@@ -210,24 +182,24 @@ def narrow_distances(v: Array, w: Array, lanes: int) -> None:
     """Distances in the image's type."""
     vector_code()
     for j in range(lanes):
-        w[DH + j], w[DK + j], w[DL + j] = v[FAR_H + j], v[FAR_K + j], v[FAR_L + j]
+        w[at.DH + j], w[at.DK + j], w[at.DL + j] = v[at.FAR_H + j], v[at.FAR_K + j], v[at.FAR_L + j]
 
 
 @stage(fastmath=FAST)
 def narrow_phases(v: Array, w: Array, lanes: int, numbers: Array) -> None:
     """N d less the nearest integer: float32 distances would leave an error of N times theirs, far from a reflection."""
     vector_code()
-    na, nb, nc = numbers[CELLS], numbers[CELLS + 1], numbers[CELLS + 2]
+    na, nb, nc = numbers[at.CELLS], numbers[at.CELLS + 1], numbers[at.CELLS + 2]
     for j in range(lanes):
-        h, k, l = na * v[FAR_H + j], nb * v[FAR_K + j], nc * v[FAR_L + j]
-        w[PHASE_H + j], w[PHASE_K + j], w[PHASE_L + j] = h - np.rint(h), k - np.rint(k), l - np.rint(l)
+        h, k, l = na * v[at.FAR_H + j], nb * v[at.FAR_K + j], nc * v[at.FAR_L + j]
+        w[at.PHASE_H + j], w[at.PHASE_K + j], w[at.PHASE_L + j] = h - np.rint(h), k - np.rint(k), l - np.rint(l)
 
 
 @stage(fastmath=FAST)
 def gather(w: Array, index: Array, lanes: int, table: Array) -> None:
     """F of reflections that are all in the table."""
     for j in range(lanes):
-        w[AMPLITUDE + j] = table[np.uint32(index[j])]  # unsigned: numba need not look for negative ones
+        w[at.AMPLITUDE + j] = table[np.uint32(index[j])]  # unsigned: numba need not look for negative ones
 
 
 @stage(fastmath=FAST)
@@ -236,14 +208,14 @@ def gather_or_default(w: Array, index: Array, lanes: int, table: Array, default:
     for j in range(lanes):
         i = index[j]
         value = table[np.uint32(i if i >= 0 else 0)]
-        w[AMPLITUDE + j] = value if i >= 0 else default
+        w[at.AMPLITUDE + j] = value if i >= 0 else default
 
 
 @stage()
 def fill_amplitude(w: Array, lanes: int, default: Any) -> None:
     """The same F everywhere."""
     for j in range(lanes):
-        w[AMPLITUDE + j] = default
+        w[at.AMPLITUDE + j] = default
 
 
 @stage(inline="always")
@@ -280,5 +252,5 @@ def _wide_distances(scratch: Scratch, scene: Packed, lanes: int, k: int) -> None
     else:
         peel_wide(v, lanes, a)
     narrow_distances(v, scratch.w, lanes)
-    if scene.numbers[PHASED] > 0:
+    if scene.numbers[at.PHASED] > 0:
         narrow_phases(v, scratch.w, lanes, scene.numbers)

@@ -9,27 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.geometry import LOG2_E
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, ORDERED, horner, power_of_two, stage, vector_code
-from nanobrag_torch.kernels.cpu.layout import (
-    AMPLITUDE,
-    BEND,
-    BIAS,
-    BY_A,
-    BY_B,
-    BY_C,
-    DH,
-    DK,
-    DL,
-    FLOW,
-    PHASE_H,
-    PHASE_K,
-    PHASE_L,
-    SHAPE_SUM,
-    SQUARE,
-    SUM,
-    Array,
-)
+from nanobrag_torch.kernels.cpu.layout import Array
 from nanobrag_torch.physics.lattice_factor import TOPHAT_LIMIT, Profile
 from nanobrag_torch.polynomials import (
     BALL_32,
@@ -66,8 +49,12 @@ def _grating(h: Any, k: Any, l: Any, uh: Any, uk: Any, ul: Any) -> Any:
 @stage(forceinline=True, fastmath=ORDERED)
 def _phased(w: Array, j: int, cells: Any, bias: Any) -> Any:
     """The same in lane j, from PHASE rows."""
-    uh, uk, ul = w[PHASE_H + j] + cells[0] * bias, w[PHASE_K + j] + cells[1] * bias, w[PHASE_L + j] + cells[2] * bias
-    return _grating(w[DH + j] + bias, w[DK + j] + bias, w[DL + j] + bias, uh, uk, ul)
+    uh, uk, ul = (
+        w[at.PHASE_H + j] + cells[0] * bias,
+        w[at.PHASE_K + j] + cells[1] * bias,
+        w[at.PHASE_L + j] + cells[2] * bias,
+    )
+    return _grating(w[at.DH + j] + bias, w[at.DK + j] + bias, w[at.DL + j] + bias, uh, uk, ul)
 
 
 @stage(fastmath=ORDERED)
@@ -77,17 +64,17 @@ def add_grating(w: Array, lanes: int, shape: Array, weight: Any, phased: bool) -
     A tiny bias on d makes d = 0 give N without a branch.
     """
     vector_code()
-    cells, bias = (shape[0], shape[4], shape[8]), shape[BIAS]
+    cells, bias = (shape[0], shape[4], shape[8]), shape[at.BIAS]
     if phased:
         for j in range(lanes):
-            value = w[AMPLITUDE + j] * _phased(w, j, cells, bias)
-            w[SUM + j] += weight * value * value
+            value = w[at.AMPLITUDE + j] * _phased(w, j, cells, bias)
+            w[at.SUM + j] += weight * value * value
     else:
         for j in range(lanes):
-            h, k, l = w[DH + j] + bias, w[DK + j] + bias, w[DL + j] + bias
+            h, k, l = w[at.DH + j] + bias, w[at.DK + j] + bias, w[at.DL + j] + bias
             uh, uk, ul = _phase(h, cells[0]), _phase(k, cells[1]), _phase(l, cells[2])
-            value = w[AMPLITUDE + j] * _grating(h, k, l, uh, uk, ul)
-            w[SUM + j] += weight * value * value
+            value = w[at.AMPLITUDE + j] * _grating(h, k, l, uh, uk, ul)
+            w[at.SUM + j] += weight * value * value
 
 
 @stage(fastmath=ORDERED)
@@ -96,18 +83,18 @@ def phases(w: Array, lanes: int, shape: Array) -> None:
     vector_code()
     na, nb, nc = shape[0], shape[4], shape[8]
     for j in range(lanes):
-        w[PHASE_H + j], w[PHASE_K + j] = _phase(w[DH + j], na), _phase(w[DK + j], nb)
-        w[PHASE_L + j] = _phase(w[DL + j], nc)
+        w[at.PHASE_H + j], w[at.PHASE_K + j] = _phase(w[at.DH + j], na), _phase(w[at.DK + j], nb)
+        w[at.PHASE_L + j] = _phase(w[at.DL + j], nc)
 
 
 @stage(fastmath=ORDERED)
 def grating_squares(w: Array, lanes: int, shape: Array) -> None:
     """SQUARE: L^2, from PHASE rows."""
     vector_code()
-    cells, bias = (shape[0], shape[4], shape[8]), shape[BIAS]
+    cells, bias = (shape[0], shape[4], shape[8]), shape[at.BIAS]
     for j in range(lanes):
         value = _phased(w, j, cells, bias)
-        w[SQUARE + j] = value * value
+        w[at.SQUARE + j] = value * value
 
 
 @stage(forceinline=True, fastmath=ORDERED)
@@ -131,42 +118,42 @@ def grating_slopes(w: Array, lanes: int, shape: Array, weight: Any) -> None:
     s(x) = x P and E = 2 x^2 P'. Nothing large cancels at small d, where m = 0.
     """
     vector_code()
-    na, nb, nc, bias = shape[0], shape[4], shape[8], shape[BIAS]
+    na, nb, nc, bias = shape[0], shape[4], shape[8], shape[at.BIAS]
     one, two = w.dtype.type(1), w.dtype.type(2)
     for j in range(lanes):
-        th, bh, xh, _h = _axis(w[DH + j], w[PHASE_H + j], na, bias)
-        tk, bk, xk, _k = _axis(w[DK + j], w[PHASE_K + j], nb, bias)
-        tl, bl, xl, _l = _axis(w[DL + j], w[PHASE_L + j], nc, bias)
+        th, bh, xh, _h = _axis(w[at.DH + j], w[at.PHASE_H + j], na, bias)
+        tk, bk, xk, _k = _axis(w[at.DK + j], w[at.PHASE_K + j], nb, bias)
+        tl, bl, xl, _l = _axis(w[at.DL + j], w[at.PHASE_L + j], nc, bias)
         bottom_hk, bottom_kl, bottom_hl = bh * bk, bk * bl, bh * bl
         r = one / (bottom_hk * bl)
         top_hk, top_kl, top_hl = th * tk, tk * tl, th * tl
         product = top_hk * tl * r
         square = product * product
-        term = weight * (w[AMPLITUDE + j] * w[AMPLITUDE + j])
-        w[SUM + j] += term * square
-        w[SQUARE + j] = square
-        common = two * w[FLOW + j] * term * product
-        w[DH + j] = common * (r * bottom_kl * xh) * (r * top_kl)
-        w[DK + j] = common * (r * bottom_hl * xk) * (r * top_hl)
-        w[DL + j] = common * (r * bottom_hk * xl) * (r * top_hk)
+        term = weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j])
+        w[at.SUM + j] += term * square
+        w[at.SQUARE + j] = square
+        common = two * w[at.FLOW + j] * term * product
+        w[at.DH + j] = common * (r * bottom_kl * xh) * (r * top_kl)
+        w[at.DK + j] = common * (r * bottom_hl * xk) * (r * top_hl)
+        w[at.DL + j] = common * (r * bottom_hk * xl) * (r * top_hk)
 
 
 @stage(fastmath=ORDERED)
 def grating_cells(w: Array, lanes: int, shape: Array, weight: Any) -> None:
     """BY_A, BY_B, BY_C: half the gradient by the numbers of cells; before slopes take the place of the distances."""
     vector_code()
-    na, nb, nc, bias = shape[0], shape[4], shape[8], shape[BIAS]
+    na, nb, nc, bias = shape[0], shape[4], shape[8], shape[at.BIAS]
     one = w.dtype.type(1)
     for j in range(lanes):
-        th, bh, _xh, nh = _axis(w[DH + j], w[PHASE_H + j], na, bias)
-        tk, bk, _xk, nk = _axis(w[DK + j], w[PHASE_K + j], nb, bias)
-        tl, bl, _xl, nl = _axis(w[DL + j], w[PHASE_L + j], nc, bias)
+        th, bh, _xh, nh = _axis(w[at.DH + j], w[at.PHASE_H + j], na, bias)
+        tk, bk, _xk, nk = _axis(w[at.DK + j], w[at.PHASE_K + j], nb, bias)
+        tl, bl, _xl, nl = _axis(w[at.DL + j], w[at.PHASE_L + j], nc, bias)
         r = one / (bh * bk * bl)
-        flow = w[FLOW + j] * weight * (w[AMPLITUDE + j] * w[AMPLITUDE + j])
+        flow = w[at.FLOW + j] * weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j])
         common = flow * (th * tk * tl * r)
-        w[BY_A + j] = common * (tk * tl * r * nh)
-        w[BY_B + j] = common * (th * tl * r * nk)
-        w[BY_C + j] = common * (th * tk * r * nl)
+        w[at.BY_A + j] = common * (tk * tl * r * nh)
+        w[at.BY_B + j] = common * (th * tl * r * nk)
+        w[at.BY_C + j] = common * (th * tk * r * nl)
 
 
 @stage(fastmath=FAST)
@@ -175,17 +162,17 @@ def add_cells(w: Array, lanes: int, single: Array) -> None:
     vector_code()
     by_a = by_b = by_c = w.dtype.type(0)
     for j in range(lanes):
-        by_a += w[BY_A + j]
-        by_b += w[BY_B + j]
-        by_c += w[BY_C + j]
-    single[SHAPE_SUM] += 2.0 * by_a
-    single[SHAPE_SUM + 4] += 2.0 * by_b
-    single[SHAPE_SUM + 8] += 2.0 * by_c
+        by_a += w[at.BY_A + j]
+        by_b += w[at.BY_B + j]
+        by_c += w[at.BY_C + j]
+    single[at.SHAPE_SUM] += 2.0 * by_a
+    single[at.SHAPE_SUM + 4] += 2.0 * by_b
+    single[at.SHAPE_SUM + 8] += 2.0 * by_c
 
 
 @stage(forceinline=True, fastmath=FAST)
 def _form(w: Array, j: int, shape: Array) -> Any:
-    h, k, l = w[DH + j], w[DK + j], w[DL + j]
+    h, k, l = w[at.DH + j], w[at.DK + j], w[at.DL + j]
     cross = (shape[1] + shape[3]) * (h * k) + (shape[2] + shape[6]) * (h * l) + (shape[5] + shape[7]) * (k * l)
     return shape[0] * (h * h) + shape[4] * (k * k) + shape[8] * (l * l) + cross
 
@@ -198,19 +185,19 @@ def form_squares(w: Array, lanes: int, shape: Array, profile: int) -> None:
     if profile == TOPHAT:
         limit = w.dtype.type(TOPHAT_LIMIT)
         for j in range(lanes):
-            w[SQUARE + j] = one if _form(w, j, shape) < limit else zero
-            w[BEND + j] = zero
+            w[at.SQUARE + j] = one if _form(w, j, shape) < limit else zero
+            w[at.BEND + j] = zero
     elif profile == GAUSS:
         rate, least = w.dtype.type(-2 * LOG2_E), w.dtype.type(-126)
         for j in range(lanes):
             t = max(rate * _form(w, j, shape), least)
             n = np.rint(t)
             value = horner(t - n, POWER_32, POWER_64) * power_of_two(n)
-            w[SQUARE + j] = value
-            w[BEND + j] = -two * value
+            w[at.SQUARE + j] = value
+            w[at.BEND + j] = -two * value
     else:
         for j in range(lanes):
-            w[SQUARE + j] = _form(w, j, shape)
+            w[at.SQUARE + j] = _form(w, j, shape)
         _balls(w, lanes)
 
 
@@ -221,8 +208,8 @@ def _balls(w: Array, lanes: int) -> None:
     one, two, three, pi = w.dtype.type(1), w.dtype.type(2), w.dtype.type(3), w.dtype.type(PI)
     inverse_pi = w.dtype.type(1 / PI)
     for j in range(lanes):
-        t2 = w[SQUARE + j] * pi * pi
-        root = np.sqrt(max(w[SQUARE + j], one / (pi * pi)))
+        t2 = w[at.SQUARE + j] * pi * pi
+        root = np.sqrt(max(w[at.SQUARE + j], one / (pi * pi)))
         u = root - np.rint(root)
         p = horner(u * u, SINE_32, SINE_64)
         sine, cosine = u * p / (pi * root), (p + u * u * horner(u * u, SLOPE_32, SLOPE_64)) * inverse_pi
@@ -232,8 +219,8 @@ def _balls(w: Array, lanes: int) -> None:
         near = t2 < one
         s = horner(y, BALL_32, BALL_64) if near else away
         slope = horner(y, BALL_SLOPE_32, BALL_SLOPE_64) if near else away_slope
-        w[SQUARE + j] = s * s
-        w[BEND + j] = two * s * slope * pi * pi
+        w[at.SQUARE + j] = s * s
+        w[at.BEND + j] = two * s * slope * pi * pi
 
 
 @stage(fastmath=FAST)
@@ -241,7 +228,7 @@ def add_squares(w: Array, lanes: int, weight: Any) -> None:
     """SUM += weight F^2 SQUARE."""
     vector_code()
     for j in range(lanes):
-        w[SUM + j] += weight * w[AMPLITUDE + j] * w[AMPLITUDE + j] * w[SQUARE + j]
+        w[at.SUM + j] += weight * w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j] * w[at.SQUARE + j]
 
 
 @stage(fastmath=FAST)
@@ -251,11 +238,11 @@ def form_slopes(w: Array, lanes: int, shape: Array, weight: Any) -> None:
     hk, hl, kl = shape[1] + shape[3], shape[2] + shape[6], shape[5] + shape[7]
     hh, kk, ll = shape[0] + shape[0], shape[4] + shape[4], shape[8] + shape[8]
     for j in range(lanes):
-        h, k, l = w[DH + j], w[DK + j], w[DL + j]
-        common = w[FLOW + j] * weight * (w[AMPLITUDE + j] * w[AMPLITUDE + j]) * w[BEND + j]
-        w[DH + j] = common * (hh * h + hk * k + hl * l)
-        w[DK + j] = common * (hk * h + kk * k + kl * l)
-        w[DL + j] = common * (hl * h + kl * k + ll * l)
+        h, k, l = w[at.DH + j], w[at.DK + j], w[at.DL + j]
+        common = w[at.FLOW + j] * weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j]) * w[at.BEND + j]
+        w[at.DH + j] = common * (hh * h + hk * k + hl * l)
+        w[at.DK + j] = common * (hk * h + kk * k + kl * l)
+        w[at.DL + j] = common * (hl * h + kl * k + ll * l)
 
 
 @stage(fastmath=FAST)
@@ -264,8 +251,8 @@ def form_matrix(w: Array, lanes: int, weight: Any, single: Array) -> None:
     vector_code()
     hh = hk = hl = kk = kl = ll = w.dtype.type(0)
     for j in range(lanes):
-        h, k, l = w[DH + j], w[DK + j], w[DL + j]
-        common = w[FLOW + j] * weight * (w[AMPLITUDE + j] * w[AMPLITUDE + j]) * w[BEND + j]
+        h, k, l = w[at.DH + j], w[at.DK + j], w[at.DL + j]
+        common = w[at.FLOW + j] * weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j]) * w[at.BEND + j]
         ch, ck, cl = common * h, common * k, common * l
         hh += ch * h
         hk += ch * k
@@ -275,7 +262,7 @@ def form_matrix(w: Array, lanes: int, weight: Any, single: Array) -> None:
         ll += cl * l
     sums = (hh, hk, hl, hk, kk, kl, hl, kl, ll)
     for i in range(9):
-        single[SHAPE_SUM + i] += sums[i]
+        single[at.SHAPE_SUM + i] += sums[i]
 
 
 @stage(inline="always")

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
+from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.cubic import interpolate
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, stage, vector_code
 from nanobrag_torch.kernels.cpu.lattice import NOTHING, reflections
-from nanobrag_torch.kernels.cpu.layout import (
-    BATCH,
-    CUBIC,
-    DEFAULT_F,
-    FACTOR,
-    LATTICE_WEIGHT,
-    PHASED,
-    PROFILE,
-    SUM,
-    TOTAL,
-    Array,
-    Packed,
-    Scratch,
-)
+from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.profiles import add_values
 
 
@@ -27,10 +15,10 @@ def add_lattices(scratch: Scratch, scene: Packed, lanes: int) -> None:
     """TOTAL += FACTOR times the sum over lattices, float64 above BATCH lattices."""
     count = scene.lattice.shape[0]
     filled = count < 0
-    for start in range(0, count, BATCH):
+    for start in range(0, count, at.BATCH):
         for j in range(lanes):
-            scratch.w[SUM + j] = 0
-        filled = sum_lattices(scratch, scene, lanes, start, min(start + BATCH, count), filled)
+            scratch.w[at.SUM + j] = 0
+        filled = sum_lattices(scratch, scene, lanes, start, min(start + at.BATCH, count), filled)
         _add_batch(scratch.v, scratch.w, lanes)
 
 
@@ -38,15 +26,15 @@ def add_lattices(scratch: Scratch, scene: Packed, lanes: int) -> None:
 def sum_lattices(scratch: Scratch, scene: Packed, lanes: int, start: int, stop: int, filled: bool) -> bool:
     """SUM += weight F^2 L^2 of the lattices start .. stop; whether F is the default everywhere, as `filled` before."""
     v, w, slopes = scratch.v, scratch.w, stop < 0
-    default = w.dtype.type(scene.numbers[DEFAULT_F])
+    default = w.dtype.type(scene.numbers[at.DEFAULT_F])
     for k in range(start, stop):
         if scratch.where[k] == NOTHING:
             continue
         filled = reflections(scratch, scene, lanes, k, default, filled)
-        if scene.whole[CUBIC]:
+        if scene.whole[at.CUBIC]:
             interpolate(v, w, scratch.places, lanes, scene.lattice[k], scene.grid, scene.table, slopes)
-        phased = scene.numbers[PHASED] > 0 and scratch.where[k] & 1 == 0
-        add_values(w, lanes, scene.shape, scene.whole[PROFILE], scene.narrow[k, LATTICE_WEIGHT], phased)
+        phased = scene.numbers[at.PHASED] > 0 and scratch.where[k] & 1 == 0
+        add_values(w, lanes, scene.shape, scene.whole[at.PROFILE], scene.narrow[k, at.LATTICE_WEIGHT], phased)
     return filled
 
 
@@ -54,4 +42,4 @@ def sum_lattices(scratch: Scratch, scene: Packed, lanes: int, start: int, stop: 
 def _add_batch(v: Array, w: Array, lanes: int) -> None:
     vector_code()
     for j in range(lanes):
-        v[TOTAL + j] += v[FACTOR + j] * w[SUM + j]
+        v[at.TOTAL + j] += v[at.FACTOR + j] * w[at.SUM + j]

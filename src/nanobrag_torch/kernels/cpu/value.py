@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.blocks import next_block
 from nanobrag_torch.kernels.cpu.geometry import (
     aim,
@@ -14,31 +15,7 @@ from nanobrag_torch.kernels.cpu.geometry import (
 )
 from nanobrag_torch.kernels.cpu.intrinsics import entry, stage, take
 from nanobrag_torch.kernels.cpu.lattice import survey
-from nanobrag_torch.kernels.cpu.layout import (
-    BOUND,
-    CAPTURE,
-    CHUNK,
-    DMIN,
-    EACH_CAPTURE,
-    EACH_OMEGA,
-    EACH_POLAR,
-    GROUPED,
-    HAS_TABLE,
-    KNOWN,
-    LAST_CAPTURE,
-    LAYERS,
-    NARROW_BOUND,
-    OFFSET,
-    OMEGA,
-    OVERSAMPLE,
-    POINT_PIXEL,
-    POLAR,
-    SEEN,
-    TOTAL,
-    Array,
-    Packed,
-    Scratch,
-)
+from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.near import add_run
 from nanobrag_torch.kernels.cpu.sum import add_lattices
 
@@ -47,8 +24,8 @@ from nanobrag_torch.kernels.cpu.sum import add_lattices
 def value(out: Array, taken: Array, most: int, scene: Packed, scratch: Scratch) -> bool:
     """Values of at most so many chunks of pixels that no thread has taken yet, into out; whether some may be left."""
     for _ in range(most):
-        first = take(taken) * CHUNK
-        last = min(first + CHUNK, out.size)
+        first = take(taken) * at.CHUNK
+        last = min(first + at.CHUNK, out.size)
         if first >= last:
             return False
         while first < last:
@@ -68,11 +45,11 @@ def store(out: Array, scratch: Scratch, lanes: int) -> None:
     if scratch.place[lanes - 1] == first + lanes - 1:
         target = out[first : first + lanes]
         for j in range(lanes):
-            target[j] = scratch.v[TOTAL + j]
+            target[j] = scratch.v[at.TOTAL + j]
         return
     for j in range(lanes):
         if scratch.place[j] >= 0:
-            out[scratch.place[j]] = scratch.v[TOTAL + j]
+            out[scratch.place[j]] = scratch.v[at.TOTAL + j]
 
 
 @stage(inline="always")
@@ -80,29 +57,29 @@ def add_block(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> None
     """TOTAL of one block."""
     v, whole = scratch.v, scene.whole
     begin(v, lanes, panel, scene)
-    for layer in range(whole[LAYERS]):
-        for sub in range(whole[OVERSAMPLE] * whole[OVERSAMPLE]):
+    for layer in range(whole[at.LAYERS]):
+        for sub in range(whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]):
             sample(v, lanes, panel, layer, sub, scene)
             for s in range(scene.sources.shape[0]):
                 if look_at_source(scratch, scene, lanes, s, layer + sub + s == 0):
                     add_lattices(scratch, scene, lanes)
-    if scene.numbers[OFFSET] != 0:
+    if scene.numbers[at.OFFSET] != 0:
         once(v, lanes, panel, scene)
         for j in range(lanes):
-            v[TOTAL + j] += scene.numbers[OFFSET] * v[OMEGA + j] * v[CAPTURE + j] * v[POLAR + j]
+            v[at.TOTAL + j] += scene.numbers[at.OFFSET] * v[at.OMEGA + j] * v[at.CAPTURE + j] * v[at.POLAR + j]
 
 
 @stage()
 def begin(v: Array, lanes: int, panel: Array, scene: Packed) -> None:
     """Clear what a block sums up; capture of the last layer where it stands for all."""
     for j in range(lanes):
-        v[TOTAL + j] = 0.0
-        v[SEEN + j] = 1.0
-    if not scene.whole[EACH_POLAR]:
+        v[at.TOTAL + j] = 0.0
+        v[at.SEEN + j] = 1.0
+    if not scene.whole[at.EACH_POLAR]:
         for j in range(lanes):
-            v[POLAR + j] = v[KNOWN + j] = 0.0
-    if scene.whole[LAST_CAPTURE]:
-        last, first = scene.whole[LAYERS] - 1, scene.whole[LAYERS] * 0
+            v[at.POLAR + j] = v[at.KNOWN + j] = 0.0
+    if scene.whole[at.LAST_CAPTURE]:
+        last, first = scene.whole[at.LAYERS] - 1, scene.whole[at.LAYERS] * 0
         aim(v, lanes, panel, last, first, scene.whole, scene.numbers)
         captures(v, lanes, panel, last)
 
@@ -112,9 +89,9 @@ def sample(v: Array, lanes: int, panel: Array, layer: int, sub: int, scene: Pack
     """Unit vectors of one sub-pixel in one layer, and the factors that are its own."""
     whole = scene.whole
     aim(v, lanes, panel, layer, sub, whole, scene.numbers)
-    if whole[EACH_OMEGA] or layer + sub == 0:
-        solid_angles(v, lanes, panel, whole[POINT_PIXEL])
-    if not whole[LAST_CAPTURE] and (whole[EACH_CAPTURE] or sub == 0):
+    if whole[at.EACH_OMEGA] or layer + sub == 0:
+        solid_angles(v, lanes, panel, whole[at.POINT_PIXEL])
+    if not whole[at.LAST_CAPTURE] and (whole[at.EACH_CAPTURE] or sub == 0):
         captures(v, lanes, panel, layer)
 
 
@@ -122,10 +99,10 @@ def sample(v: Array, lanes: int, panel: Array, layer: int, sub: int, scene: Pack
 def look_at_source(scratch: Scratch, scene: Packed, lanes: int, s: int, very_first: bool) -> bool:
     """Scattering vectors and factors of one source, and how to treat the block; whether any lane sees the source."""
     v, whole, source = scratch.v, scene.whole, scene.sources[s]
-    scatter(v, lanes, source, scene.numbers[DMIN])
-    if whole[EACH_POLAR] or scene.numbers[DMIN] > 0 or very_first:
-        polarizations(v, lanes, source, whole[EACH_POLAR])
-    if not factors(v, lanes, source, whole[OVERSAMPLE] * whole[OVERSAMPLE]):
+    scatter(v, lanes, source, scene.numbers[at.DMIN])
+    if whole[at.EACH_POLAR] or scene.numbers[at.DMIN] > 0 or very_first:
+        polarizations(v, lanes, source, whole[at.EACH_POLAR])
+    if not factors(v, lanes, source, whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]):
         return False
     _survey(scratch, scene, lanes)
     return True
@@ -134,8 +111,8 @@ def look_at_source(scratch: Scratch, scene: Packed, lanes: int, s: int, very_fir
 @stage(inline="always")
 def _survey(scratch: Scratch, scene: Packed, lanes: int) -> None:
     """Differences from the anchors, and how to treat the block."""
-    scratch.box[BOUND] = scene.numbers[NARROW_BOUND] if scratch.box[GROUPED] > 0 else -1.0
-    offsets(scratch.v, scratch.w, lanes, scratch.box, scene.whole[HAS_TABLE])
+    scratch.box[at.BOUND] = scene.numbers[at.NARROW_BOUND] if scratch.box[at.GROUPED] > 0 else -1.0
+    offsets(scratch.v, scratch.w, lanes, scratch.box, scene.whole[at.HAS_TABLE])
     survey(scratch, scene, lanes)
 
 
@@ -143,10 +120,10 @@ def _survey(scratch: Scratch, scene: Packed, lanes: int) -> None:
 def once(v: Array, lanes: int, panel: Array, scene: Packed) -> None:
     """The factors of what is added once a pixel: the first ones, but of the last layer the capture."""
     whole = scene.whole
-    last, first = whole[LAYERS] - 1, whole[LAYERS] * 0
+    last, first = whole[at.LAYERS] - 1, whole[at.LAYERS] * 0
     aim(v, lanes, panel, last, first, whole, scene.numbers)
     captures(v, lanes, panel, last)
     aim(v, lanes, panel, first, first, whole, scene.numbers)
-    solid_angles(v, lanes, panel, whole[POINT_PIXEL])
-    if whole[EACH_POLAR]:
-        polarizations(v, lanes, scene.sources[0], whole[EACH_POLAR])
+    solid_angles(v, lanes, panel, whole[at.POINT_PIXEL])
+    if whole[at.EACH_POLAR]:
+        polarizations(v, lanes, scene.sources[0], whole[at.EACH_POLAR])

@@ -2,97 +2,16 @@
 
 from __future__ import annotations
 
+from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.blocks import next_block
 from nanobrag_torch.kernels.cpu.curved import unbend
 from nanobrag_torch.kernels.cpu.geometry import aim, decay, scatter
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, entry, stage, vector_code
-from nanobrag_torch.kernels.cpu.layout import (
-    AIM_X,
-    AIM_Y,
-    AIM_Z,
-    AREA,
-    ATTENUATION,
-    CAPTURE,
-    CHUNK,
-    CLOSE,
-    CURVATURE_SUM,
-    CURVED,
-    DMIN,
-    EACH_CAPTURE,
-    EACH_OMEGA,
-    EACH_POLAR,
-    FAST_AXIS,
-    FAST_INDEX,
-    INVERSE,
-    KEPT_CAPTURE,
-    KEPT_OMEGA,
-    KEPT_POLAR,
-    KNOWN,
-    LAST_CAPTURE,
-    LAYER_STEP,
-    LAYERS,
-    NORMAL,
-    OFFSET,
-    OMEGA,
-    OVERSAMPLE,
-    POINT_PIXEL,
-    POLAR,
-    PULL_CAPTURE,
-    PULL_OMEGA,
-    PULL_POLAR,
-    PULL_X,
-    PULL_Y,
-    PULL_Z,
-    ROW,
-    SEEN,
-    SLOPE_X,
-    SLOPE_Y,
-    SLOPE_Z,
-    SLOW_AXIS,
-    SLOW_INDEX,
-    STEP_SUM,
-    UPSTREAM,
-    Array,
-    Packed,
-    Scratch,
-    X,
-    Y,
-    Z,
-)
+from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.pull import pull_factors, pull_polarization, pull_scattering
+from nanobrag_torch.kernels.cpu.tangent import layout as rows
 from nanobrag_torch.kernels.cpu.tangent.lattice import begin_slopes, push_lattices
-from nanobrag_torch.kernels.cpu.tangent.layout import (
-    BENT_CURVATURE,
-    BENT_FAST,
-    BENT_FOURS,
-    BENT_SLOW,
-    BY_AREA,
-    BY_DEPTH,
-    BY_FAST,
-    BY_LAMBDA,
-    BY_NORMAL,
-    BY_OFFSET,
-    BY_POSITION,
-    BY_SLOW,
-    BY_WEIGHT,
-    COMMON,
-    COMMON_FOURS,
-    FACTORS,
-    FLAT_FOURS,
-    GEOMETRY,
-    OF_PANEL,
-    OF_POLAR,
-    OF_SOURCE,
-    OFFSETS,
-    POLAR_FOURS,
-    POLARIZATIONS,
-    SCATTERING,
-    SOURCE_FOURS,
-    SOURCES,
-    WIDE_TANGENTS,
-    Tally,
-    Ways,
-)
+from nanobrag_torch.kernels.cpu.tangent.layout import Tally, Ways
 from nanobrag_torch.kernels.cpu.value import begin, look_at_source, once, sample
 
 
@@ -100,10 +19,10 @@ from nanobrag_torch.kernels.cpu.value import begin, look_at_source, once, sample
 def push(out: Array, first: int, last: int, scene: Packed, scratch: Scratch, ways: Ways, tally: Tally) -> None:
     """Slopes [T, n] of the pixels at places first .. last of the list, into out."""
     while first < last:
-        used, lanes, panel = next_block(scratch, scene, first, min(last, (first // CHUNK + 1) * CHUNK))
+        used, lanes, panel = next_block(scratch, scene, first, min(last, (first // at.CHUNK + 1) * at.CHUNK))
         _push_block(scratch, scene, lanes, panel, ways, tally)
         for t in range(out.shape[0]):
-            _store(out[t], tally.slopes[t * ROW :], scratch.place, lanes)
+            _store(out[t], tally.slopes[t * at.ROW :], scratch.place, lanes)
         first += used
 
 
@@ -120,8 +39,8 @@ def _push_block(scratch: Scratch, scene: Packed, lanes: int, p: int, ways: Ways,
     v, whole, panel, moves = scratch.v, scene.whole, scene.panels[p], ways.moves
     begin(v, lanes, panel, scene)
     _clear(v, lanes, tally)
-    for layer in range(whole[LAYERS]):
-        for sub in range(whole[OVERSAMPLE] * whole[OVERSAMPLE]):
+    for layer in range(whole[at.LAYERS]):
+        for sub in range(whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]):
             sample(v, lanes, panel, layer, sub, scene)
             _clear_pull(v, lanes)
             for s in range(scene.sources.shape[0]):
@@ -129,29 +48,29 @@ def _push_block(scratch: Scratch, scene: Packed, lanes: int, p: int, ways: Ways,
                     begin_slopes(v, scratch.w, lanes)
                     push_lattices(scratch, scene, lanes, ways, tally)
                     _push_source(v, lanes, s, scene, ways, tally)
-            if moves[GEOMETRY]:
+            if moves[rows.GEOMETRY]:
                 _push_sample(v, lanes, p, layer, sub, scene, ways, tally)
-        if moves[GEOMETRY] and not whole[EACH_CAPTURE] and not whole[LAST_CAPTURE]:
+        if moves[rows.GEOMETRY] and not whole[at.EACH_CAPTURE] and not whole[at.LAST_CAPTURE]:
             _push_kept_capture(v, lanes, p, layer, scene, ways, tally)
-    if moves[FACTORS]:
+    if moves[rows.FACTORS]:
         _finish(v, lanes, p, scene, ways, tally)
-    contract(v, tally.slopes, lanes, COMMON, COMMON_FOURS, ways.common)
+    contract(v, tally.slopes, lanes, rows.COMMON, rows.COMMON_FOURS, ways.common)
 
 
 @stage()
 def _clear(v: Array, lanes: int, tally: Tally) -> None:
     """Every pixel counts once; nothing summed up yet."""
     for j in range(lanes):
-        v[UPSTREAM + j] = 1.0
-        v[KEPT_OMEGA + j] = v[KEPT_CAPTURE + j] = v[KEPT_POLAR + j] = 0.0
-    v[COMMON:WIDE_TANGENTS] = 0.0
+        v[at.UPSTREAM + j] = 1.0
+        v[at.KEPT_OMEGA + j] = v[at.KEPT_CAPTURE + j] = v[at.KEPT_POLAR + j] = 0.0
+    v[rows.COMMON : rows.WIDE_TANGENTS] = 0.0
     tally.slopes[:] = 0.0
 
 
 @stage()
 def _clear_pull(v: Array, lanes: int) -> None:
     for j in range(lanes):
-        v[PULL_X + j] = v[PULL_Y + j] = v[PULL_Z + j] = v[PULL_OMEGA + j] = v[PULL_CAPTURE + j] = 0.0
+        v[at.PULL_X + j] = v[at.PULL_Y + j] = v[at.PULL_Z + j] = v[at.PULL_OMEGA + j] = v[at.PULL_CAPTURE + j] = 0.0
 
 
 @stage()
@@ -161,123 +80,123 @@ def contract(v: Array, slopes: Array, lanes: int, first: int, fours: int, ways: 
         for i in range(fours):
             a, b, c, d = ways[t, 4 * i], ways[t, 4 * i + 1], ways[t, 4 * i + 2], ways[t, 4 * i + 3]
             if a != 0 or b != 0 or c != 0 or d != 0:
-                _add_four(v[first + 4 * i * ROW :], slopes[t * ROW :], lanes, a, b, c, d)
+                _add_four(v[first + 4 * i * at.ROW :], slopes[t * at.ROW :], lanes, a, b, c, d)
 
 
 @stage(fastmath=FAST)
 def _add_four(v: Array, slopes: Array, lanes: int, a: float, b: float, c: float, d: float) -> None:
     vector_code()
     for j in range(lanes):
-        slopes[j] += a * v[j] + b * v[ROW + j] + c * v[2 * ROW + j] + d * v[3 * ROW + j]
+        slopes[j] += a * v[j] + b * v[at.ROW + j] + c * v[2 * at.ROW + j] + d * v[3 * at.ROW + j]
 
 
 @stage()
 def _push_source(v: Array, lanes: int, s: int, scene: Packed, ways: Ways, tally: Tally) -> None:
     """What flows through the scattering vectors and the factors of one source."""
     source, whole, moves = scene.sources[s], scene.whole, ways.moves
-    if moves[SCATTERING]:
+    if moves[rows.SCATTERING]:
         pull_scattering(v, lanes, source, tally.source)
-    if moves[SOURCES]:
-        _source_rows(v, lanes, 1.0 / (whole[OVERSAMPLE] * whole[OVERSAMPLE]))
-        contract(v, tally.slopes, lanes, OF_SOURCE, SOURCE_FOURS, ways.sources[s])
-    if not moves[FACTORS]:
+    if moves[rows.SOURCES]:
+        _source_rows(v, lanes, 1.0 / (whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]))
+        contract(v, tally.slopes, lanes, rows.OF_SOURCE, rows.SOURCE_FOURS, ways.sources[s])
+    if not moves[rows.FACTORS]:
         return
     pull_factors(v, lanes, source, tally.source, whole)
-    if whole[EACH_POLAR]:
+    if whole[at.EACH_POLAR]:
         _push_polarization(v, lanes, s, scene, ways, tally)
     else:
         for j in range(lanes):
-            v[KEPT_POLAR + j] += v[PULL_POLAR + j]
+            v[at.KEPT_POLAR + j] += v[at.PULL_POLAR + j]
 
 
 @stage(fastmath=FAST)
 def _source_rows(v: Array, lanes: int, share: float) -> None:
     vector_code()
     for j in range(lanes):
-        x, y, z = v[SLOPE_X + j], v[SLOPE_Y + j], v[SLOPE_Z + j]
-        v[OF_SOURCE + j], v[OF_SOURCE + ROW + j], v[OF_SOURCE + 2 * ROW + j] = x, y, z
-        v[OF_SOURCE + BY_LAMBDA * ROW + j] = x * v[X + j] + y * v[Y + j] + z * v[Z + j]
-        factor = v[OMEGA + j] * v[CAPTURE + j] * v[POLAR + j] * v[SEEN + j]
-        v[OF_SOURCE + BY_WEIGHT * ROW + j] = share * v[STEP_SUM + j] * factor
+        x, y, z = v[at.SLOPE_X + j], v[at.SLOPE_Y + j], v[at.SLOPE_Z + j]
+        v[rows.OF_SOURCE + j], v[rows.OF_SOURCE + at.ROW + j], v[rows.OF_SOURCE + 2 * at.ROW + j] = x, y, z
+        v[rows.OF_SOURCE + rows.BY_LAMBDA * at.ROW + j] = x * v[at.X + j] + y * v[at.Y + j] + z * v[at.Z + j]
+        factor = v[at.OMEGA + j] * v[at.CAPTURE + j] * v[at.POLAR + j] * v[at.SEEN + j]
+        v[rows.OF_SOURCE + rows.BY_WEIGHT * at.ROW + j] = share * v[at.STEP_SUM + j] * factor
 
 
 @stage()
 def _push_polarization(v: Array, lanes: int, s: int, scene: Packed, ways: Ways, tally: Tally) -> None:
     """PULL_POLAR to the unit vectors and to the matrix of source s."""
     pull_polarization(v, lanes, scene.sources[s], tally.source)
-    if ways.moves[POLARIZATIONS]:
+    if ways.moves[rows.POLARIZATIONS]:
         _polar_rows(v, lanes)
-        contract(v, tally.slopes, lanes, OF_POLAR, POLAR_FOURS, ways.polarizations[s])
+        contract(v, tally.slopes, lanes, rows.OF_POLAR, rows.POLAR_FOURS, ways.polarizations[s])
 
 
 @stage(fastmath=FAST)
 def _polar_rows(v: Array, lanes: int) -> None:
     vector_code()
     for j in range(lanes):
-        x, y, z, g = v[AIM_X + j], v[AIM_Y + j], v[AIM_Z + j], v[PULL_POLAR + j]
-        v[OF_POLAR + j] = g * x * x
-        v[OF_POLAR + ROW + j] = g * x * y
-        v[OF_POLAR + 2 * ROW + j] = g * x * z
-        v[OF_POLAR + 3 * ROW + j] = g * y * y
-        v[OF_POLAR + 4 * ROW + j] = g * y * z
-        v[OF_POLAR + 5 * ROW + j] = g * z * z
+        x, y, z, g = v[at.AIM_X + j], v[at.AIM_Y + j], v[at.AIM_Z + j], v[at.PULL_POLAR + j]
+        v[rows.OF_POLAR + j] = g * x * x
+        v[rows.OF_POLAR + at.ROW + j] = g * x * y
+        v[rows.OF_POLAR + 2 * at.ROW + j] = g * x * z
+        v[rows.OF_POLAR + 3 * at.ROW + j] = g * y * y
+        v[rows.OF_POLAR + 4 * at.ROW + j] = g * y * z
+        v[rows.OF_POLAR + 5 * at.ROW + j] = g * z * z
 
 
 @stage()
 def _push_sample(v: Array, lanes: int, p: int, layer: int, sub: int, scene: Packed, ways: Ways, tally: Tally) -> None:
     """From gradients by unit vectors, solid angle and capture of a sample to slopes along directions of panel p."""
     whole, panel = scene.whole, scene.panels[p]
-    oversample = whole[OVERSAMPLE]
+    oversample = whole[at.OVERSAMPLE]
     slow, fast = (sub // oversample + 0.5) / oversample, (sub % oversample + 0.5) / oversample
     _capture_rows(v, lanes, panel, layer)
-    _omega_rows(v, lanes, panel, whole[POINT_PIXEL])
-    fours = FLAT_FOURS
-    if whole[CURVED]:
-        fours = BENT_FOURS
+    _omega_rows(v, lanes, panel, whole[at.POINT_PIXEL])
+    fours = rows.FLAT_FOURS
+    if whole[at.CURVED]:
+        fours = rows.BENT_FOURS
         _bent_rows(v, lanes, panel, scene.numbers, tally)
     _position_rows(v, lanes, slow, fast)
-    contract(v, tally.slopes, lanes, OF_PANEL, fours, ways.panels[p, layer])
+    contract(v, tally.slopes, lanes, rows.OF_PANEL, fours, ways.panels[p, layer])
 
 
 @stage(fastmath=FAST)
 def _capture_rows(v: Array, lanes: int, panel: Array, layer: int) -> None:
     """PULL_CAPTURE to unit vectors, and rows by normal and depth; as in cpu_pull."""
     vector_code()
-    step, attenuation = panel[LAYER_STEP], panel[ATTENUATION]
+    step, attenuation = panel[at.LAYER_STEP], panel[at.ATTENUATION]
     if step <= 0:
         return
-    nx, ny, nz = panel[NORMAL], panel[NORMAL + 1], panel[NORMAL + 2]
+    nx, ny, nz = panel[at.NORMAL], panel[at.NORMAL + 1], panel[at.NORMAL + 2]
     for j in range(lanes):
-        x, y, z = v[AIM_X + j], v[AIM_Y + j], v[AIM_Z + j]
+        x, y, z = v[at.AIM_X + j], v[at.AIM_Y + j], v[at.AIM_Z + j]
         secant = 1 / (x * nx + y * ny + z * nz)
         depth = step * attenuation * secant
         slope = (layer + 1) * decay((layer + 1) * depth) - layer * decay(layer * depth)
-        by_depth = v[PULL_CAPTURE + j] * slope * secant
+        by_depth = v[at.PULL_CAPTURE + j] * slope * secant
         by_cosine = -by_depth * depth
-        v[PULL_X + j] += by_cosine * nx
-        v[PULL_Y + j] += by_cosine * ny
-        v[PULL_Z + j] += by_cosine * nz
-        v[OF_PANEL + BY_NORMAL * ROW + j] = by_cosine * x
-        v[OF_PANEL + (BY_NORMAL + 1) * ROW + j] = by_cosine * y
-        v[OF_PANEL + (BY_NORMAL + 2) * ROW + j] = by_cosine * z
-        v[OF_PANEL + BY_DEPTH * ROW + j] = by_depth
+        v[at.PULL_X + j] += by_cosine * nx
+        v[at.PULL_Y + j] += by_cosine * ny
+        v[at.PULL_Z + j] += by_cosine * nz
+        v[rows.OF_PANEL + rows.BY_NORMAL * at.ROW + j] = by_cosine * x
+        v[rows.OF_PANEL + (rows.BY_NORMAL + 1) * at.ROW + j] = by_cosine * y
+        v[rows.OF_PANEL + (rows.BY_NORMAL + 2) * at.ROW + j] = by_cosine * z
+        v[rows.OF_PANEL + rows.BY_DEPTH * at.ROW + j] = by_depth
 
 
 @stage(fastmath=FAST)
 def _omega_rows(v: Array, lanes: int, panel: Array, point_pixel: int) -> None:
     """PULL: from unit vectors and PULL_OMEGA to positions; row by area and close distance."""
     vector_code()
-    scale, power = (1.0, 2.0) if point_pixel else (panel[AREA] * panel[CLOSE], 3.0)
+    scale, power = (1.0, 2.0) if point_pixel else (panel[at.AREA] * panel[at.CLOSE], 3.0)
     for j in range(lanes):
-        inverse = v[INVERSE + j]
-        x, y, z = v[AIM_X + j], v[AIM_Y + j], v[AIM_Z + j]
-        gx, gy, gz = v[PULL_X + j], v[PULL_Y + j], v[PULL_Z + j]
-        bare = v[PULL_OMEGA + j] * inverse * inverse * (1.0 if point_pixel else inverse)
+        inverse = v[at.INVERSE + j]
+        x, y, z = v[at.AIM_X + j], v[at.AIM_Y + j], v[at.AIM_Z + j]
+        gx, gy, gz = v[at.PULL_X + j], v[at.PULL_Y + j], v[at.PULL_Z + j]
+        bare = v[at.PULL_OMEGA + j] * inverse * inverse * (1.0 if point_pixel else inverse)
         along = x * gx + y * gy + z * gz + power * scale * bare
-        v[PULL_X + j] = (gx - along * x) * inverse
-        v[PULL_Y + j] = (gy - along * y) * inverse
-        v[PULL_Z + j] = (gz - along * z) * inverse
-        v[OF_PANEL + BY_AREA * ROW + j] = bare
+        v[at.PULL_X + j] = (gx - along * x) * inverse
+        v[at.PULL_Y + j] = (gy - along * y) * inverse
+        v[at.PULL_Z + j] = (gz - along * z) * inverse
+        v[rows.OF_PANEL + rows.BY_AREA * at.ROW + j] = bare
 
 
 @stage()
@@ -288,27 +207,27 @@ def _bent_rows(v: Array, lanes: int, panel: Array, numbers: Array, tally: Tally)
         tally.single[:] = 0.0
         unbend(v[j:], 1, panel, numbers, tally.panel, tally.single)
         for i in range(3):
-            v[OF_PANEL + (BENT_FAST + i) * ROW + j] = tally.panel[FAST_AXIS + i]
-            v[OF_PANEL + (BENT_SLOW + i) * ROW + j] = tally.panel[SLOW_AXIS + i]
+            v[rows.OF_PANEL + (rows.BENT_FAST + i) * at.ROW + j] = tally.panel[at.FAST_AXIS + i]
+            v[rows.OF_PANEL + (rows.BENT_SLOW + i) * at.ROW + j] = tally.panel[at.SLOW_AXIS + i]
         for i in range(4):
-            v[OF_PANEL + (BENT_CURVATURE + i) * ROW + j] = tally.single[CURVATURE_SUM + i]
+            v[rows.OF_PANEL + (rows.BENT_CURVATURE + i) * at.ROW + j] = tally.single[at.CURVATURE_SUM + i]
 
 
 @stage(fastmath=FAST)
 def _position_rows(v: Array, lanes: int, slow: float, fast: float) -> None:
     vector_code()
     for j in range(lanes):
-        gx, gy, gz = v[PULL_X + j], v[PULL_Y + j], v[PULL_Z + j]
-        along_fast, along_slow = v[FAST_INDEX + j] + fast, v[SLOW_INDEX + j] + slow
-        v[OF_PANEL + BY_POSITION * ROW + j] = gx
-        v[OF_PANEL + (BY_POSITION + 1) * ROW + j] = gy
-        v[OF_PANEL + (BY_POSITION + 2) * ROW + j] = gz
-        v[OF_PANEL + BY_FAST * ROW + j] = gx * along_fast
-        v[OF_PANEL + (BY_FAST + 1) * ROW + j] = gy * along_fast
-        v[OF_PANEL + (BY_FAST + 2) * ROW + j] = gz * along_fast
-        v[OF_PANEL + BY_SLOW * ROW + j] = gx * along_slow
-        v[OF_PANEL + (BY_SLOW + 1) * ROW + j] = gy * along_slow
-        v[OF_PANEL + (BY_SLOW + 2) * ROW + j] = gz * along_slow
+        gx, gy, gz = v[at.PULL_X + j], v[at.PULL_Y + j], v[at.PULL_Z + j]
+        along_fast, along_slow = v[at.FAST_INDEX + j] + fast, v[at.SLOW_INDEX + j] + slow
+        v[rows.OF_PANEL + rows.BY_POSITION * at.ROW + j] = gx
+        v[rows.OF_PANEL + (rows.BY_POSITION + 1) * at.ROW + j] = gy
+        v[rows.OF_PANEL + (rows.BY_POSITION + 2) * at.ROW + j] = gz
+        v[rows.OF_PANEL + rows.BY_FAST * at.ROW + j] = gx * along_fast
+        v[rows.OF_PANEL + (rows.BY_FAST + 1) * at.ROW + j] = gy * along_fast
+        v[rows.OF_PANEL + (rows.BY_FAST + 2) * at.ROW + j] = gz * along_fast
+        v[rows.OF_PANEL + rows.BY_SLOW * at.ROW + j] = gx * along_slow
+        v[rows.OF_PANEL + (rows.BY_SLOW + 1) * at.ROW + j] = gy * along_slow
+        v[rows.OF_PANEL + (rows.BY_SLOW + 2) * at.ROW + j] = gz * along_slow
 
 
 @stage()
@@ -318,19 +237,19 @@ def _push_kept_capture(v: Array, lanes: int, p: int, layer: int, scene: Packed, 
     aim(v, lanes, scene.panels[p], layer, first, scene.whole, scene.numbers)
     _clear_pull(v, lanes)
     for j in range(lanes):
-        v[PULL_CAPTURE + j] = v[KEPT_CAPTURE + j]
-        v[KEPT_CAPTURE + j] = 0.0
+        v[at.PULL_CAPTURE + j] = v[at.KEPT_CAPTURE + j]
+        v[at.KEPT_CAPTURE + j] = 0.0
     _push_sample(v, lanes, p, layer, first, scene, ways, tally)
 
 
 @stage()
 def _push_kept_omega(v: Array, lanes: int, p: int, scene: Packed, ways: Ways, tally: Tally) -> None:
     """What flows through the solid angle goes through the first sample."""
-    first = scene.whole[LAYERS] * 0
+    first = scene.whole[at.LAYERS] * 0
     aim(v, lanes, scene.panels[p], first, first, scene.whole, scene.numbers)
     _clear_pull(v, lanes)
     for j in range(lanes):
-        v[PULL_OMEGA + j] = v[KEPT_OMEGA + j]
+        v[at.PULL_OMEGA + j] = v[at.KEPT_OMEGA + j]
     _push_sample(v, lanes, p, first, first, scene, ways, tally)
 
 
@@ -338,14 +257,14 @@ def _push_kept_omega(v: Array, lanes: int, p: int, scene: Packed, ways: Ways, ta
 def _finish(v: Array, lanes: int, p: int, scene: Packed, ways: Ways, tally: Tally) -> None:
     """What is added once a pixel, and what flows through factors that were computed once."""
     moves, whole = ways.moves, scene.whole
-    has_offset = scene.numbers[OFFSET] != 0
-    if has_offset or moves[OFFSETS]:
+    has_offset = scene.numbers[at.OFFSET] != 0
+    if has_offset or moves[rows.OFFSETS]:
         _push_offset(v, lanes, scene.panels[p], scene)
-    if moves[GEOMETRY] and (has_offset or not whole[EACH_OMEGA]):
+    if moves[rows.GEOMETRY] and (has_offset or not whole[at.EACH_OMEGA]):
         _push_kept_omega(v, lanes, p, scene, ways, tally)
-    if moves[GEOMETRY] and (has_offset or whole[LAST_CAPTURE]):
-        _push_kept_capture(v, lanes, p, whole[LAYERS] - 1, scene, ways, tally)
-    if (moves[GEOMETRY] or moves[POLARIZATIONS]) and (has_offset or not whole[EACH_POLAR]):
+    if moves[rows.GEOMETRY] and (has_offset or whole[at.LAST_CAPTURE]):
+        _push_kept_capture(v, lanes, p, whole[at.LAYERS] - 1, scene, ways, tally)
+    if (moves[rows.GEOMETRY] or moves[rows.POLARIZATIONS]) and (has_offset or not whole[at.EACH_POLAR]):
         _push_first_polarization(v, lanes, p, scene, ways, tally)
 
 
@@ -353,36 +272,36 @@ def _finish(v: Array, lanes: int, p: int, scene: Packed, ways: Ways, tally: Tall
 def _push_offset(v: Array, lanes: int, panel: Array, scene: Packed) -> None:
     """Row by the offset, and what flows from it through the factors."""
     once(v, lanes, panel, scene)
-    offset = scene.numbers[OFFSET]
+    offset = scene.numbers[at.OFFSET]
     for j in range(lanes):
-        omega, capture, polar = v[OMEGA + j], v[CAPTURE + j], v[POLAR + j]
-        v[COMMON + BY_OFFSET * ROW + j] = omega * capture * polar
-        v[KEPT_OMEGA + j] += offset * capture * polar
-        v[KEPT_CAPTURE + j] += offset * omega * polar
-        v[KEPT_POLAR + j] += offset * omega * capture
+        omega, capture, polar = v[at.OMEGA + j], v[at.CAPTURE + j], v[at.POLAR + j]
+        v[rows.COMMON + rows.BY_OFFSET * at.ROW + j] = omega * capture * polar
+        v[at.KEPT_OMEGA + j] += offset * capture * polar
+        v[at.KEPT_CAPTURE + j] += offset * omega * polar
+        v[at.KEPT_POLAR + j] += offset * omega * capture
 
 
 @stage()
 def _push_first_polarization(v: Array, lanes: int, p: int, scene: Packed, ways: Ways, tally: Tally) -> None:
     """KEPT_POLAR through the first source that each lane sees; through the very first if P is of each."""
     for j in range(lanes):
-        v[KNOWN + j] = 0.0
-        v[SEEN + j] = 1.0
+        v[at.KNOWN + j] = 0.0
+        v[at.SEEN + j] = 1.0
     left, whole = lanes, scene.whole
-    for layer in range(whole[LAYERS]):
-        for sub in range(whole[OVERSAMPLE] * whole[OVERSAMPLE]):
+    for layer in range(whole[at.LAYERS]):
+        for sub in range(whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]):
             aim(v, lanes, scene.panels[p], layer, sub, whole, scene.numbers)
             for s in range(scene.sources.shape[0]):
                 if left == 0:
                     return
-                if not whole[EACH_POLAR]:
-                    scatter(v, lanes, scene.sources[s], scene.numbers[DMIN])
+                if not whole[at.EACH_POLAR]:
+                    scatter(v, lanes, scene.sources[s], scene.numbers[at.DMIN])
                 _clear_pull(v, lanes)
                 for j in range(lanes):
-                    fresh = v[SEEN + j] > v[KNOWN + j]
+                    fresh = v[at.SEEN + j] > v[at.KNOWN + j]
                     left -= 1 if fresh else 0
-                    v[PULL_POLAR + j] = v[KEPT_POLAR + j] if fresh else 0.0
-                    v[KNOWN + j] = max(v[KNOWN + j], v[SEEN + j])
+                    v[at.PULL_POLAR + j] = v[at.KEPT_POLAR + j] if fresh else 0.0
+                    v[at.KNOWN + j] = max(v[at.KNOWN + j], v[at.SEEN + j])
                 _push_polarization(v, lanes, s, scene, ways, tally)
-                if ways.moves[GEOMETRY]:
+                if ways.moves[rows.GEOMETRY]:
                     _push_sample(v, lanes, p, layer, sub, scene, ways, tally)

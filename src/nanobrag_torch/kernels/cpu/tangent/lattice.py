@@ -4,46 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.cubic import interpolate
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, stage, vector_code
 from nanobrag_torch.kernels.cpu.lattice import INSIDE, NOTHING, reflections
-from nanobrag_torch.kernels.cpu.layout import (
-    AMPLITUDE,
-    BATCH,
-    BEND,
-    BY_A,
-    BY_B,
-    BY_C,
-    CUBIC,
-    DEFAULT_F,
-    DH,
-    DK,
-    DL,
-    FACTOR,
-    FLOW,
-    GX,
-    GY,
-    GZ,
-    LATTICE_WEIGHT,
-    PHASED,
-    PROFILE,
-    QX,
-    QY,
-    QZ,
-    ROW,
-    SLOPE_X,
-    SLOPE_Y,
-    SLOPE_Z,
-    SQUARE,
-    STEP_SUM,
-    SUM,
-    Array,
-    Packed,
-    Scratch,
-    X,
-    Y,
-    Z,
-)
+from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.profiles import (
     GRATING,
     add_squares,
@@ -55,22 +20,8 @@ from nanobrag_torch.kernels.cpu.profiles import (
     phases,
 )
 from nanobrag_torch.kernels.cpu.slopes import add_table_slopes, pull_q
-from nanobrag_torch.kernels.cpu.tangent.layout import (
-    BATCH_ROWS,
-    BY_DEFAULT,
-    BY_SHAPE,
-    COMMON,
-    DEFAULTS,
-    IN_BATCH,
-    LATTICES,
-    LOOSE,
-    LOOSE_FLOW,
-    SCATTERING,
-    SHAPES,
-    SLOPES,
-    Tally,
-    Ways,
-)
+from nanobrag_torch.kernels.cpu.tangent import layout as rows
+from nanobrag_torch.kernels.cpu.tangent.layout import Tally, Ways
 
 
 @stage(fastmath=FAST)
@@ -79,53 +30,53 @@ def begin_slopes(v: Array, w: Array, lanes: int) -> None:
     vector_code()
     one = w.dtype.type(1)
     for j in range(lanes):
-        w[FLOW + j] = one
-        w[QX + j], w[QY + j], w[QZ + j] = v[X + j], v[Y + j], v[Z + j]
-        v[STEP_SUM + j] = v[SLOPE_X + j] = v[SLOPE_Y + j] = v[SLOPE_Z + j] = 0.0
+        w[at.FLOW + j] = one
+        w[at.QX + j], w[at.QY + j], w[at.QZ + j] = v[at.X + j], v[at.Y + j], v[at.Z + j]
+        v[at.STEP_SUM + j] = v[at.SLOPE_X + j] = v[at.SLOPE_Y + j] = v[at.SLOPE_Z + j] = 0.0
 
 
 @stage()
 def push_lattices(scratch: Scratch, scene: Packed, lanes: int, ways: Ways, tally: Tally) -> None:
     """STEP_SUM of the lattices; FACTOR times gradients by q into SLOPE, and by the rest into COMMON and slopes."""
     v, w, count, moves = scratch.v, scratch.w, scene.lattice.shape[0], ways.moves
-    default, filled, slopes = w.dtype.type(scene.numbers[DEFAULT_F]), False, moves[SLOPES] > 0
-    shared = moves[LATTICES] > 0 or moves[SHAPES] > 0 or moves[DEFAULTS] > 0
-    for start in range(0, count, BATCH):
+    default, filled, slopes = w.dtype.type(scene.numbers[at.DEFAULT_F]), False, moves[rows.SLOPES] > 0
+    shared = moves[rows.LATTICES] > 0 or moves[rows.SHAPES] > 0 or moves[rows.DEFAULTS] > 0
+    for start in range(0, count, at.BATCH):
         _clear_batch(w, lanes, shared, ways.owner.size)
-        for k in range(start, min(start + BATCH, count)):
+        for k in range(start, min(start + at.BATCH, count)):
             if scratch.where[k] == NOTHING:
                 continue
             filled = reflections(scratch, scene, lanes, k, default, filled)
-            if scene.whole[CUBIC]:
+            if scene.whole[at.CUBIC]:
                 interpolate(v, w, scratch.places, lanes, scene.lattice[k], scene.grid, scene.table, slopes)
-            phased = scene.numbers[PHASED] > 0 and scratch.where[k] & 1 == 0
+            phased = scene.numbers[at.PHASED] > 0 and scratch.where[k] & 1 == 0
             _add_lattice(w, lanes, k, scene, moves, phased)
-            if moves[SCATTERING]:
+            if moves[rows.SCATTERING]:
                 pull_q(w, lanes, scene.narrow[k])
-            if moves[LATTICES]:
+            if moves[rows.LATTICES]:
                 _by_lattice(w, lanes, scene.narrow[k])
-            if moves[DEFAULTS]:
-                _by_default(w, scratch.places, lanes, scratch.where[k], scene.narrow[k, LATTICE_WEIGHT])
+            if moves[rows.DEFAULTS]:
+                _by_default(w, scratch.places, lanes, scratch.where[k], scene.narrow[k, at.LATTICE_WEIGHT])
             for g in range(ways.lattice.shape[1]):
-                _along(w, w[LOOSE + g * ROW :], lanes, ways.lattice[k, g])
+                _along(w, w[rows.LOOSE + g * at.ROW :], lanes, ways.lattice[k, g])
             if ways.tables.shape[0] and scratch.where[k] >= INSIDE:
                 _along_tables(scratch, scene, lanes, k, ways)
                 filled = False
         _end_batch(v, w, lanes)
         if shared:
-            for i in range(BATCH_ROWS):
-                _add_row(v[FACTOR:], w[IN_BATCH + i * ROW :], v[COMMON + i * ROW :], lanes)
+            for i in range(rows.BATCH_ROWS):
+                _add_row(v[at.FACTOR :], w[rows.IN_BATCH + i * at.ROW :], v[rows.COMMON + i * at.ROW :], lanes)
         for i in range(ways.owner.size):
-            _add_row(v[FACTOR:], w[LOOSE + i * ROW :], tally.slopes[ways.owner[i] * ROW :], lanes)
+            _add_row(v[at.FACTOR :], w[rows.LOOSE + i * at.ROW :], tally.slopes[ways.owner[i] * at.ROW :], lanes)
 
 
 @stage()
 def _clear_batch(w: Array, lanes: int, shared: bool, loose: int) -> None:
     for j in range(lanes):
-        w[SUM + j] = w[GX + j] = w[GY + j] = w[GZ + j] = 0
+        w[at.SUM + j] = w[at.GX + j] = w[at.GY + j] = w[at.GZ + j] = 0
     if shared:
-        w[IN_BATCH : IN_BATCH + BATCH_ROWS * ROW] = 0
-    w[LOOSE : LOOSE + loose * ROW] = 0
+        w[rows.IN_BATCH : rows.IN_BATCH + rows.BATCH_ROWS * at.ROW] = 0
+    w[rows.LOOSE : rows.LOOSE + loose * at.ROW] = 0
 
 
 @stage(fastmath=FAST)
@@ -133,10 +84,10 @@ def _end_batch(v: Array, w: Array, lanes: int) -> None:
     """Add the sums of a batch to the float64 ones."""
     vector_code()
     for j in range(lanes):
-        v[STEP_SUM + j] += w[SUM + j]
-        v[SLOPE_X + j] += v[FACTOR + j] * w[GX + j]
-        v[SLOPE_Y + j] += v[FACTOR + j] * w[GY + j]
-        v[SLOPE_Z + j] += v[FACTOR + j] * w[GZ + j]
+        v[at.STEP_SUM + j] += w[at.SUM + j]
+        v[at.SLOPE_X + j] += v[at.FACTOR + j] * w[at.GX + j]
+        v[at.SLOPE_Y + j] += v[at.FACTOR + j] * w[at.GY + j]
+        v[at.SLOPE_Z + j] += v[at.FACTOR + j] * w[at.GZ + j]
 
 
 @stage(fastmath=FAST)
@@ -149,14 +100,14 @@ def _add_row(factor: Array, row: Array, total: Array, lanes: int) -> None:
 @stage()
 def _add_lattice(w: Array, lanes: int, k: int, scene: Packed, moves: Array, phased: bool) -> None:
     """Value of one lattice, and its gradients by shape and hkl as far as they are needed."""
-    shape, profile, weight = scene.shape, scene.whole[PROFILE], scene.narrow[k, LATTICE_WEIGHT]
+    shape, profile, weight = scene.shape, scene.whole[at.PROFILE], scene.narrow[k, at.LATTICE_WEIGHT]
     if profile == GRATING:
         if not phased:
             phases(w, lanes, shape)
-        if moves[SHAPES]:
+        if moves[rows.SHAPES]:
             grating_cells(w, lanes, shape, weight)
             _by_cells(w, lanes)
-        if moves[SLOPES]:
+        if moves[rows.SLOPES]:
             grating_slopes(w, lanes, shape, weight)
         else:
             grating_squares(w, lanes, shape)
@@ -164,11 +115,11 @@ def _add_lattice(w: Array, lanes: int, k: int, scene: Packed, moves: Array, phas
     else:
         form_squares(w, lanes, shape, profile)
         add_squares(w, lanes, weight)
-        if moves[SHAPES]:
+        if moves[rows.SHAPES]:
             _by_form(w, lanes, weight)
-        if moves[SLOPES]:
+        if moves[rows.SLOPES]:
             form_slopes(w, lanes, shape, weight)
-    if moves[SLOPES] and scene.whole[CUBIC]:
+    if moves[rows.SLOPES] and scene.whole[at.CUBIC]:
         add_table_slopes(w, lanes, weight)
 
 
@@ -176,28 +127,28 @@ def _add_lattice(w: Array, lanes: int, k: int, scene: Packed, moves: Array, phas
 def _by_cells(w: Array, lanes: int) -> None:
     """By the numbers of cells, as hh, kk, ll of a form."""
     vector_code()
-    two, first = w.dtype.type(2), IN_BATCH + BY_SHAPE * ROW
+    two, first = w.dtype.type(2), rows.IN_BATCH + rows.BY_SHAPE * at.ROW
     for j in range(lanes):
-        w[first + j] += two * w[BY_A + j]
-        w[first + 3 * ROW + j] += two * w[BY_B + j]
-        w[first + 5 * ROW + j] += two * w[BY_C + j]
+        w[first + j] += two * w[at.BY_A + j]
+        w[first + 3 * at.ROW + j] += two * w[at.BY_B + j]
+        w[first + 5 * at.ROW + j] += two * w[at.BY_C + j]
 
 
 @stage(fastmath=FAST)
 def _by_form(w: Array, lanes: int, weight: Any) -> None:
     """By the matrix of the quadratic form: hh, hk, hl, kk, kl, ll."""
     vector_code()
-    first = IN_BATCH + BY_SHAPE * ROW
+    first = rows.IN_BATCH + rows.BY_SHAPE * at.ROW
     for j in range(lanes):
-        h, k, l = w[DH + j], w[DK + j], w[DL + j]
-        common = weight * (w[AMPLITUDE + j] * w[AMPLITUDE + j]) * w[BEND + j]
+        h, k, l = w[at.DH + j], w[at.DK + j], w[at.DL + j]
+        common = weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j]) * w[at.BEND + j]
         ch, ck, cl = common * h, common * k, common * l
         w[first + j] += ch * h
-        w[first + ROW + j] += ch * k
-        w[first + 2 * ROW + j] += ch * l
-        w[first + 3 * ROW + j] += ck * k
-        w[first + 4 * ROW + j] += ck * l
-        w[first + 5 * ROW + j] += cl * l
+        w[first + at.ROW + j] += ch * k
+        w[first + 2 * at.ROW + j] += ch * l
+        w[first + 3 * at.ROW + j] += ck * k
+        w[first + 4 * at.ROW + j] += ck * l
+        w[first + 5 * at.ROW + j] += cl * l
 
 
 @stage(fastmath=FAST)
@@ -206,27 +157,27 @@ def _by_lattice(w: Array, lanes: int, a: Array) -> None:
     vector_code()
     a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
     for j in range(lanes):
-        x, y, z = w[QX + j], w[QY + j], w[QZ + j]
+        x, y, z = w[at.QX + j], w[at.QY + j], w[at.QZ + j]
         h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
-        gh, gk, gl = w[DH + j], w[DK + j], w[DL + j]
-        w[IN_BATCH + j] += gh * h
-        w[IN_BATCH + ROW + j] += gh * k
-        w[IN_BATCH + 2 * ROW + j] += gh * l
-        w[IN_BATCH + 3 * ROW + j] += gk * h
-        w[IN_BATCH + 4 * ROW + j] += gk * k
-        w[IN_BATCH + 5 * ROW + j] += gk * l
-        w[IN_BATCH + 6 * ROW + j] += gl * h
-        w[IN_BATCH + 7 * ROW + j] += gl * k
-        w[IN_BATCH + 8 * ROW + j] += gl * l
+        gh, gk, gl = w[at.DH + j], w[at.DK + j], w[at.DL + j]
+        w[rows.IN_BATCH + j] += gh * h
+        w[rows.IN_BATCH + at.ROW + j] += gh * k
+        w[rows.IN_BATCH + 2 * at.ROW + j] += gh * l
+        w[rows.IN_BATCH + 3 * at.ROW + j] += gk * h
+        w[rows.IN_BATCH + 4 * at.ROW + j] += gk * k
+        w[rows.IN_BATCH + 5 * at.ROW + j] += gk * l
+        w[rows.IN_BATCH + 6 * at.ROW + j] += gl * h
+        w[rows.IN_BATCH + 7 * at.ROW + j] += gl * k
+        w[rows.IN_BATCH + 8 * at.ROW + j] += gl * l
 
 
 @stage()
 def _by_default(w: Array, index: Array, lanes: int, where: int, weight: Any) -> None:
     """By the default F, in the lanes whose reflection has it."""
-    two, row = w.dtype.type(2), IN_BATCH + BY_DEFAULT * ROW
+    two, row = w.dtype.type(2), rows.IN_BATCH + rows.BY_DEFAULT * at.ROW
     for j in range(lanes):
         if where < INSIDE or index[j] == -1:
-            w[row + j] += two * weight * w[AMPLITUDE + j] * w[SQUARE + j]
+            w[row + j] += two * weight * w[at.AMPLITUDE + j] * w[at.SQUARE + j]
 
 
 @stage(fastmath=FAST)
@@ -234,27 +185,27 @@ def _along(w: Array, row: Array, lanes: int, a: Array) -> None:
     """Slope of one lattice along one direction of its matrix and weight."""
     vector_code()
     a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
-    weight = a[LATTICE_WEIGHT]
+    weight = a[at.LATTICE_WEIGHT]
     for j in range(lanes):
-        x, y, z = w[QX + j], w[QY + j], w[QZ + j]
+        x, y, z = w[at.QX + j], w[at.QY + j], w[at.QZ + j]
         by_h, by_k, by_l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
-        own = weight * (w[AMPLITUDE + j] * w[AMPLITUDE + j]) * w[SQUARE + j]
-        row[j] += w[DH + j] * by_h + w[DK + j] * by_k + w[DL + j] * by_l + own
+        own = weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j]) * w[at.SQUARE + j]
+        row[j] += w[at.DH + j] * by_h + w[at.DK + j] * by_k + w[at.DL + j] * by_l + own
 
 
 @stage()
 def _along_tables(scratch: Scratch, scene: Packed, lanes: int, k: int, ways: Ways) -> None:
     """Slopes of one lattice along directions of the structure factors; leaves one of them in AMPLITUDE."""
     v, w, index, never = scratch.v, scratch.w, scratch.places, k < 0
-    two, weight = w.dtype.type(2), scene.narrow[k, LATTICE_WEIGHT]
+    two, weight = w.dtype.type(2), scene.narrow[k, at.LATTICE_WEIGHT]
     for j in range(lanes):
-        w[LOOSE_FLOW + j] = two * weight * w[AMPLITUDE + j] * w[SQUARE + j]
+        w[rows.LOOSE_FLOW + j] = two * weight * w[at.AMPLITUDE + j] * w[at.SQUARE + j]
     for h in range(ways.tables.shape[0]):
         table = ways.tables[h]
         for j in range(lanes):
-            w[AMPLITUDE + j] = table[index[j]] if index[j] >= 0 else 0
-        if scene.whole[CUBIC]:
+            w[at.AMPLITUDE + j] = table[index[j]] if index[j] >= 0 else 0
+        if scene.whole[at.CUBIC]:
             interpolate(v, w, index, lanes, scene.lattice[k], scene.grid, table, never)
-        row = LOOSE + (ways.lattice.shape[1] + h) * ROW
+        row = rows.LOOSE + (ways.lattice.shape[1] + h) * at.ROW
         for j in range(lanes):
-            w[row + j] += w[LOOSE_FLOW + j] * w[AMPLITUDE + j]
+            w[row + j] += w[rows.LOOSE_FLOW + j] * w[at.AMPLITUDE + j]

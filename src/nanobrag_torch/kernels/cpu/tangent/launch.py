@@ -22,8 +22,9 @@ from nanobrag_torch.kernels.cpu.launch import (
     thread_count,
 )
 from nanobrag_torch.kernels.cpu.packing import pack, scratch
+from nanobrag_torch.kernels.cpu.tangent import layout as rows
 from nanobrag_torch.kernels.cpu.tangent.blocks import push
-from nanobrag_torch.kernels.cpu.tangent.layout import LOOSE, WIDE_TANGENTS, Ways
+from nanobrag_torch.kernels.cpu.tangent.layout import Ways
 from nanobrag_torch.kernels.cpu.tangent.packing import pack_directions, tally
 from nanobrag_torch.kernels.problem import Options, Scene, pixel_count
 
@@ -66,6 +67,6 @@ def _without(direction: Tensor, known: Tensor) -> Tensor:
 def _room(packed: at.Packed, ways: Ways) -> at.Scratch:
     """The scratch of cpu_packing with the rows of cpu_tangent_layout behind it."""
     plain = scratch(packed)
-    v, w = np.zeros(WIDE_TANGENTS), np.zeros(LOOSE + ways.owner.size * at.ROW, plain.w.dtype)
+    v, w = np.zeros(rows.WIDE_TANGENTS), np.zeros(rows.LOOSE + ways.owner.size * at.ROW, plain.w.dtype)
     v[: plain.v.size] = plain.v
     return plain._replace(v=v, w=w)
