@@ -55,6 +55,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, cast
@@ -309,25 +310,23 @@ def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
 def _constants_of(module: ModuleType, name: str, function: FunctionType) -> Iterator[tuple[str, Any]]:
     """What a function takes from a module by dots: plain constants alone, which become part of the machine code."""
     for attribute in sorted(_attributes(function, name)):
-        value = getattr(module, attribute)
+        value = getattr(module, attribute, None)
         if not _is_plain(value):
             raise TypeError(
-                f"{function.__qualname__}: import {attribute} from {module.__name__} by name; "
-                "numbers, strings and tuples alone are found through a module"
+                f"{function.__qualname__}: import what it needs from {module.__name__} by name; numbers, strings and "
+                "tuples alone are found through a module"
             )
         yield f"{name}.{attribute}", value
 
 
 def _attributes(function: FunctionType, module: str) -> set[str]:
-    """The attributes that a function's code takes of a global."""
+    """The attributes that a function's code takes of a global, "" where it takes the global itself."""
     found: set[str] = set()
     for code in _codes(function.__code__):
-        before = None
-        for instruction in dis.get_instructions(code):
-            of_global = before is not None and before.opname == "LOAD_GLOBAL" and before.argval == module
-            if of_global and instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-                found.add(instruction.argval)
-            before = instruction
+        instructions = [one for one in dis.get_instructions(code) if one.opname != "CACHE"]
+        for one, after in pairwise(instructions):
+            if one.opname.startswith("LOAD_") and one.opname != "LOAD_CONST" and one.argval == module:
+                found.add(after.argval if after.opname in ("LOAD_ATTR", "LOAD_METHOD") else "")
     return found
 
 

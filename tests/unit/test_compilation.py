@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanobrag_torch import compilation, errors
+from nanobrag_torch import compilation, errors, units
 from nanobrag_torch.compilation import compiled, deferred
 
 HELPER = """
@@ -134,6 +134,16 @@ def through_a_module(x: float) -> float:
     return x if errors else 0.0
 
 
+@compiled()
+def function_of_a_module(x: float) -> float:
+    return x if errors.InputError is None else 0.0
+
+
+@compiled()
+def constant_of_a_module(x: float) -> float:
+    return x * units.ANGSTROM + units.ANGSTROM
+
+
 @deferred(plain=abs)
 def magnitude() -> Any:
     return abs
@@ -171,6 +181,20 @@ def test_what_the_cache_could_not_see_is_refused():
         compiled()(lambda x: outside * x)
     with pytest.raises(TypeError, match="import what it needs from nanobrag_torch.errors by name"):
         through_a_module(1.0)
+    with pytest.raises(TypeError, match="numbers, strings and tuples alone are found through a module"):
+        function_of_a_module(1.0)
+
+
+def test_constants_are_found_through_a_module_and_change_the_fingerprint(monkeypatch):
+    def fingerprint() -> str:
+        return compilation.Compiled(constant_of_a_module.function, {}).fingerprint
+
+    assert constant_of_a_module(2.0) == 3 * units.ANGSTROM
+    before = fingerprint()
+    monkeypatch.setattr(units, "R_E_SQUARED", 1.0)
+    assert fingerprint() == before
+    monkeypatch.setattr(units, "ANGSTROM", 2e-10)
+    assert fingerprint() != before
 
 
 def test_code_from_the_cache_runs_without_setting_up_the_compiler(tmp_path):

@@ -1,13 +1,25 @@
-"""Value and gradients of pixels in one pass: the loops of cpu_value with what flows back through every stage."""
+"""Value and gradients of pixels in one pass: the loops of value with what flows back through every stage."""
 
 from __future__ import annotations
 
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.blocks import next_block
-from nanobrag_torch.kernels.cpu.geometry import aim, scatter
+from nanobrag_torch.kernels.cpu.geometry import aim
 from nanobrag_torch.kernels.cpu.intrinsics import entry, stage
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch, Sums
-from nanobrag_torch.kernels.cpu.pull import pull_factors, pull_polarization, pull_sample, pull_scattering
+from nanobrag_torch.kernels.cpu.pull import (
+    clear_kept,
+    clear_pull,
+    keep_offset,
+    nothing_seen,
+    pull_factors,
+    pull_polarization,
+    pull_sample,
+    pull_scattering,
+    recall_capture,
+    recall_omega,
+    recall_polarization,
+)
 from nanobrag_torch.kernels.cpu.slopes import add_lattices_and_slopes, begin_source
 from nanobrag_torch.kernels.cpu.value import begin, look_at_source, once, sample, store
 
@@ -44,12 +56,11 @@ def _pull_block(scratch: Scratch, scene: Packed, lanes: int, p: int, wants: Arra
     """TOTAL and the gradients of one block on panel p."""
     v, whole, panel = scratch.v, scene.whole, scene.panels[p]
     begin(v, lanes, panel, scene)
-    for j in range(lanes):
-        v[at.KEPT_OMEGA + j] = v[at.KEPT_CAPTURE + j] = v[at.KEPT_POLAR + j] = 0.0
+    clear_kept(v, lanes)
     for layer in range(whole[at.LAYERS]):
         for sub in range(whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]):
             sample(v, lanes, panel, layer, sub, scene)
-            _clear_pull(v, lanes)
+            clear_pull(v, lanes)
             for s in range(scene.sources.shape[0]):
                 if look_at_source(scratch, scene, lanes, s, layer + sub + s == 0):
                     begin_source(v, scratch.w, lanes)
@@ -61,13 +72,6 @@ def _pull_block(scratch: Scratch, scene: Packed, lanes: int, p: int, wants: Arra
             _pull_kept_capture(v, lanes, p, layer, scene, sums)
     if wants[at.WANT_FACTORS]:
         _finish(v, lanes, p, scene, wants, sums)
-
-
-@stage()
-def _clear_pull(v: Array, lanes: int) -> None:
-    """No gradient yet by a sample's unit vectors, solid angle and capture."""
-    for j in range(lanes):
-        v[at.PULL_X + j] = v[at.PULL_Y + j] = v[at.PULL_Z + j] = v[at.PULL_OMEGA + j] = v[at.PULL_CAPTURE + j] = 0.0
 
 
 @stage(inline="always")
@@ -86,25 +90,14 @@ def _pull_source(v: Array, lanes: int, source: Array, of_source: Array, whole: A
 
 @stage()
 def _pull_kept_capture(v: Array, lanes: int, p: int, layer: int, scene: Packed, sums: Sums) -> None:
-    """Let the gradient by a layer's capture flow back through the first sub-pixel, and clear it."""
-    first = layer * 0
-    aim(v, lanes, scene.panels[p], layer, first, scene.whole, scene.numbers)
-    _clear_pull(v, lanes)
-    for j in range(lanes):
-        v[at.PULL_CAPTURE + j] = v[at.KEPT_CAPTURE + j]
-        v[at.KEPT_CAPTURE + j] = 0.0
-    pull_sample(v, lanes, p, layer, first, scene, sums)
+    recall_capture(v, lanes, scene.panels[p], layer, scene)
+    pull_sample(v, lanes, p, layer, at.FIRST, scene, sums)
 
 
 @stage(inline="always")
 def _pull_kept_omega(v: Array, lanes: int, p: int, scene: Packed, sums: Sums) -> None:
-    """Let the gradient by the solid angle flow back through the first sample."""
-    first = scene.whole[at.LAYERS] * 0
-    aim(v, lanes, scene.panels[p], first, first, scene.whole, scene.numbers)
-    _clear_pull(v, lanes)
-    for j in range(lanes):
-        v[at.PULL_OMEGA + j] = v[at.KEPT_OMEGA + j]
-    pull_sample(v, lanes, p, first, first, scene, sums)
+    recall_omega(v, lanes, scene.panels[p], scene)
+    pull_sample(v, lanes, p, at.FIRST, at.FIRST, scene, sums)
 
 
 @stage(inline="always")
@@ -126,37 +119,25 @@ def _pull_offset(v: Array, lanes: int, panel: Array, scene: Packed, sums: Sums) 
     """TOTAL += offset omega capture P, and its gradients."""
     once(v, lanes, panel, scene)
     offset, total = scene.numbers[at.OFFSET], 0.0
+    keep_offset(v, lanes, offset)
     for j in range(lanes):
-        omega, capture, polar = v[at.OMEGA + j], v[at.CAPTURE + j], v[at.POLAR + j]
-        flow = v[at.UPSTREAM + j] * offset
-        v[at.TOTAL + j] += offset * omega * capture * polar
-        total += v[at.UPSTREAM + j] * omega * capture * polar
-        v[at.KEPT_OMEGA + j] += flow * capture * polar
-        v[at.KEPT_CAPTURE + j] += flow * omega * polar
-        v[at.KEPT_POLAR + j] += flow * omega * capture
+        factor = v[at.OMEGA + j] * v[at.CAPTURE + j] * v[at.POLAR + j]
+        v[at.TOTAL + j] += offset * factor
+        total += v[at.UPSTREAM + j] * factor
     sums.single[at.OFFSET_SUM] += total
 
 
 @stage()
 def _pull_first_polarization(v: Array, lanes: int, p: int, scene: Packed, sums: Sums) -> None:
-    """Let KEPT_POLAR flow back through the first source that each lane sees; through the very first if P is of each."""
-    for j in range(lanes):
-        v[at.KNOWN + j] = 0.0
-        v[at.SEEN + j] = 1.0
-    left, count = lanes, scene.sources.shape[0]
+    """Let KEPT_POLAR flow back through the first source that each lane sees."""
+    nothing_seen(v, lanes)
+    left = lanes
     for layer in range(scene.whole[at.LAYERS]):
         for sub in range(scene.whole[at.OVERSAMPLE] * scene.whole[at.OVERSAMPLE]):
             aim(v, lanes, scene.panels[p], layer, sub, scene.whole, scene.numbers)
-            for s in range(count):
+            for s in range(scene.sources.shape[0]):
                 if left == 0:
                     return
-                if not scene.whole[at.EACH_POLAR]:
-                    scatter(v, lanes, scene.sources[s], scene.numbers[at.DMIN])
-                _clear_pull(v, lanes)
-                for j in range(lanes):
-                    fresh = v[at.SEEN + j] > v[at.KNOWN + j]
-                    left -= 1 if fresh else 0
-                    v[at.PULL_POLAR + j] = v[at.KEPT_POLAR + j] if fresh else 0.0
-                    v[at.KNOWN + j] = max(v[at.KNOWN + j], v[at.SEEN + j])
+                left -= recall_polarization(v, lanes, s, scene)
                 pull_polarization(v, lanes, scene.sources[s], sums.sources[s])
                 pull_sample(v, lanes, p, layer, sub, scene, sums)

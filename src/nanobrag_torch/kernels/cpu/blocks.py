@@ -32,8 +32,8 @@ def _fill(
     pixels: Array, start: int, stop: int, whole: Array, v: Array, place: Array, grouped: bool
 ) -> tuple[int, int, int]:
     fast_count, slow_count = whole[at.FAST_COUNT], whole[at.SLOW_COUNT]
-    lanes = panel = first_slow = first_fast = whole[at.SLOW_COUNT] * 0
-    panel -= 1
+    lanes = first_slow = first_fast = at.FIRST
+    panel = at.FIRST - 1
     i = start
     while i < stop and lanes < at.LANES:
         pixel = pixels[i] if pixels.size else i

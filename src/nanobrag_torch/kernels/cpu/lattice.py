@@ -18,7 +18,9 @@ from nanobrag_torch.kernels.cpu.intrinsics import FAST, larger, stage, vector_co
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 
 NOTHING, OUTSIDE, INSIDE, PARTLY = -2, 0, 2, 4
-"""Where a block lies in the table of structure factors; plus 1 where float32 differences are precise enough."""
+"""Where a block lies in the table of structure factors, or that it has nothing to add."""
+NARROW = 1
+"""Added where float32 differences from anchors are precise enough."""
 EXACT_FLOAT32 = 2.0**23
 
 
@@ -27,7 +29,7 @@ def survey(scratch: Scratch, scene: Packed, lanes: int) -> None:
     """How a block is to be treated for each lattice, into where [K]: at a glance for all of them, or one by one."""
     where, envelope = scratch.where, scene.envelope
     everywhere = _look(scratch, scene, lanes, envelope[0], envelope[1])
-    each = everywhere == PARTLY or (scratch.box[at.BOUND] > 0 and not everywhere & 1)
+    each = everywhere == PARTLY or (scratch.box[at.BOUND] > 0 and not everywhere & NARROW)
     each = each and where.size > 1 and not scene.whole[at.CUBIC]
     for k in range(where.size):
         where[k] = everywhere
@@ -62,9 +64,9 @@ def _look(scratch: Scratch, scene: Packed, lanes: int, a: Array, spread: Array) 
             touches = touches and high >= 0 and low <= grid[3 + axis] - 1
             span = span * grid[3 + axis] + reach + 1
     if not touches:
-        return OUTSIDE + (1 if narrow else 0)
+        return OUTSIDE + (NARROW if narrow else 0)
     if inside:
-        return INSIDE + (1 if narrow and span < EXACT_FLOAT32 else 0)
+        return INSIDE + (NARROW if narrow and span < EXACT_FLOAT32 else 0)
     return PARTLY
 
 
@@ -225,7 +227,7 @@ def reflections(scratch: Scratch, scene: Packed, lanes: int, k: int, default: An
     `filled` says whether it was so before, and `where` which ways are precise enough.
     """
     w, index, where = scratch.w, scratch.places, scratch.where[k]
-    if where & 1:
+    if where & NARROW:
         split_anchors(scratch.v, w, index, lanes, scene.lattice[k], scene.grid)
         if where & INSIDE:
             peel_indexed(w, index, lanes, scene.narrow[k], scene.grid)

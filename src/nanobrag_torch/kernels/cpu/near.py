@@ -15,7 +15,7 @@ from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.blocks import run_length
 from nanobrag_torch.kernels.cpu.geometry import spans
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, larger, stage, vector_code
-from nanobrag_torch.kernels.cpu.lattice import NOTHING, survey
+from nanobrag_torch.kernels.cpu.lattice import NARROW, NOTHING, survey
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.sum import sum_lattices
 
@@ -50,7 +50,7 @@ def add_run(out: Array, scratch: Scratch, scene: Packed, first: int, last: int) 
         spans(scratch.v, lanes, box)
     survey(scratch, scene, lanes)
     for k in range(scratch.where.size):
-        if scratch.where[k] != NOTHING and not scratch.where[k] & 1:
+        if scratch.where[k] != NOTHING and not scratch.where[k] & NARROW:
             return 0
     _look_near(scratch.w, lanes)
     _sum_run(out[first : first + run], scratch, scene, lanes)
@@ -147,9 +147,9 @@ def _look_near(w: Array, lanes: int) -> None:
 def _sum_run(out: Array, scratch: Scratch, scene: Packed, lanes: int) -> None:
     """Factors times the sum over lattices, float64 above BATCH lattices, into out."""
     v, w, count = scratch.v, scratch.w, scene.lattice.shape[0]
-    filled = count < 0
+    filled = at.NO
     if count <= at.BATCH:
-        sum_lattices(scratch, scene, lanes, count * 0, count, filled)
+        sum_lattices(scratch, scene, lanes, at.FIRST, count, filled)
         for j in range(out.size):
             out[j] = w[at.FLOW + j] * w[at.SUM + j]
         return

@@ -1,4 +1,4 @@
-"""A scene as the compiled CPU kernel takes it: a few arrays of numbers, with the columns of cpu_layout."""
+"""A scene as the compiled CPU kernel takes it: a few arrays of numbers, with the columns of cpu.layout."""
 
 from __future__ import annotations
 

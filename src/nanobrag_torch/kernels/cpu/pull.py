@@ -1,10 +1,15 @@
-"""From gradients by q and by factors back to panels, sources and polarization: float64 stages of the adjoint."""
+"""From gradients by q and by factors back to panels, sources and polarization: float64 stages of the derivatives.
+
+The adjoint sums over lanes, the tangents keep them apart; both go through the same formulas of one lane.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.curved import unbend
-from nanobrag_torch.kernels.cpu.geometry import decay
+from nanobrag_torch.kernels.cpu.geometry import aim, decay, scatter
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, stage, vector_code
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Sums
 
@@ -87,52 +92,75 @@ def pull_sample(v: Array, lanes: int, p: int, layer: int, sub: int, scene: Packe
     _pull_positions(v, lanes, panel, of_panel, layer, slow, fast)
 
 
+@stage(forceinline=True, fastmath=FAST)
+def through_capture(v: Array, j: int, panel: Array, layer: int) -> Any:
+    """capture = exp(-t D) - exp(-(t + 1) D), D = step attenuation / cos: PULL_CAPTURE of a lane to its unit vector.
+
+    What flows on to the cosine, and to step times attenuation.
+    """
+    nx, ny, nz = panel[at.NORMAL], panel[at.NORMAL + 1], panel[at.NORMAL + 2]
+    secant = 1 / (v[at.AIM_X + j] * nx + v[at.AIM_Y + j] * ny + v[at.AIM_Z + j] * nz)
+    depth = panel[at.LAYER_STEP] * panel[at.ATTENUATION] * secant
+    slope = (layer + 1) * decay((layer + 1) * depth) - layer * decay(layer * depth)
+    by_depth = v[at.PULL_CAPTURE + j] * slope * secant
+    by_cosine = -by_depth * depth
+    v[at.PULL_X + j] += by_cosine * nx
+    v[at.PULL_Y + j] += by_cosine * ny
+    v[at.PULL_Z + j] += by_cosine * nz
+    return by_cosine, by_depth
+
+
+@stage(forceinline=True, fastmath=FAST)
+def through_omega(v: Array, j: int, scale: float, power: float) -> Any:
+    """PULL of a lane: from unit vector and PULL_OMEGA to position. What flows on to area times close distance.
+
+    The solid angle is scale / R^power: 1 / R^2 of a point, area times close distance / R^3 of a pixel.
+    """
+    inverse = v[at.INVERSE + j]
+    x, y, z = v[at.AIM_X + j], v[at.AIM_Y + j], v[at.AIM_Z + j]
+    gx, gy, gz = v[at.PULL_X + j], v[at.PULL_Y + j], v[at.PULL_Z + j]
+    bare = v[at.PULL_OMEGA + j] * inverse * inverse * (1.0 if power == 2.0 else inverse)
+    along = x * gx + y * gy + z * gz + power * scale * bare
+    v[at.PULL_X + j] = (gx - along * x) * inverse
+    v[at.PULL_Y + j] = (gy - along * y) * inverse
+    v[at.PULL_Z + j] = (gz - along * z) * inverse
+    return bare
+
+
+@stage(forceinline=True)
+def solid_angle_law(panel: Array, point_pixel: int) -> Any:
+    """Scale and power of `through_omega`."""
+    return (1.0, 2.0) if point_pixel else (panel[at.AREA] * panel[at.CLOSE], 3.0)
+
+
 @stage(fastmath=FAST)
 def _pull_capture(v: Array, lanes: int, panel: Array, of_panel: Array, layer: int) -> None:
-    """capture = exp(-t D) - exp(-(t + 1) D), D = step attenuation / cos: PULL_CAPTURE to unit vectors and sensor."""
+    """PULL_CAPTURE to unit vectors and sensor."""
     vector_code()
-    step, attenuation = panel[at.LAYER_STEP], panel[at.ATTENUATION]
-    if step <= 0:
+    if panel[at.LAYER_STEP] <= 0:
         return
-    nx, ny, nz = panel[at.NORMAL], panel[at.NORMAL + 1], panel[at.NORMAL + 2]
     sx = sy = sz = total = 0.0
     for j in range(lanes):
-        x, y, z = v[at.AIM_X + j], v[at.AIM_Y + j], v[at.AIM_Z + j]
-        secant = 1 / (x * nx + y * ny + z * nz)
-        depth = step * attenuation * secant
-        slope = (layer + 1) * decay((layer + 1) * depth) - layer * decay(layer * depth)
-        by_depth = v[at.PULL_CAPTURE + j] * slope * secant
-        by_cosine = -by_depth * depth
-        v[at.PULL_X + j] += by_cosine * nx
-        v[at.PULL_Y + j] += by_cosine * ny
-        v[at.PULL_Z + j] += by_cosine * nz
-        sx += by_cosine * x
-        sy += by_cosine * y
-        sz += by_cosine * z
+        by_cosine, by_depth = through_capture(v, j, panel, layer)
+        sx += by_cosine * v[at.AIM_X + j]
+        sy += by_cosine * v[at.AIM_Y + j]
+        sz += by_cosine * v[at.AIM_Z + j]
         total += by_depth
     of_panel[at.NORMAL] += sx
     of_panel[at.NORMAL + 1] += sy
     of_panel[at.NORMAL + 2] += sz
-    of_panel[at.LAYER_STEP] += total * attenuation
-    of_panel[at.ATTENUATION] += total * step
+    of_panel[at.LAYER_STEP] += total * panel[at.ATTENUATION]
+    of_panel[at.ATTENUATION] += total * panel[at.LAYER_STEP]
 
 
 @stage(fastmath=FAST)
 def _pull_omega(v: Array, lanes: int, panel: Array, of_panel: Array, point_pixel: int) -> None:
     """PULL: from unit vectors and PULL_OMEGA to positions; area and close distance of the solid angle."""
     vector_code()
-    scale, power = (1.0, 2.0) if point_pixel else (panel[at.AREA] * panel[at.CLOSE], 3.0)
+    scale, power = solid_angle_law(panel, point_pixel)
     total = 0.0
     for j in range(lanes):
-        inverse = v[at.INVERSE + j]
-        x, y, z = v[at.AIM_X + j], v[at.AIM_Y + j], v[at.AIM_Z + j]
-        gx, gy, gz = v[at.PULL_X + j], v[at.PULL_Y + j], v[at.PULL_Z + j]
-        bare = v[at.PULL_OMEGA + j] * inverse * inverse * (1.0 if point_pixel else inverse)
-        along = x * gx + y * gy + z * gz + power * scale * bare
-        v[at.PULL_X + j] = (gx - along * x) * inverse
-        v[at.PULL_Y + j] = (gy - along * y) * inverse
-        v[at.PULL_Z + j] = (gz - along * z) * inverse
-        total += bare
+        total += through_omega(v, j, scale, power)
     if not point_pixel:
         of_panel[at.AREA] += total * panel[at.CLOSE]
         of_panel[at.CLOSE] += total * panel[at.AREA]
@@ -176,3 +204,73 @@ def _add_position_sums(
         of_panel[at.FAST_SIZE] += fast[i] * panel[at.FAST_AXIS + i]
         of_panel[at.SLOW_SIZE] += slow[i] * panel[at.SLOW_AXIS + i]
         of_panel[at.LAYER_STEP] += plain[i] * layer * panel[at.NORMAL + i]
+
+
+@stage()
+def clear_pull(v: Array, lanes: int) -> None:
+    """No gradient yet by a sample's unit vectors, solid angle and capture."""
+    for j in range(lanes):
+        v[at.PULL_X + j] = v[at.PULL_Y + j] = v[at.PULL_Z + j] = v[at.PULL_OMEGA + j] = v[at.PULL_CAPTURE + j] = 0.0
+
+
+@stage()
+def clear_kept(v: Array, lanes: int) -> None:
+    """No gradient yet by factors that are formed once."""
+    for j in range(lanes):
+        v[at.KEPT_OMEGA + j] = v[at.KEPT_CAPTURE + j] = v[at.KEPT_POLAR + j] = 0.0
+
+
+@stage()
+def recall_capture(v: Array, lanes: int, panel: Array, layer: int, scene: Packed) -> None:
+    """Take the gradient by a layer's capture back to the first sub-pixel, and clear it; a sample's pull then."""
+    aim(v, lanes, panel, layer, at.FIRST, scene.whole, scene.numbers)
+    clear_pull(v, lanes)
+    for j in range(lanes):
+        v[at.PULL_CAPTURE + j] = v[at.KEPT_CAPTURE + j]
+        v[at.KEPT_CAPTURE + j] = 0.0
+
+
+@stage()
+def recall_omega(v: Array, lanes: int, panel: Array, scene: Packed) -> None:
+    """Take the gradient by the solid angle back to the first sample; a sample's pull then."""
+    aim(v, lanes, panel, at.FIRST, at.FIRST, scene.whole, scene.numbers)
+    clear_pull(v, lanes)
+    for j in range(lanes):
+        v[at.PULL_OMEGA + j] = v[at.KEPT_OMEGA + j]
+
+
+@stage()
+def keep_offset(v: Array, lanes: int, offset: float) -> None:
+    """What flows through the factors of offset omega capture P, of which UPSTREAM is asked, after `once`."""
+    for j in range(lanes):
+        omega, capture, polar = v[at.OMEGA + j], v[at.CAPTURE + j], v[at.POLAR + j]
+        flow = v[at.UPSTREAM + j] * offset
+        v[at.KEPT_OMEGA + j] += flow * capture * polar
+        v[at.KEPT_CAPTURE + j] += flow * omega * polar
+        v[at.KEPT_POLAR + j] += flow * omega * capture
+
+
+@stage()
+def nothing_seen(v: Array, lanes: int) -> None:
+    """Every lane is yet to see a source."""
+    for j in range(lanes):
+        v[at.KNOWN + j] = 0.0
+        v[at.SEEN + j] = 1.0
+
+
+@stage()
+def recall_polarization(v: Array, lanes: int, s: int, scene: Packed) -> int:
+    """Take KEPT_POLAR to source s in lanes that see it as their first; how many do.
+
+    The very first source is that of all lanes if P is formed for each. A polarization's pull then, and a sample's.
+    """
+    if not scene.whole[at.EACH_POLAR]:
+        scatter(v, lanes, scene.sources[s], scene.numbers[at.DMIN])
+    clear_pull(v, lanes)
+    found = at.FIRST
+    for j in range(lanes):
+        fresh = v[at.SEEN + j] > v[at.KNOWN + j]
+        found += 1 if fresh else 0
+        v[at.PULL_POLAR + j] = v[at.KEPT_POLAR + j] if fresh else 0.0
+        v[at.KNOWN + j] = max(v[at.KNOWN + j], v[at.SEEN + j])
+    return found

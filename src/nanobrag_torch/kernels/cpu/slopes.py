@@ -7,7 +7,7 @@ from typing import Any
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.cubic import interpolate, scatter_nodes
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, stage, vector_code
-from nanobrag_torch.kernels.cpu.lattice import INSIDE, NOTHING, reflections
+from nanobrag_torch.kernels.cpu.lattice import INSIDE, NARROW, NOTHING, reflections
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch, Sums
 from nanobrag_torch.kernels.cpu.profiles import add_values, add_values_and_slopes, add_values_and_squares
 
@@ -37,7 +37,7 @@ def add_lattices_and_slopes(scratch: Scratch, scene: Packed, lanes: int, wants: 
             filled = reflections(scratch, scene, lanes, k, default, filled)
             if scene.whole[at.CUBIC]:
                 interpolate(scratch.v, w, scratch.places, lanes, scene.lattice[k], scene.grid, scene.table, slopes)
-            phased = scene.numbers[at.PHASED] > 0 and scratch.where[k] & 1 == 0
+            phased = scene.numbers[at.PHASED] > 0 and scratch.where[k] & NARROW == 0
             _add_lattice(w, lanes, k, scene, wants, sums, slopes, phased)
             if wants[at.WANT_LATTICE]:
                 pull_lattice(w, lanes, sums.lattice[k])

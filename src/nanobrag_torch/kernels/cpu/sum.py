@@ -5,7 +5,7 @@ from __future__ import annotations
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.cubic import interpolate
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, stage, vector_code
-from nanobrag_torch.kernels.cpu.lattice import NOTHING, reflections
+from nanobrag_torch.kernels.cpu.lattice import NARROW, NOTHING, reflections
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.profiles import add_values
 
@@ -14,7 +14,7 @@ from nanobrag_torch.kernels.cpu.profiles import add_values
 def add_lattices(scratch: Scratch, scene: Packed, lanes: int) -> None:
     """TOTAL += FACTOR times the sum over lattices, float64 above BATCH lattices."""
     count = scene.lattice.shape[0]
-    filled = count < 0
+    filled = at.NO
     for start in range(0, count, at.BATCH):
         for j in range(lanes):
             scratch.w[at.SUM + j] = 0
@@ -25,15 +25,15 @@ def add_lattices(scratch: Scratch, scene: Packed, lanes: int) -> None:
 @stage()
 def sum_lattices(scratch: Scratch, scene: Packed, lanes: int, start: int, stop: int, filled: bool) -> bool:
     """SUM += weight F^2 L^2 of the lattices start .. stop; whether F is the default everywhere, as `filled` before."""
-    v, w, slopes = scratch.v, scratch.w, stop < 0
+    v, w = scratch.v, scratch.w
     default = w.dtype.type(scene.numbers[at.DEFAULT_F])
     for k in range(start, stop):
         if scratch.where[k] == NOTHING:
             continue
         filled = reflections(scratch, scene, lanes, k, default, filled)
         if scene.whole[at.CUBIC]:
-            interpolate(v, w, scratch.places, lanes, scene.lattice[k], scene.grid, scene.table, slopes)
-        phased = scene.numbers[at.PHASED] > 0 and scratch.where[k] & 1 == 0
+            interpolate(v, w, scratch.places, lanes, scene.lattice[k], scene.grid, scene.table, at.NO)
+        phased = scene.numbers[at.PHASED] > 0 and scratch.where[k] & NARROW == 0
         add_values(w, lanes, scene.shape, scene.whole[at.PROFILE], scene.narrow[k, at.LATTICE_WEIGHT], phased)
     return filled
 

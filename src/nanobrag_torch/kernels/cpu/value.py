@@ -79,8 +79,8 @@ def begin(v: Array, lanes: int, panel: Array, scene: Packed) -> None:
         for j in range(lanes):
             v[at.POLAR + j] = v[at.KNOWN + j] = 0.0
     if scene.whole[at.LAST_CAPTURE]:
-        last, first = scene.whole[at.LAYERS] - 1, scene.whole[at.LAYERS] * 0
-        aim(v, lanes, panel, last, first, scene.whole, scene.numbers)
+        last = scene.whole[at.LAYERS] - 1
+        aim(v, lanes, panel, last, at.FIRST, scene.whole, scene.numbers)
         captures(v, lanes, panel, last)
 
 
@@ -120,10 +120,10 @@ def _survey(scratch: Scratch, scene: Packed, lanes: int) -> None:
 def once(v: Array, lanes: int, panel: Array, scene: Packed) -> None:
     """The factors of what is added once a pixel: the first ones, but of the last layer the capture."""
     whole = scene.whole
-    last, first = whole[at.LAYERS] - 1, whole[at.LAYERS] * 0
-    aim(v, lanes, panel, last, first, whole, scene.numbers)
+    last = whole[at.LAYERS] - 1
+    aim(v, lanes, panel, last, at.FIRST, whole, scene.numbers)
     captures(v, lanes, panel, last)
-    aim(v, lanes, panel, first, first, whole, scene.numbers)
+    aim(v, lanes, panel, at.FIRST, at.FIRST, whole, scene.numbers)
     solid_angles(v, lanes, panel, whole[at.POINT_PIXEL])
     if whole[at.EACH_POLAR]:
         polarizations(v, lanes, scene.sources[0], whole[at.EACH_POLAR])

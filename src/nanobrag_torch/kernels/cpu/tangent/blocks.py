@@ -1,14 +1,28 @@
-"""Slopes of pixels along many directions: the loops of cpu_adjoint, with the gradients of every lane kept apart."""
+"""Slopes of pixels along many directions: the loops of adjoint, with the gradients of every lane kept apart."""
 
 from __future__ import annotations
 
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.blocks import next_block
 from nanobrag_torch.kernels.cpu.curved import unbend
-from nanobrag_torch.kernels.cpu.geometry import aim, decay, scatter
+from nanobrag_torch.kernels.cpu.geometry import aim
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, entry, stage, vector_code
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
-from nanobrag_torch.kernels.cpu.pull import pull_factors, pull_polarization, pull_scattering
+from nanobrag_torch.kernels.cpu.pull import (
+    clear_kept,
+    clear_pull,
+    keep_offset,
+    nothing_seen,
+    pull_factors,
+    pull_polarization,
+    pull_scattering,
+    recall_capture,
+    recall_omega,
+    recall_polarization,
+    solid_angle_law,
+    through_capture,
+    through_omega,
+)
 from nanobrag_torch.kernels.cpu.tangent import layout as rows
 from nanobrag_torch.kernels.cpu.tangent.lattice import begin_slopes, push_lattices
 from nanobrag_torch.kernels.cpu.tangent.layout import Tally, Ways
@@ -42,7 +56,7 @@ def _push_block(scratch: Scratch, scene: Packed, lanes: int, p: int, ways: Ways,
     for layer in range(whole[at.LAYERS]):
         for sub in range(whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]):
             sample(v, lanes, panel, layer, sub, scene)
-            _clear_pull(v, lanes)
+            clear_pull(v, lanes)
             for s in range(scene.sources.shape[0]):
                 if look_at_source(scratch, scene, lanes, s, layer + sub + s == 0):
                     begin_slopes(v, scratch.w, lanes)
@@ -62,15 +76,9 @@ def _clear(v: Array, lanes: int, tally: Tally) -> None:
     """Every pixel counts once; nothing summed up yet."""
     for j in range(lanes):
         v[at.UPSTREAM + j] = 1.0
-        v[at.KEPT_OMEGA + j] = v[at.KEPT_CAPTURE + j] = v[at.KEPT_POLAR + j] = 0.0
+    clear_kept(v, lanes)
     v[rows.COMMON : rows.WIDE_TANGENTS] = 0.0
     tally.slopes[:] = 0.0
-
-
-@stage()
-def _clear_pull(v: Array, lanes: int) -> None:
-    for j in range(lanes):
-        v[at.PULL_X + j] = v[at.PULL_Y + j] = v[at.PULL_Z + j] = v[at.PULL_OMEGA + j] = v[at.PULL_CAPTURE + j] = 0.0
 
 
 @stage()
@@ -160,25 +168,15 @@ def _push_sample(v: Array, lanes: int, p: int, layer: int, sub: int, scene: Pack
 
 @stage(fastmath=FAST)
 def _capture_rows(v: Array, lanes: int, panel: Array, layer: int) -> None:
-    """PULL_CAPTURE to unit vectors, and rows by normal and depth; as in cpu_pull."""
+    """PULL_CAPTURE to unit vectors, and rows by normal and depth."""
     vector_code()
-    step, attenuation = panel[at.LAYER_STEP], panel[at.ATTENUATION]
-    if step <= 0:
+    if panel[at.LAYER_STEP] <= 0:
         return
-    nx, ny, nz = panel[at.NORMAL], panel[at.NORMAL + 1], panel[at.NORMAL + 2]
     for j in range(lanes):
-        x, y, z = v[at.AIM_X + j], v[at.AIM_Y + j], v[at.AIM_Z + j]
-        secant = 1 / (x * nx + y * ny + z * nz)
-        depth = step * attenuation * secant
-        slope = (layer + 1) * decay((layer + 1) * depth) - layer * decay(layer * depth)
-        by_depth = v[at.PULL_CAPTURE + j] * slope * secant
-        by_cosine = -by_depth * depth
-        v[at.PULL_X + j] += by_cosine * nx
-        v[at.PULL_Y + j] += by_cosine * ny
-        v[at.PULL_Z + j] += by_cosine * nz
-        v[rows.OF_PANEL + rows.BY_NORMAL * at.ROW + j] = by_cosine * x
-        v[rows.OF_PANEL + (rows.BY_NORMAL + 1) * at.ROW + j] = by_cosine * y
-        v[rows.OF_PANEL + (rows.BY_NORMAL + 2) * at.ROW + j] = by_cosine * z
+        by_cosine, by_depth = through_capture(v, j, panel, layer)
+        v[rows.OF_PANEL + rows.BY_NORMAL * at.ROW + j] = by_cosine * v[at.AIM_X + j]
+        v[rows.OF_PANEL + (rows.BY_NORMAL + 1) * at.ROW + j] = by_cosine * v[at.AIM_Y + j]
+        v[rows.OF_PANEL + (rows.BY_NORMAL + 2) * at.ROW + j] = by_cosine * v[at.AIM_Z + j]
         v[rows.OF_PANEL + rows.BY_DEPTH * at.ROW + j] = by_depth
 
 
@@ -186,17 +184,9 @@ def _capture_rows(v: Array, lanes: int, panel: Array, layer: int) -> None:
 def _omega_rows(v: Array, lanes: int, panel: Array, point_pixel: int) -> None:
     """PULL: from unit vectors and PULL_OMEGA to positions; row by area and close distance."""
     vector_code()
-    scale, power = (1.0, 2.0) if point_pixel else (panel[at.AREA] * panel[at.CLOSE], 3.0)
+    scale, power = solid_angle_law(panel, point_pixel)
     for j in range(lanes):
-        inverse = v[at.INVERSE + j]
-        x, y, z = v[at.AIM_X + j], v[at.AIM_Y + j], v[at.AIM_Z + j]
-        gx, gy, gz = v[at.PULL_X + j], v[at.PULL_Y + j], v[at.PULL_Z + j]
-        bare = v[at.PULL_OMEGA + j] * inverse * inverse * (1.0 if point_pixel else inverse)
-        along = x * gx + y * gy + z * gz + power * scale * bare
-        v[at.PULL_X + j] = (gx - along * x) * inverse
-        v[at.PULL_Y + j] = (gy - along * y) * inverse
-        v[at.PULL_Z + j] = (gz - along * z) * inverse
-        v[rows.OF_PANEL + rows.BY_AREA * at.ROW + j] = bare
+        v[rows.OF_PANEL + rows.BY_AREA * at.ROW + j] = through_omega(v, j, scale, power)
 
 
 @stage()
@@ -232,25 +222,14 @@ def _position_rows(v: Array, lanes: int, slow: float, fast: float) -> None:
 
 @stage()
 def _push_kept_capture(v: Array, lanes: int, p: int, layer: int, scene: Packed, ways: Ways, tally: Tally) -> None:
-    """What flows through a layer's capture goes through the first sub-pixel; cleared."""
-    first = layer * 0
-    aim(v, lanes, scene.panels[p], layer, first, scene.whole, scene.numbers)
-    _clear_pull(v, lanes)
-    for j in range(lanes):
-        v[at.PULL_CAPTURE + j] = v[at.KEPT_CAPTURE + j]
-        v[at.KEPT_CAPTURE + j] = 0.0
-    _push_sample(v, lanes, p, layer, first, scene, ways, tally)
+    recall_capture(v, lanes, scene.panels[p], layer, scene)
+    _push_sample(v, lanes, p, layer, at.FIRST, scene, ways, tally)
 
 
 @stage()
 def _push_kept_omega(v: Array, lanes: int, p: int, scene: Packed, ways: Ways, tally: Tally) -> None:
-    """What flows through the solid angle goes through the first sample."""
-    first = scene.whole[at.LAYERS] * 0
-    aim(v, lanes, scene.panels[p], first, first, scene.whole, scene.numbers)
-    _clear_pull(v, lanes)
-    for j in range(lanes):
-        v[at.PULL_OMEGA + j] = v[at.KEPT_OMEGA + j]
-    _push_sample(v, lanes, p, first, first, scene, ways, tally)
+    recall_omega(v, lanes, scene.panels[p], scene)
+    _push_sample(v, lanes, p, at.FIRST, at.FIRST, scene, ways, tally)
 
 
 @stage()
@@ -272,21 +251,15 @@ def _finish(v: Array, lanes: int, p: int, scene: Packed, ways: Ways, tally: Tall
 def _push_offset(v: Array, lanes: int, panel: Array, scene: Packed) -> None:
     """Row by the offset, and what flows from it through the factors."""
     once(v, lanes, panel, scene)
-    offset = scene.numbers[at.OFFSET]
+    keep_offset(v, lanes, scene.numbers[at.OFFSET])
     for j in range(lanes):
-        omega, capture, polar = v[at.OMEGA + j], v[at.CAPTURE + j], v[at.POLAR + j]
-        v[rows.COMMON + rows.BY_OFFSET * at.ROW + j] = omega * capture * polar
-        v[at.KEPT_OMEGA + j] += offset * capture * polar
-        v[at.KEPT_CAPTURE + j] += offset * omega * polar
-        v[at.KEPT_POLAR + j] += offset * omega * capture
+        v[rows.COMMON + rows.BY_OFFSET * at.ROW + j] = v[at.OMEGA + j] * v[at.CAPTURE + j] * v[at.POLAR + j]
 
 
 @stage()
 def _push_first_polarization(v: Array, lanes: int, p: int, scene: Packed, ways: Ways, tally: Tally) -> None:
-    """KEPT_POLAR through the first source that each lane sees; through the very first if P is of each."""
-    for j in range(lanes):
-        v[at.KNOWN + j] = 0.0
-        v[at.SEEN + j] = 1.0
+    """KEPT_POLAR through the first source that each lane sees."""
+    nothing_seen(v, lanes)
     left, whole = lanes, scene.whole
     for layer in range(whole[at.LAYERS]):
         for sub in range(whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]):
@@ -294,14 +267,7 @@ def _push_first_polarization(v: Array, lanes: int, p: int, scene: Packed, ways: 
             for s in range(scene.sources.shape[0]):
                 if left == 0:
                     return
-                if not whole[at.EACH_POLAR]:
-                    scatter(v, lanes, scene.sources[s], scene.numbers[at.DMIN])
-                _clear_pull(v, lanes)
-                for j in range(lanes):
-                    fresh = v[at.SEEN + j] > v[at.KNOWN + j]
-                    left -= 1 if fresh else 0
-                    v[at.PULL_POLAR + j] = v[at.KEPT_POLAR + j] if fresh else 0.0
-                    v[at.KNOWN + j] = max(v[at.KNOWN + j], v[at.SEEN + j])
+                left -= recall_polarization(v, lanes, s, scene)
                 _push_polarization(v, lanes, s, scene, ways, tally)
                 if ways.moves[rows.GEOMETRY]:
                     _push_sample(v, lanes, p, layer, sub, scene, ways, tally)

@@ -7,7 +7,7 @@ from typing import Any
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.cubic import interpolate
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, stage, vector_code
-from nanobrag_torch.kernels.cpu.lattice import INSIDE, NOTHING, reflections
+from nanobrag_torch.kernels.cpu.lattice import INSIDE, NARROW, NOTHING, reflections
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.profiles import (
     GRATING,
@@ -49,7 +49,7 @@ def push_lattices(scratch: Scratch, scene: Packed, lanes: int, ways: Ways, tally
             filled = reflections(scratch, scene, lanes, k, default, filled)
             if scene.whole[at.CUBIC]:
                 interpolate(v, w, scratch.places, lanes, scene.lattice[k], scene.grid, scene.table, slopes)
-            phased = scene.numbers[at.PHASED] > 0 and scratch.where[k] & 1 == 0
+            phased = scene.numbers[at.PHASED] > 0 and scratch.where[k] & NARROW == 0
             _add_lattice(w, lanes, k, scene, moves, phased)
             if moves[rows.SCATTERING]:
                 pull_q(w, lanes, scene.narrow[k])
@@ -196,7 +196,7 @@ def _along(w: Array, row: Array, lanes: int, a: Array) -> None:
 @stage()
 def _along_tables(scratch: Scratch, scene: Packed, lanes: int, k: int, ways: Ways) -> None:
     """Slopes of one lattice along directions of the structure factors; leaves one of them in AMPLITUDE."""
-    v, w, index, never = scratch.v, scratch.w, scratch.places, k < 0
+    v, w, index = scratch.v, scratch.w, scratch.places
     two, weight = w.dtype.type(2), scene.narrow[k, at.LATTICE_WEIGHT]
     for j in range(lanes):
         w[rows.LOOSE_FLOW + j] = two * weight * w[at.AMPLITUDE + j] * w[at.SQUARE + j]
@@ -205,7 +205,7 @@ def _along_tables(scratch: Scratch, scene: Packed, lanes: int, k: int, ways: Way
         for j in range(lanes):
             w[at.AMPLITUDE + j] = table[index[j]] if index[j] >= 0 else 0
         if scene.whole[at.CUBIC]:
-            interpolate(v, w, index, lanes, scene.lattice[k], scene.grid, table, never)
+            interpolate(v, w, index, lanes, scene.lattice[k], scene.grid, table, at.NO)
         row = rows.LOOSE + (ways.lattice.shape[1] + h) * at.ROW
         for j in range(lanes):
             w[row + j] += w[rows.LOOSE_FLOW + j] * w[at.AMPLITUDE + j]

@@ -65,7 +65,7 @@ def _without(direction: Tensor, known: Tensor) -> Tensor:
 
 
 def _room(packed: at.Packed, ways: Ways) -> at.Scratch:
-    """The scratch of cpu_packing with the rows of cpu_tangent_layout behind it."""
+    """The scratch of cpu.packing with the rows of tangent.layout behind it."""
     plain = scratch(packed)
     v, w = np.zeros(rows.WIDE_TANGENTS), np.zeros(rows.LOOSE + ways.owner.size * at.ROW, plain.w.dtype)
     v[: plain.v.size] = plain.v

@@ -1,4 +1,4 @@
-"""Rows and tables of the tangents of the compiled CPU kernel, behind those of cpu_layout.
+"""Rows and tables of the tangents of the compiled CPU kernel, behind those of cpu.layout.
 
 A pixel is one number, so its slopes along many directions are cheapest by way of its gradient: rows hold, for every
 lane, the gradients by what few numbers all directions share, and `contract` multiplies them with the directions. Rows

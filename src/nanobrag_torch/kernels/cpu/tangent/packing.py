@@ -1,4 +1,4 @@
-"""Directions of a scene as the compiled CPU kernel takes them: columns that match the rows of cpu_tangent_layout."""
+"""Directions of a scene as the compiled CPU kernel takes them: columns that match the rows of tangent.layout."""
 
 from __future__ import annotations
 
