@@ -10,7 +10,7 @@ import pytest
 
 from nanobrag_torch.cli.noisify import main as noisify
 from nanobrag_torch.cli.nonbragg import main as nonbragg
-from nanobrag_torch.io.smv import read_smv
+from nanobrag_torch.io.smv import read_smv_image
 
 NOISE = Path(__file__).parent / "data" / "noise"
 CASES = sorted(path.stem for path in NOISE.glob("*.npz"))
@@ -50,12 +50,12 @@ def test_images_are_the_c_programs(name):
     if "float" in ref:
         found = np.fromfile("floatimage.bin", "<f4")
         assert np.abs(found - ref["float"]).max() <= 1e-6 * np.abs(ref["float"]).max()
-    header, integers = read_smv("intimage.img")
+    header, integers = read_smv_image("intimage.img")
     assert lines(header.text.split("\f")[0]) == lines(ref["int_header"].split("\f")[0])
     apart = np.abs(integers.astype(float).ravel() - ref["int"].ravel())
     assert apart.max() <= 1 and (apart > 0).mean() <= (0.01 if "float" in ref else 0)
     if "noise" in ref and ("float" not in ref or np.array_equal(found, ref["float"])):
-        assert np.array_equal(read_smv("noiseimage.img")[1].ravel(), ref["noise"].ravel())
+        assert np.array_equal(read_smv_image("noiseimage.img")[1].ravel(), ref["noise"].ravel())
 
 
 def image(values, name="floatimage.bin"):
@@ -64,7 +64,7 @@ def image(values, name="floatimage.bin"):
 
 def recorded(*words, seed=1, name="noiseimage.img"):
     assert noisify([*words, "-seed", str(seed)]) == 0
-    return read_smv(name)[1].astype(float)
+    return read_smv_image(name)[1].astype(float)
 
 
 FLAT = ("floatimage.bin", "-detpixels", "100", "-adc", "0")
@@ -106,7 +106,7 @@ def test_the_spread_comes_before_the_counts_and_does_not_wrap(capsys):
     dark[10, 23] = 1000
     image(dark)
     assert noisify(["floatimage.bin", "-detpixels_x", "24", "-detpixels_y", "20", *words[5:], "-nonoise"]) == 0
-    spread = read_smv("intimage.img")[1].astype(float) - 40
+    spread = read_smv_image("intimage.img")[1].astype(float) - 40
     assert spread[:, :10].max() <= 0 and spread.sum() < 750
     assert "correction R4" in capsys.readouterr().out
 
@@ -114,7 +114,7 @@ def test_the_spread_comes_before_the_counts_and_does_not_wrap(capsys):
 def test_the_integer_image_holds_32_bits_and_none_is_below_zero(capsys):
     image(np.full((100, 100), 1e5))
     assert noisify([*FLAT, "-bits", "32", "-nonoise"]) == 0
-    assert (read_smv("intimage.img")[1] == 100_000).all()
+    assert (read_smv_image("intimage.img")[1] == 100_000).all()
     image(np.zeros((100, 100)))
     found = recorded(*FLAT, "-readout_noise", "3", "-calibration", "0")
     assert found.min() == 0 and found.max() < 20
@@ -134,16 +134,16 @@ def test_a_header_is_kept(capsys):
     image(np.full((100, 100), 5.0))
     assert noisify([*FLAT, "-lambda", "0.9795", "-distance", "222", "-nonoise", "-intfile", "with.img"]) == 0
     assert noisify(["floatimage.bin", "-header", "with.img", "-seed", "1"]) == 0
-    assert "WAVELENGTH=0.9795;" in read_smv("noiseimage.img")[0].text
-    assert "DISTANCE=222;" in read_smv("noiseimage.img")[0].text
+    assert "WAVELENGTH=0.9795;" in read_smv_image("noiseimage.img")[0].text
+    assert "DISTANCE=222;" in read_smv_image("noiseimage.img")[0].text
     assert noisify(["floatimage.bin", "-header", "with.img", "-seed", "1", "-compat", "c"]) == 0
-    assert "WAVELENGTH=9.795e-11;" in read_smv("noiseimage.img")[0].text
+    assert "WAVELENGTH=9.795e-11;" in read_smv_image("noiseimage.img")[0].text
 
 
 def test_a_shape_that_nobody_states_is_as_square_as_can_be():
     image(np.zeros(6 * 35))
     assert noisify(["floatimage.bin"]) == 0
-    assert read_smv("intimage.img")[1].shape == (15, 14)
+    assert read_smv_image("intimage.img")[1].shape == (15, 14)
 
 
 @pytest.mark.parametrize(

@@ -41,17 +41,19 @@ def images_of(scene: Scene) -> Images:
 
 def write_images(images: Images, scene: Scene) -> None:
     """Write all of them, or none."""
-    from nanobrag_torch.io.pgm import write_pgm
-    from nanobrag_torch.io.smv import write_smv
+    from nanobrag_torch.io.pgm import write_pgm_bytes
+    from nanobrag_torch.io.smv import write_smv_image
 
     request = scene.request
     with OutputSet() as outputs:
-        write_smv(outputs.open(request.intfile, "-intfile"), images.integers, scene.header, flag="-intfile")
+        write_smv_image(outputs.open(request.intfile, "-intfile"), images.integers, scene.header, flag="-intfile")
         if request.write_pgm:
             grey = np.minimum(images.integers, LARGEST_GREY).astype(np.uint8)
-            write_pgm(outputs.open(request.pgmfile, "-pgmfile"), grey, 1.0, flag="-pgmfile")
+            write_pgm_bytes(outputs.open(request.pgmfile, "-pgmfile"), grey, 1.0, flag="-pgmfile")
         if images.noise is not None:
-            write_smv(outputs.open(request.noisefile, "-noisefile"), images.noise, scene.header, flag="-noisefile")
+            write_smv_image(
+                outputs.open(request.noisefile, "-noisefile"), images.noise, scene.header, flag="-noisefile"
+            )
 
 
 def _integers(photons: NDArray[np.float32], scene: Scene, largest: int) -> NDArray[Any]:

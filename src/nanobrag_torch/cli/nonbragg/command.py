@@ -110,8 +110,8 @@ def _write(image: NDArray[np.float32], scene: Scene) -> Iterator[str]:
     from nanobrag_torch.cli.nonbragg.scene import header
     from nanobrag_torch.io.atomic import OutputSet
     from nanobrag_torch.io.floatimage import write_float_image
-    from nanobrag_torch.io.pgm import write_pgm
-    from nanobrag_torch.io.smv import write_smv
+    from nanobrag_torch.io.pgm import write_pgm_bytes
+    from nanobrag_torch.io.smv import write_smv_image
     from nanobrag_torch.response.serial_noise import noise_counts
 
     if not np.isfinite(image).all():
@@ -128,12 +128,12 @@ def _write(image: NDArray[np.float32], scene: Scene) -> Iterator[str]:
     with OutputSet() as outputs:
         files = {flag: outputs.open(path, flag) for flag, path in output_files(request) if flag != "-stolout"}
         write_float_image(files["-floatfile"], image)
-        write_smv(files["-intfile"], statistics.integer_counts(image, scale, request.adc, roi=roi), text)
+        write_smv_image(files["-intfile"], statistics.integer_counts(image, scale, request.adc, roi=roi), text)
         if request.write_pgm:
-            write_pgm(files["-pgmfile"], statistics.grey_bytes(image, grey_scale, roi=roi), grey_scale)
+            write_pgm_bytes(files["-pgmfile"], statistics.grey_bytes(image, grey_scale, roi=roi), grey_scale)
         if request.write_noise:
             noise = noise_counts(image, Streams(), -seed, adc=request.adc, roi=roi)
-            write_smv(files["-noisefile"], noise.counts, text, flag="-noisefile")
+            write_smv_image(files["-noisefile"], noise.counts, text, flag="-noisefile")
             yield f"{noise.photons:.0f} photons on noise image ({noise.overloads} overloads), seed {seed}"
     yield from correction_lines(changed)
     yield from (f"wrote {path}" for flag, path in output_files(request))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.smv import read_smv
+from nanobrag_torch.io.smv import read_smv_image
 from nanobrag_torch.io.stol import write_stol_file
 from nanobrag_torch.physics.geometry import flat_positions, solid_angle
 from nanobrag_torch.physics.polarization import polarization_factor
@@ -27,7 +27,7 @@ def measure(scene: Scene) -> str:
     """Write the profile of -img; a line about it. Raises InputError for an image of another size."""
     assert scene.request.image is not None
     request = scene.request
-    _, counts = read_smv(scene.request.image, flag="-img")
+    _, counts = read_smv_image(scene.request.image, flag="-img")
     shape = scene.detector.image_shape
     if counts.shape != shape:
         raise InputError("-img", f"{counts.shape[1]} x {counts.shape[0]} pixels", f"{shape[1]} x {shape[0]} pixels")
