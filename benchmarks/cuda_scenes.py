@@ -1,29 +1,31 @@
-"""The benchmark scenes for a GPU, and their timing: `python benchmarks/cuda_scenes.py [name ...]`.
+"""The benchmark scenes for a GPU: what benchmarks/gpu_check.py times.
 
 f: 1024 x 1024 pixels with 1000 and 20 000 mosaic domains, constant F and N = 5, and with a table and N = 40.
 g: 9 million pixels, 100 wavelengths, 25 domains, with a table.
-Scenes are built by the package's models; a pixel-step is one pixel, source and lattice.
+R: 4148 x 4362 pixels, 10 phi steps, 30 domains, 2 x 2 sub-pixels, N = 60, with a table.
+e: 500 boxes of 10 x 10 pixels, 2 wavelengths, 50 domains, with a table.
+Scenes are built by the package's models; a pixel-step is one pixel, sub-pixel, source and lattice.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from benchmarks.scenes import shoeboxes
+from torch import Tensor
 
 from nanobrag_torch import BeamConfig, CrystalConfig, DetectorConfig, Simulator
-from nanobrag_torch.kernels import operation
-from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.kernels.problem import Options, Scene, pixel_count, step_count
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
 
-REPEATS = 5
 HALF_TABLE = 32  # |h|, |k| and |l| up to this: 274 625 structure factors
-REFINED = ("panels", "wavelengths", "source_weights", "lattice", "lattice_weights", "shape")
+LATTICE: dict[str, Any] = {"cell_a": 80.0, "cell_b": 90.0, "cell_c": 100.0, "misset_deg": (10.0, 20.0, 30.0)}
+"""A cell of 80 x 90 x 100 Angstrom."""
+PLATE: dict[str, Any] = {"distance_mm": 150.0, "pixel_size_mm": 0.1, "oversample": 1}
 
 
 @dataclass(frozen=True)
@@ -33,122 +35,68 @@ class Case:
     name: str
     scene: Scene
     options: Options
+    pixels: Tensor | None = None
 
     @property
     def steps(self) -> int:
         """Pixel-steps of an image."""
-        slow, fast = self.options.image_shape
-        pixels = self.scene.panels.shape[0] * slow * fast * self.options.oversample**2 * self.options.layers
-        return pixels * self.scene.incident.shape[0] * self.scene.lattice.shape[0]
+        return pixel_count(self.pixels, self.scene, self.options) * step_count(self.scene, self.options)
 
 
-def case(
-    name: str, *, pixels: int, domains: int, cells: int, table: bool, wavelengths: int, device: torch.device
-) -> Case:
-    """A cell of 80 x 90 x 100 Angstrom, 0.1 mm pixels 150 mm away, domains over 0.3 degrees."""
-    crystal = Crystal(
-        CrystalConfig(
-            cell_a=80.0,
-            cell_b=90.0,
-            cell_c=100.0,
-            misset_deg=(10.0, 20.0, 30.0),
-            N_cells=(cells,) * 3,
-            mosaic_spread_deg=0.3,
-            mosaic_domains=domains,
-            default_F=100.0,
-            interpolate=False,
-        ),
-        device=device,
-    )
+def crystal(device: torch.device, *, domains: int, cells: int, table: bool, **more: Any) -> Crystal:
+    """A mosaic crystal; domains over 0.3 degrees unless `more` says otherwise."""
+    mosaic: dict[str, Any] = {"mosaic_spread_deg": 0.3, "mosaic_domains": domains, "default_F": 100.0}
+    config = {**LATTICE, **mosaic, "N_cells": (cells,) * 3, "interpolate": False, **more}
+    made = Crystal(CrystalConfig(**config), device=device)
     if table:
         size = 2 * HALF_TABLE + 1
         values = 1000 * torch.rand(size, size, size, generator=torch.Generator().manual_seed(1))
-        crystal.hkl_data = values.to(device)
-        crystal.hkl_metadata = {
+        made.hkl_data = values.to(device)
+        made.hkl_metadata = {
             f"{axis}_{end}": sign * HALF_TABLE for axis in "hkl" for end, sign in (("min", -1), ("max", 1))
         }
-    detector = Detector(
-        DetectorConfig(distance_mm=150.0, pixel_size_mm=0.1, spixels=pixels, fpixels=pixels, oversample=1),
-        device=device,
-    )
-    beam = BeamConfig(wavelength_A=1.0, dispersion_pct=1.0 if wavelengths > 1 else 0.0, dispersion_steps=wavelengths)
-    simulator = Simulator(crystal, detector, beam_config=beam, device=device)
+    return made
+
+
+def still(name: str, side: int, domains: int, cells: int, table: bool, wavelengths: int, device: torch.device) -> Case:
+    """`side` x `side` pixels of 0.1 mm, 150 mm away, at 1 Angstrom."""
+    detector = Detector(DetectorConfig(**PLATE, spixels=side, fpixels=side), device=device)
+    spread = 1.0 if wavelengths > 1 else 0.0
+    beam = BeamConfig(wavelength_A=1.0, dispersion_pct=spread, dispersion_steps=wavelengths)
+    sample = crystal(device, domains=domains, cells=cells, table=table)
+    simulator = Simulator(sample, detector, beam_config=beam, device=device, dtype=torch.float32)
     return Case(name, simulator.scene(), simulator.options())
 
 
-def cases(device: torch.device) -> dict[str, Callable[[], Case]]:
-    """The scenes by name; each is built when it is called."""
-
-    def made(name: str, pixels: int, domains: int, cells: int, table: bool, wavelengths: int = 1) -> Callable[[], Case]:
-        return lambda: case(
-            name, pixels=pixels, domains=domains, cells=cells, table=table, wavelengths=wavelengths, device=device
-        )
-
-    found: dict[str, Any] = {
-        "f-1000-constant": (1024, 1000, 5, False),
-        "f-20000-constant": (1024, 20_000, 5, False),
-        "f-1000-table": (1024, 1000, 40, True),
-        "f-20000-table": (1024, 20_000, 40, True),
-        "g": (3000, 25, 40, True, 100),
-        "overhead": (64, 1, 5, False),
-    }
-    return {name: made(name, *arguments) for name, arguments in found.items()}
+def rotation(slow: int, fast: int, device: torch.device) -> Case:
+    """0.1 degree in 10 phi steps of a well ordered tetragonal crystal, on a large detector."""
+    cell: dict[str, Any] = {"cell_a": 79.1, "cell_b": 79.1, "cell_c": 38.0, "mosaic_spread_deg": 0.05}
+    turned: dict[str, Any] = {"osc_range_deg": 0.1, "phi_steps": 10, "default_F": 0.0}
+    sample = crystal(device, domains=30, cells=60, table=True, **cell, **turned)
+    plate: dict[str, Any] = {"distance_mm": 200.0, "pixel_size_mm": 0.075, "oversample": 2}
+    detector = Detector(DetectorConfig(**plate, spixels=slow, fpixels=fast), device=device)
+    beam = BeamConfig(wavelength_A=0.9795)
+    simulator = Simulator(sample, detector, beam_config=beam, device=device, dtype=torch.float32)
+    return Case("R", simulator.scene(), simulator.options())
 
 
-def seconds(work: Callable[[], object]) -> list[float]:
-    """Times of REPEATS runs on a GPU, after one that compiles, in order."""
-    work()
-    times = []
-    for _ in range(REPEATS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        start.record()
-        work()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) / 1000)
-    return sorted(times)
+def boxed(device: torch.device) -> Case:
+    """Listed pixels: what refinement asks for."""
+    whole = still("e", 512, 50, 20, True, 2, device)
+    return replace(whole, pixels=shoeboxes(512).to(device))
 
 
-def measured(chosen: Case) -> dict[str, object]:
-    """Median times of the value, and of value and gradients, with pixel-steps a second and the peak of memory."""
-    leaves = Scene(
-        **{
-            name: tensor.detach().requires_grad_(name in REFINED)
-            for name, tensor in zip(chosen.scene.__dataclass_fields__, chosen.scene.tensors(), strict=True)
-        }
-    )
-
-    def gradients() -> None:
-        image = operation.intensity(None, leaves, chosen.options, kernel="fused")
-        torch.autograd.grad(image.sum(), [getattr(leaves, name) for name in REFINED])
-
-    torch.cuda.reset_peak_memory_stats()
-    with torch.no_grad():
-        value = seconds(lambda: operation.intensity(None, chosen.scene, chosen.options, kernel="fused"))
-    both = seconds(gradients)
-    middle = REPEATS // 2
+def cases(device: torch.device, *, tiny: bool = False) -> dict[str, Callable[[], Case]]:
+    """The scenes by name; each is built when it is called. tiny: a few pixels and domains, for the same code."""
+    side, large, few, many = (32, 32, 3, 4) if tiny else (1024, 3000, 1000, 20_000)
+    plate = (40, 36) if tiny else (4148, 4362)
     return {
-        "scene": chosen.name,
-        "gpu": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "value_s": value[middle],
-        "value_and_gradients_s": both[middle],
-        "value_steps_per_s": chosen.steps / value[middle],
-        "value_and_gradients_steps_per_s": chosen.steps / both[middle],
-        "peak_memory_MB": torch.cuda.max_memory_allocated() / 2**20,
+        "f-1000-constant": lambda: still("f-1000-constant", side, few, 5, False, 1, device),
+        "f-1000-table": lambda: still("f-1000-table", side, few, 40, True, 1, device),
+        "f-20000-constant": lambda: still("f-20000-constant", side, many, 5, False, 1, device),
+        "f-20000-table": lambda: still("f-20000-table", side, many, 40, True, 1, device),
+        "g": lambda: still("g", large, 25 if not tiny else 2, 40, True, 100 if not tiny else 2, device),
+        "R": lambda: rotation(*plate, device),
+        "e": lambda: boxed(device),
+        "overhead": lambda: still("overhead", 64, 1, 5, False, 1, device),
     }
-
-
-def main(names: list[str]) -> int:
-    """Time the named scenes, or all, one line of JSON each."""
-    if not torch.cuda.is_available():
-        print("these scenes are for a CUDA GPU, and torch finds none", file=sys.stderr)
-        return 2
-    known = cases(torch.device("cuda"))
-    for name in names or list(known):
-        print(json.dumps(measured(known[name]())), flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -19,8 +19,7 @@ before = os.environ.get("TRITON_INTERPRET")
 if not with_gpu:
     os.environ["TRITON_INTERPRET"] = "1"
 try:
-    import nanobrag_torch.kernels.cuda.adjoint
-    import nanobrag_torch.kernels.cuda.records  # noqa: F401
+    import nanobrag_torch.kernels.cuda.kernel  # noqa: F401
 finally:
     if before is None:
         os.environ.pop("TRITON_INTERPRET", None)

@@ -19,9 +19,10 @@ from cuda_cases import (
     upstream_of,
 )
 
-from nanobrag_torch.kernels.cuda import adjoint as cuda_adjoint
+from nanobrag_torch.kernels.cuda import kernel as cuda_kernel
 from nanobrag_torch.kernels.cuda import launch as cuda
-from nanobrag_torch.kernels.cuda import value as cuda_value
+from nanobrag_torch.kernels.cuda import plan, sorted_sums
+from nanobrag_torch.kernels.cuda.jit import GRADIENTS, VALUE
 from nanobrag_torch.kernels.problem import Options
 from nanobrag_torch.physics.lattice_factor import Profile
 
@@ -59,20 +60,51 @@ def test_gradients_by_structure_factors(name):
     compare(pixels, scene, options, ["structure_factors"])
 
 
-def test_records_are_summed_in_pieces(monkeypatch):
-    monkeypatch.setattr(cuda, "RECORDS", 16)
-    scene, options = case("panels", torch.float64)
-    compare(every_pixel(scene, options)[100:120], scene, options, ["structure_factors"])
+@pytest.mark.parametrize("name", ["nearest", "tricubic", "resolution limit"])
+def test_whole_numbers_are_the_sums_of_a_sorted_list(monkeypatch, name):
+    """Two ways that share the steps and nothing of the sums; the list in pieces of a few pixels."""
+    monkeypatch.setattr(sorted_sums, "RECORDS", 8 * 6 * 64)
+    scene, options = case(name, torch.float64)
+    pixels = every_pixel(scene, options)[60:77]
+    upstream = upstream_of(17, torch.float64)
+    true = sorted_sums.by_sorting(upstream, pixels, scene, options)
+    found = cuda.by_table(upstream, pixels, scene, options)
+    assert int((true != 0).sum()) >= 1
+    assert relative(found, true) < 1e-13
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_whole_numbers_have_a_scale_of_their_own(scale):
+    """A power of two that follows the bound, so that a brighter beam neither overflows nor drowns."""
+    scene, options = case("nearest", torch.float64)
+    pixels, upstream = every_pixel(scene, options)[60:77], upstream_of(17, torch.float64)
+    plain = cuda.by_table(upstream, pixels, scene, options)
+    bright = replace(scene, source_weights=scene.source_weights * scale)
+    assert relative(cuda.by_table(upstream, pixels, bright, options) / scale, plain) < 1e-13
+
+
+def test_a_gradient_that_is_no_number_is_none_by_structure_factors_either():
+    scene, options = case("nearest", torch.float64)
+    pixels, upstream = every_pixel(scene, options)[:8], upstream_of(8, torch.float64)
+    upstream[3] = torch.nan
+    assert torch.isnan(cuda.by_table(upstream, pixels, scene, options)).all()
+
+
+def test_the_largest_sum_fits_and_is_not_small():
+    for bound in (1e-260, 0.7, 1.0, 3e17, 1e300):
+        whole = float(cuda.scale_of(torch.tensor(bound, dtype=torch.float64))) * bound
+        assert 2.0**60 <= whole <= 2.0**61
+    assert float(cuda.scale_of(torch.tensor(0.0, dtype=torch.float64))) > 0
 
 
 def test_programs_and_chunks_add_up(monkeypatch):
     """Several programs, each with several tiles and a share of the lattices, panels mixed within a tile."""
-    monkeypatch.setattr(cuda, "CHUNK", 2)
-    monkeypatch.setattr(cuda, "PROGRAMS_PER_PROCESSOR", 4)
+    monkeypatch.setattr(plan, "CHUNK", 2)
+    monkeypatch.setattr(plan, "PROGRAMS_PER_PROCESSOR", 4)
     scene = make_scene(lattices=3, sources=1, panels=2)
     options = Options(image_shape=(9, 20), profile=Profile.GRATING, hkl_first=(-4, -5, -5), dtype=torch.float64)
-    plan = cuda.adjoint_plan(360, 128, 3, 3, 1)
-    assert (plan.tiles, plan.rows, plan.chunks) == (3, 2, 2)
+    shares = plan.adjoint_plan(360, 128, 3, 3, 1)
+    assert (shares.tiles, shares.rows, shares.chunks) == (3, 2, 2)
     compare(every_pixel(scene, options).flip(0), scene, options, NOT_TABLE)
 
 
@@ -85,22 +117,24 @@ def test_gradients_repeat_bit_for_bit():
 
 
 class Launches:
-    """A kernel that counts its launches."""
+    """The kernel, and the jobs and grids of its launches."""
 
     def __init__(self, of):
-        self.of, self.grids = of, []
+        self.of, self.jobs, self.grids = of, [], []
 
     def __getitem__(self, grid):
-        self.grids.append(grid)
-        return self.of[grid]
+        def launched(*arguments, **how):
+            self.jobs.append(arguments[-1].job)
+            self.grids.append(grid)
+            return self.of[grid](*arguments, **how)
+
+        return launched
 
 
 @pytest.fixture
 def launches(monkeypatch):
-    found = {}
-    for module, name in ((cuda_adjoint, "adjoint_kernel"), (cuda_value, "value_kernel")):
-        found[name] = Launches(getattr(module, name))
-        monkeypatch.setattr(module, name, found[name])
+    found = Launches(cuda_kernel.image_kernel)
+    monkeypatch.setattr(cuda_kernel, "image_kernel", found)
     return found
 
 
@@ -110,7 +144,7 @@ def test_values_come_with_the_gradients_from_one_launch(launches, name, dtype):
     scene, options = case(name, dtype)
     upstream = upstream_of(every_pixel(scene, options).numel(), dtype)
     values, gradients = cuda.adjoint(upstream, None, scene, options, NOT_TABLE, value=True)
-    assert (len(launches["adjoint_kernel"].grids), len(launches["value_kernel"].grids)) == (1, 0)
+    assert launches.jobs == [GRADIENTS.value]
     assert values.dtype == dtype
     assert relative(values, true_values(None, scene, options)) < {torch.float32: 2e-6, torch.float64: 1e-12}[dtype]
     none, plain = cuda.adjoint(upstream, None, scene, options, NOT_TABLE)
@@ -121,15 +155,17 @@ def test_values_come_with_the_gradients_from_one_launch(launches, name, dtype):
 
 def test_values_of_lattices_in_chunks_add_up(monkeypatch, launches):
     """The offset is added once; where the parts of all chunks would take too much memory, a launch of their own."""
-    monkeypatch.setattr(cuda, "CHUNK", 2)
+    monkeypatch.setattr(plan, "CHUNK", 2)
     scene = make_scene(lattices=3, sources=1)
     options = Options(image_shape=(5, 8), profile=Profile.GRATING, hkl_first=(-4, -5, -5), dtype=torch.float64)
     upstream = upstream_of(40, torch.float64)
-    for room, separate in ((cuda.ROW_BYTES, 0), (2 * 40 * 8 - 1, 1)):
-        monkeypatch.setattr(cuda, "ROW_BYTES", room)
+    for room, separate in ((plan.ROW_BYTES, 0), (2 * 40 * 8 - 1, 1)):
+        monkeypatch.setattr(plan, "ROW_BYTES", room)
         values, _ = cuda.adjoint(upstream, None, scene, options, NOT_TABLE, value=True)
-        assert launches["adjoint_kernel"].grids[-1][1] == 2
-        assert len(launches["value_kernel"].grids) == separate
+        assert launches.grids[0][1] == 2
+        assert launches.jobs == [GRADIENTS.value] + [VALUE.value] * separate
+        launches.jobs.clear()
+        launches.grids.clear()
         assert relative(values, true_values(None, scene, options)) < 1e-12
 
 
@@ -162,4 +198,4 @@ def test_no_pixel_has_no_gradient():
 def test_segments_are_summed_where_they_belong():
     places = torch.tensor([2, 0, 2, 5, 4, 0], dtype=torch.int32, device=DEVICE)
     values = torch.tensor([1.0, 2, 4, 8, 16, 32], dtype=torch.float64, device=DEVICE)
-    assert cuda.segment_sums(places, values, 5).tolist() == [34.0, 0.0, 5.0, 0.0, 16.0]
+    assert sorted_sums.segment_sums(places, values, 5).tolist() == [34.0, 0.0, 5.0, 0.0, 16.0]

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from nanobrag_torch.devices import checked_device
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.kernels import backends, operation
+from nanobrag_torch.kernels import backends, operation, reference
 from nanobrag_torch.kernels.arguments import SCENE
 from nanobrag_torch.kernels.cuda import devices as cuda_devices
 from nanobrag_torch.kernels.operators import OPERATORS
@@ -24,8 +24,8 @@ from nanobrag_torch.kernels.problem import Scene
 GPU = OPERATORS.by_device["cuda"]
 
 
-def test_both_operators_have_a_kernel_for_cuda():
-    for name in ("intensity", "intensity_adjoint"):
+def test_all_operators_have_a_kernel_for_cuda():
+    for name in ("intensity", "intensity_adjoint", "intensity_tangents"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"nanobrag_torch::{name}", "CUDA")
 
 
@@ -39,6 +39,10 @@ def test_the_registered_kernels_give_values_and_gradients():
     *gradients, again = GPU.gradients(upstream, pixels, *packed, wanted, True)
     assert relative(values, true_values(pixels, scene, options)) < 2e-6
     assert relative(again, values.double()) < 2e-6
+    directions = {name: torch.ones_like(getattr(scene, name))[None] for name in ("wavelengths", "offset")}
+    slopes = GPU.tangents(pixels, *packed, SCENE.in_order(directions, scene))
+    listed = reference.tangents(pixels, scene, directions, replace(options, dtype=torch.float64))
+    assert relative(slopes, listed) < 1e-4
     true = true_gradients(upstream, pixels, scene, options)
     for name, want, gradient in zip(NAMES, wanted, gradients, strict=True):
         assert relative(gradient, true[name]) < 1e-4 if want else gradient.numel() == 0
@@ -157,9 +161,9 @@ def unwarned():
 def elsewhere(monkeypatch):
     """A scene on a device whose images and gradients have a fused kernel, and whose slopes along directions have none.
 
-    As on a GPU; "meta" tensors have no values, but go the same way through the operation.
+    "meta" tensors have no values, but go the same way through the operation.
     """
-    there = replace(backends.CUDA, device="meta", obstacle=lambda scene, options: backends.too_large(scene, options))
+    there = replace(backends.CUDA, device="meta", tangents=None, obstacle=backends.too_large)
     monkeypatch.setitem(backends.BACKENDS, "meta", there)
     scene, options = case("nearest", torch.float64)
     return scene.to(torch.device("meta")), options

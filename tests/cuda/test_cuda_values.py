@@ -13,6 +13,7 @@ from cuda_cases import CASES, DEVICE, case, every_pixel, make_scene, relative, t
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nanobrag_torch.kernels.cuda import launch as cuda
+from nanobrag_torch.kernels.cuda import plan
 from nanobrag_torch.kernels.cuda import tables as cuda_tables
 from nanobrag_torch.kernels.problem import Options
 from nanobrag_torch.physics.lattice_factor import Profile
@@ -86,10 +87,10 @@ def test_what_is_not_a_number_is_none_in_the_image(profile, dtype):
 
 
 def test_lattices_in_chunks_add_up(monkeypatch):
-    monkeypatch.setattr(cuda, "CHUNK", 2)
+    monkeypatch.setattr(plan, "CHUNK", 2)
     options = Options(image_shape=(5, 8), profile=Profile.GRATING, hkl_first=(-4, -5, -5))
     scene = make_scene(lattices=5, sources=1)
-    assert cuda.plan_of(40, 256, 5, 1).chunks == 3
+    assert plan.plan_of(40, 256, 5, 1).chunks == 3
     assert relative(cuda.forward(None, scene, options), true_values(None, scene, options)) < WITHIN[torch.float32]
 
 
@@ -153,8 +154,9 @@ def test_nothing_looks_at_values_on_the_host():
         given = cuda_tables.tables(scene, options)
         rows = cuda_tables.empty_rows(3, 2, 1, 2, 2, DEVICE)
         cuda_tables.by_name(rows.summed(), scene)
-        places = torch.tensor([3, 1, 3, 9], dtype=torch.int32, device=DEVICE)
-        cuda.segment_sums(places, torch.ones(4, dtype=torch.float64, device=DEVICE), 9)
+        cuda.scale_of(scene.source_weights.sum())
+        directions = {name: torch.ones_like(tensor)[None] for name, tensor in scene.named().items()}
+        cuda_tables.direction_rows(directions, scene, 4, torch.float32)
     assert given.sources.shape == (2, 16)
 
 
@@ -177,15 +179,12 @@ def test_panels_without_a_pixel_in_the_list_are_left_alone():
 def test_where_a_callers_tensors_begin_selects_no_code():
     """A slice may begin at any address; another kernel for each kind would be seconds of compilation amid a run."""
     code = """
-from nanobrag_torch.kernels.cuda.adjoint import adjoint_kernel
-from nanobrag_torch.kernels.cuda.records import record_kernel
-from nanobrag_torch.kernels.cuda.value import value_kernel
-for kernel in (value_kernel, adjoint_kernel, record_kernel):
-    for p in kernel.params:
-        if p.name in ("pixels", "upstream", "table"):
-            assert p.do_not_specialize_on_alignment, p.name
-        if p.name in ("count", "chunk", "lattices", "stride", "start", "tiles"):
-            assert p.do_not_specialize, p.name
+from nanobrag_torch.kernels.cuda.jit import CALLERS, NUMBERS
+from nanobrag_torch.kernels.cuda.kernel import image_kernel
+params = {p.name: p for p in image_kernel.params}
+assert all(params[name].do_not_specialize_on_alignment for name in CALLERS)
+assert all(params[name].do_not_specialize for name in NUMBERS)
+assert {name for name, p in params.items() if p.is_constexpr} == {"way"}
 """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0
@@ -193,18 +192,18 @@ for kernel in (value_kernel, adjoint_kernel, record_kernel):
 
 def test_any_number_of_lattices_and_sources_fits_a_grid_and_its_rows():
     for lattices, tables in ((10**7, 2), (10**9, 2), (10**6, 10**4), (10**5, 10**6)):
-        plan = cuda.adjoint_plan(1024 * 1024, 128, lattices, tables, 132)
-        assert plan.chunks <= cuda.LARGEST_GRID
-        assert plan.chunk * plan.chunks >= lattices > plan.chunk * (plan.chunks - 1)
-        assert plan.rows * plan.chunks * tables * 128 <= 2 * cuda.ROW_BYTES
+        shares = plan.adjoint_plan(1024 * 1024, 128, lattices, tables, 132)
+        assert shares.chunks <= plan.LARGEST_GRID
+        assert shares.chunk * shares.chunks >= lattices > shares.chunk * (shares.chunks - 1)
+        assert shares.rows * shares.chunks * tables * 128 <= 2 * plan.ROW_BYTES
 
 
 def test_memory_is_flat_in_the_number_of_lattices():
     """Tables of gradients: their rows are bounded by the number of programs, whatever the number of lattices."""
     for lattices in (1, 1000, 20_000):
-        plan = cuda.adjoint_plan(1024 * 1024, 128, lattices, 2, 132)
-        assert plan.chunk * plan.chunks >= lattices
-        assert plan.rows * lattices * 16 * 8 < 40e6
-        assert plan.rows * plan.chunks < 2 * 132 * cuda.PROGRAMS_PER_PROCESSOR
-    many_sources = cuda.adjoint_plan(1024 * 1024, 128, 1, 100_000, 132)
-    assert many_sources.rows * 100_000 * 128 <= cuda.ROW_BYTES
+        shares = plan.adjoint_plan(1024 * 1024, 128, lattices, 2, 132)
+        assert shares.chunk * shares.chunks >= lattices
+        assert shares.rows * lattices * 16 * 8 < 40e6
+        assert shares.rows * shares.chunks < 2 * 132 * plan.PROGRAMS_PER_PROCESSOR
+    many_sources = plan.adjoint_plan(1024 * 1024, 128, 1, 100_000, 132)
+    assert many_sources.rows * 100_000 * 128 <= plan.ROW_BYTES

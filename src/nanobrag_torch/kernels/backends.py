@@ -80,7 +80,7 @@ def _table_obstacle(scene: Scene) -> str:
 
 
 CPU = Backend("numba", "cpu", cpu.value, cpu.gradients, cpu_tangent.tangents, _cpu_obstacle, reports=True)
-CUDA = Backend("triton", "cuda", cuda.forward, cuda.adjoint, None, _cuda_obstacle)
+CUDA = Backend("triton", "cuda", cuda.forward, cuda.adjoint, cuda.tangents, _cuda_obstacle)
 BACKENDS: dict[str, Backend] = {backend.device: backend for backend in (CPU, CUDA)}
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import triton
+import triton.language as tl
 
 LAUNCH = {"num_warps": 1, "enable_fp_fusion": True}
 """One warp a program: sums over its lanes need no barrier, and many programs share a multiprocessor."""
@@ -18,17 +19,22 @@ GROUP = 8
 """Neighbouring pixels that share a float64 anchor: what one thread works on."""
 SMALL_GROUP = 4
 """The same for gradients and for interpolation, which need more registers a pixel."""
+ROUNDING = 1
+"""Where whole numbers come from adding and taking away a large one, not from an instruction for it: 1: in the lattice
+factor, 2: in float32 differences of hkl too."""
 LANES = 32
 """Groups a program works on at once."""
 NUMBERS = (
-    *("count", "slow", "fast", "lattices", "chunk", "source_count", "oversample", "layers", "stride"),
-    *("size_h", "size_k", "size_l", "h", "k", "l"),
+    *("tiles", "panel_count", "count", "slow", "fast", "lattices", "chunk", "source_count", "oversample", "layers"),
+    *("size_h", "size_k", "size_l", "first_h", "first_k", "first_l", "stride"),
 )
-"""Whole-number arguments that the kernels share; they do not select code."""
-
-
+"""Whole-number arguments of the kernel; they do not select code."""
 CALLERS = ("pixels", "upstream", "table")
 """Arguments that may be slices of a caller's tensors and so begin at any address."""
+
+VALUE, BOUND, FACTORS, RECORDS, GRADIENTS, SLOPES = (tl.constexpr(job) for job in range(6))
+"""What a kernel works out: the image; how large gradients by structure factors can be; these, as whole numbers; the
+same as a list of places and values; gradients by everything else; slopes along directions."""
 
 
 class Way(NamedTuple):
@@ -48,9 +54,13 @@ class Way(NamedTuple):
     limit: bool  # a resolution limit
     listed: bool  # pixels are listed; else all in order
     offset: bool  # something is added once a pixel
-    by_lattice: bool = False  # gradients that are wanted
+    job: int = VALUE.value
+    directions: int = 0  # slopes that are taken at once
+    by_lattice: bool = False  # gradients that are wanted, and what moves along directions
     by_shape: bool = False
+    by_table: bool = False  # directions only
     valued: bool = False  # values are wanted beside the gradients
+    rounding: int = ROUNDING
     group: int = GROUP
     lanes: int = LANES
 
@@ -60,11 +70,11 @@ def jit(function: Callable[..., Any]) -> Any:
     return triton.jit(function)
 
 
-def kernel(*numbers: str) -> Callable[[Callable[..., Any]], Any]:
-    """A kernel whose whole-number arguments `numbers` do not select code, nor where the caller's tensors begin."""
+def kernel(function: Callable[..., Any]) -> Any:
+    """A kernel: neither its whole-number arguments select code, nor where the caller's tensors begin.
 
-    def decorate(function: Callable[..., Any]) -> Any:
-        given = [name for name in CALLERS if name in inspect.signature(function).parameters]
-        return triton.jit(function, do_not_specialize=list(numbers), do_not_specialize_on_alignment=given)
-
-    return decorate
+    Numbers inside a tuple would: Triton looks at each of them. So a kernel's arguments are a flat list.
+    """
+    names = inspect.signature(function).parameters
+    numbers, callers = ([name for name in known if name in names] for known in (NUMBERS, CALLERS))
+    return triton.jit(function, do_not_specialize=numbers, do_not_specialize_on_alignment=callers)

@@ -2,27 +2,42 @@
 
 Within a group of neighbouring pixels hkl varies little: it is formed in float64 at one pixel, split into integers and
 rest, and the others add lattice (q - q_anchor) in float32. The error of hkl is about 2^-24 times the reach of a group,
-that of the image N times as much, so N times the reach is bounded (kernels.cuda_tables); beyond the bound, and in
+that of the image N times as much, so N times the reach is bounded (kernels.cuda.tables); beyond the bound, and in
 float64, hkl is formed in float64 throughout.
-
-`grid` is a tuple: sizes of the table of structure factors, then its first indices.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton.language as tl
 
 from nanobrag_torch.kernels.cuda.jit import jit
-from nanobrag_torch.kernels.cuda.math import HALFWAY, dot, largest, load9
+from nanobrag_torch.kernels.cuda.math import HALFWAY, dot, half_down, largest
+from nanobrag_torch.kernels.cuda.records import LATTICE_ROW, REACH, Given, Grid, load9
+
+
+class Spot(NamedTuple):
+    """A lattice at the pixels: distance to the nearest reflection in hkl, its indices, and hkl for interpolation."""
+
+    d: tl.tensor
+    near: tl.tensor
+    hkl: tl.tensor
+
+
+class Amplitude(NamedTuple):
+    """F, its slopes by hkl (zero for the nearest reflection), and 1.0 where it is the default."""
+
+    f: tl.tensor
+    slopes: tl.tensor
+    outside: tl.tensor
 
 
 @jit
 def of_middle(x: tl.tensor, way: tl.constexpr) -> Any:
     """The value of the middle pixel of each group: [group, lanes] -> [1, lanes]."""
     middle = tl.arange(0, way.group)[:, None] == way.group // 2
-    return tl.reduce(tl.where(middle, x, 0.0), 0, tl.standard._sum_combine, True)
+    return tl.reduce(tl.where(middle, x, 0), 0, tl.standard._sum_combine, True)
 
 
 @jit
@@ -32,12 +47,12 @@ def anchors(q: tl.tensor, way: tl.constexpr) -> Any:
 
 
 @jit
-def close_enough(offset: tl.tensor, scene: tl.tensor) -> Any:
+def close_enough(offset: tl.tensor, given: Given) -> Any:
     """Whether number of cells times reach in hkl, over all lattices, is within the bound for float32 differences."""
     x = largest(tl.abs(offset[0])).to(tl.float64)
     y = largest(tl.abs(offset[1])).to(tl.float64)
     z = largest(tl.abs(offset[2])).to(tl.float64)
-    m = load9(scene + 15)
+    m = load9(given.scene + REACH)
     along_a, along_b = m[0] * x + m[1] * y + m[2] * z, m[3] * x + m[4] * y + m[5] * z
     return (along_a <= 1.0) & (along_b <= 1.0) & (m[6] * x + m[7] * y + m[8] * z <= 1.0)
 
@@ -57,47 +72,56 @@ def nearest_wide(h: tl.tensor, way: tl.constexpr) -> Any:
 
 
 @jit
-def nearest_narrow(h: tl.tensor, offset: tl.tensor, a: tl.tensor, b: tl.tensor, c: tl.tensor) -> Any:
-    """The same for an anchor's float64 h and the float32 lattice vector times the offsets to the anchor."""
-    base = (h + HALFWAY) - HALFWAY
-    value = (h - base).to(tl.float32) + a * offset[0] + b * offset[1] + c * offset[2]
-    near = tl.ceil(value - 0.5)
-    return value - near, near.to(tl.int32) + base.to(tl.int32)
+def nearest_narrow(h: tl.tensor, along: tl.tensor, way: tl.constexpr) -> Any:
+    """The same for an anchor's float64 h and the float32 differences to it along the group."""
+    shifted = h + HALFWAY
+    base = shifted - HALFWAY
+    near, number = half_down((h - base).to(tl.float32) + along, way)
+    return (h - base).to(tl.float32) + along - near, number + base.to(tl.int32)
 
 
 @jit
-def distances(lattice: tl.tensor, narrow: tl.tensor, q: tl.tensor, offset: tl.tensor, way: tl.constexpr) -> Any:
-    """Distances to the nearest integers and those; `narrow` None or the float32 row.
-
-    q is that of the anchors where float32 differences are taken, else of the pixels.
-    """
-    h, k, l = hkl_wide(lattice, q)
-    if way.wide:
-        dh, nh = nearest_wide(h, way)
-        dk, nk = nearest_wide(k, way)
-        dl, nl = nearest_wide(l, way)
+def spot_of(k: tl.tensor, at: tl.tensor, offset: tl.tensor, given: Given, way: tl.constexpr, wide: tl.constexpr) -> Any:
+    """Lattice k where q is `at`; unless hkl is `wide`, that is q of the anchors, and `offset` the way from there."""
+    row = given.lattice + LATTICE_ROW * k
+    h = hkl_wide(row, at)
+    if wide:
+        dh, nh = nearest_wide(h[0], way)
+        dk, nk = nearest_wide(h[1], way)
+        dl, nl = nearest_wide(h[2], way)
     else:
-        m = load9(narrow)
-        dh, nh = nearest_narrow(h, offset, m[0], m[1], m[2])
-        dk, nk = nearest_narrow(k, offset, m[3], m[4], m[5])
-        dl, nl = nearest_narrow(l, offset, m[6], m[7], m[8])
-    return (dh, dk, dl), (nh, nk, nl)
+        m = load9(given.narrow + LATTICE_ROW * k)
+        dh, nh = nearest_narrow(h[0], m[0] * offset[0] + m[1] * offset[1] + m[2] * offset[2], way)
+        dk, nk = nearest_narrow(h[1], m[3] * offset[0] + m[4] * offset[1] + m[5] * offset[2], way)
+        dl, nl = nearest_narrow(h[2], m[6] * offset[0] + m[7] * offset[1] + m[8] * offset[2], way)
+    return Spot((dh, dk, dl), (nh, nk, nl), h)
 
 
 @jit
-def place_of(near: tl.tensor, grid: tl.tensor) -> Any:
+def place_of(near: tl.tensor, grid: Grid) -> Any:
     """Place in the table of the nearest reflection, and whether it is in there."""
-    h, k, l = near[0] - grid[3], near[1] - grid[4], near[2] - grid[5]
-    inside = (h >= 0) & (h < grid[0]) & (k >= 0) & (k < grid[1]) & (l >= 0) & (l < grid[2])
-    return (h * grid[1] + k) * grid[2] + l, inside
+    h, k, l = near[0] - grid.first_h, near[1] - grid.first_k, near[2] - grid.first_l
+    inside = (h >= 0) & (h < grid.size_h) & (k >= 0) & (k < grid.size_k) & (l >= 0) & (l < grid.size_l)
+    return (h * grid.size_k + k) * grid.size_l + l, inside
 
 
 @jit
-def reflection(table: tl.tensor, near: tl.tensor, default: tl.tensor, grid: tl.tensor, way: tl.constexpr) -> Any:
+def gather(pointer: tl.tensor, mask: tl.tensor, way: tl.constexpr) -> Any:
+    """Numbers that lie anywhere, zero outside the mask, loaded as one row of lanes.
+
+    Versions of Triton that find no order in memory would share the lanes of a group out among threads for the load, and
+    carry them there and back through shared memory; of a row they leave every lane in its thread.
+    """
+    row = tl.load(tl.reshape(pointer, [way.group * way.lanes]), tl.reshape(mask, [way.group * way.lanes]), 0.0)
+    return tl.reshape(row, [way.group, way.lanes])
+
+
+@jit
+def reflection(table: tl.tensor, near: tl.tensor, default: tl.tensor, grid: Grid, way: tl.constexpr) -> Any:
     """F of the nearest reflection, and 1.0 where it is the default."""
     if way.table:
         place, inside = place_of(near, grid)
-        amplitude = tl.load(table + place, mask=inside, other=0.0)
+        amplitude = gather(table + place, inside, way)
         amplitude = tl.where(inside, amplitude, default)
         outside = tl.where(inside, 0.0, 1.0).to(way.real)
     else:
@@ -122,20 +146,20 @@ def lagrange(t: tl.tensor, node: tl.constexpr) -> Any:
 
 
 @jit
-def cubic_corner(h: tl.tensor, k: tl.tensor, l: tl.tensor, grid: tl.tensor) -> Any:
+def cubic_corner(hkl: tl.tensor, grid: Grid) -> Any:
     """Where interpolation is allowed, the place of its first node, and the shares of the way to the next integers."""
-    allowed = (h - grid[3] + 3.0 <= grid[0]) & (h - 2.0 >= grid[3])
-    allowed = allowed & (k - grid[4] + 3.0 <= grid[1]) & (k - 2.0 >= grid[4])
-    allowed = allowed & (l - grid[5] + 3.0 <= grid[2]) & (l - 2.0 >= grid[5])
+    h, k, l = hkl[0] - grid.first_h, hkl[1] - grid.first_k, hkl[2] - grid.first_l
+    allowed = (h + 3.0 <= grid.size_h) & (h >= 2.0) & (k + 3.0 <= grid.size_k) & (k >= 2.0)
+    allowed = allowed & (l + 3.0 <= grid.size_l) & (l >= 2.0)
     fh, fk, fl = tl.floor(h), tl.floor(k), tl.floor(l)
-    ph, pk, pl = fh.to(tl.int32) - grid[3] - 1, fk.to(tl.int32) - grid[4] - 1, fl.to(tl.int32) - grid[5] - 1
-    return allowed, (ph * grid[1] + pk) * grid[2] + pl, (h - fh, k - fk, l - fl)
+    corner = ((fh.to(tl.int32) - 1) * grid.size_k + fk.to(tl.int32) - 1) * grid.size_l + fl.to(tl.int32) - 1
+    return allowed, corner, (h - fh, k - fk, l - fl)
 
 
 @jit
-def interpolated(table: tl.tensor, hkl: tl.tensor, grid: tl.tensor, way: tl.constexpr) -> Any:
+def interpolated(table: tl.tensor, hkl: tl.tensor, grid: Grid, way: tl.constexpr) -> Any:
     """Tricubic F (float64), its slopes by hkl, and where it is allowed; meaningless elsewhere."""
-    allowed, corner, t = cubic_corner(hkl[0], hkl[1], hkl[2], grid)
+    allowed, corner, t = cubic_corner(hkl, grid)
     zero = tl.full([way.group, way.lanes], 0.0, tl.float64)
     amplitude, by_h, by_k, by_l = zero, zero, zero, zero
     for a in tl.static_range(4):
@@ -143,10 +167,10 @@ def interpolated(table: tl.tensor, hkl: tl.tensor, grid: tl.tensor, way: tl.cons
         for b in tl.static_range(4):
             wb, sb = lagrange(t[1], b)
             row, row_slope = zero, zero
-            nodes = table + (corner + (a * grid[1] + b) * grid[2])  # a pointer: the steps along it need no arithmetic
+            nodes = table + (corner + (a * grid.size_k + b) * grid.size_l)  # a pointer: steps need no arithmetic
             for c in tl.static_range(4):
                 wc, sc = lagrange(t[2], c)
-                value = tl.load(nodes + c, mask=allowed, other=0.0).to(tl.float64)
+                value = gather(nodes + c, allowed, way).to(tl.float64)
                 row += value * wc
                 row_slope += value * sc
             amplitude += wa * wb * row
@@ -157,17 +181,15 @@ def interpolated(table: tl.tensor, hkl: tl.tensor, grid: tl.tensor, way: tl.cons
 
 
 @jit
-def amplitude(
-    table: tl.tensor, near: tl.tensor, hkl: tl.tensor, default: tl.tensor, grid: tl.tensor, way: tl.constexpr
-) -> Any:
-    """F, its slopes by hkl (zero for the nearest reflection), and 1.0 where it is the default."""
-    value, outside = reflection(table, near, default, grid, way)
+def amplitude(table: tl.tensor, spot: Spot, default: tl.tensor, grid: Grid, way: tl.constexpr) -> Any:
+    """F of a spot."""
+    value, outside = reflection(table, spot.near, default, grid, way)
     zero = value * 0.0
     slopes = zero, zero, zero
     if way.cubic:
-        smooth, by, allowed = interpolated(table, hkl, grid, way)
+        smooth, by, allowed = interpolated(table, spot.hkl, grid, way)
         value = tl.where(allowed, smooth.to(way.real), value)
         outside = tl.where(allowed, 0.0, outside)
         x, y, z = tl.where(allowed, by[0], 0.0), tl.where(allowed, by[1], 0.0), tl.where(allowed, by[2], 0.0)
         slopes = x.to(way.real), y.to(way.real), z.to(way.real)
-    return value, slopes, outside
+    return Amplitude(value, slopes, outside)

@@ -25,10 +25,40 @@ COSINES = tl.constexpr(tuple((-1) ** k / factorial(2 * k) for k in range(9)))  #
 SINES = tl.constexpr(tuple((-1) ** k / factorial(2 * k + 1) for k in range(9)))
 HALFWAY = tl.constexpr(6755399441055744.0)
 """1.5 * 2^52: added and taken away again, it rounds a float64 to an integer."""
+HALFWAY_COARSE, HALFWAY_BITS = tl.constexpr(12582912.0), tl.constexpr(0x4B400000)
+"""The same for a float32, 1.5 * 2^23, and its bits: the integer is what the bits of the sum have more than these."""
 PER_QUARTER, QUARTER, QUARTER_REST = tl.constexpr(2 / pi), tl.constexpr(pi / 2), tl.constexpr(6.123233995736766e-17)
 BALL_COARSE, BALL_FINE = tl.constexpr(BALL_32), tl.constexpr(BALL_64)
 BALL_SLOPE_COARSE, BALL_SLOPE_FINE = tl.constexpr(BALL_SLOPE_32), tl.constexpr(BALL_SLOPE_64)
 COUNTS = tl.constexpr((len(SINE_32), len(SINE_64), len(SLOPE_32), len(SLOPE_64), 6, 11, 5, 10))
+
+
+@jit
+def whole(x: tl.tensor, way: tl.constexpr) -> Any:
+    """The nearest whole number, of two the one or the other; |x| below 2^22 in float32."""
+    if way.rounding == 0:
+        near = tl.floor(x + 0.5)
+    elif x.dtype == tl.float64:
+        near = (x + HALFWAY) - HALFWAY
+    else:
+        near = (x + HALFWAY_COARSE) - HALFWAY_COARSE
+    return near
+
+
+@jit
+def half_down(x: tl.tensor, way: tl.constexpr) -> Any:
+    """The nearest whole number of a float32 below 2^22, of two the lower one, and the same as an integer."""
+    if way.rounding == 2:
+        low = x - 0.5
+        shifted = low + HALFWAY_COARSE
+        near = shifted - HALFWAY_COARSE
+        short = near < low
+        number = shifted.to(tl.int32, bitcast=True) - HALFWAY_BITS
+        near, number = tl.where(short, near + 1.0, near), tl.where(short, number + 1, number)
+    else:
+        near = tl.ceil(x - 0.5)
+        number = near.to(tl.int32)
+    return near, number
 
 
 @jit
@@ -117,26 +147,3 @@ def total(x: tl.tensor) -> Any:
 def largest(x: tl.tensor) -> Any:
     """Maximum over all lanes [group, lanes] -> []."""
     return tl.reduce(tl.reduce(x, 0, tl.standard._elementwise_max), 0, tl.standard._elementwise_max)
-
-
-@jit
-def load3(pointer: tl.tensor) -> Any:
-    """Three numbers in a row of memory."""
-    return tl.load(pointer), tl.load(pointer + 1), tl.load(pointer + 2)
-
-
-@jit
-def load9(pointer: tl.tensor) -> Any:
-    """Nine numbers in a row of memory."""
-    a, b, c = load3(pointer), load3(pointer + 3), load3(pointer + 6)
-    return a[0], a[1], a[2], b[0], b[1], b[2], c[0], c[1], c[2]
-
-
-@jit
-def add_row(pointer: tl.tensor, sums: tl.tensor, count: tl.constexpr) -> None:
-    """Add up to 16 numbers to a row that belongs to this program: a plain load and store, no atomics."""
-    column = tl.arange(0, 16)
-    row = tl.load(pointer + column)
-    for i in tl.static_range(count):
-        row += tl.where(column == i, sums[i], 0.0)
-    tl.store(pointer + column, row)

@@ -1,164 +1,138 @@
-"""Gradient by the table of structure factors: one record of place and value a step, for a sorted sum afterwards.
+"""Records that the Triton kernels make, pass on and read by name, and how they are loaded from tables.
 
-Many steps fall on one reflection. Records of a bounded number of steps are written, sorted by place and added up
-segment by segment: no atomics, the same order every time.
+A vector is a tuple of three; lanes are arrays [group, lanes], one element a pixel.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton.language as tl
 
-from nanobrag_torch.kernels.cuda.geometry import (
-    aim,
-    capture_of,
-    first_seen,
-    load_panel,
-    load_source,
-    polarized,
-    scattering,
-    solid_angle,
-)
-from nanobrag_torch.kernels.cuda.jit import NUMBERS, jit, kernel
-from nanobrag_torch.kernels.cuda.lattice import (
-    amplitude,
-    cubic_corner,
-    distances,
-    hkl_wide,
-    lagrange,
-    place_of,
-)
-from nanobrag_torch.kernels.cuda.math import largest
-from nanobrag_torch.kernels.cuda.profiles import load_cells, square
-from nanobrag_torch.kernels.cuda.value import lanes_of
+from nanobrag_torch.kernels.cuda.columns import LATTICE, ONCE, PANEL, SOURCE, WIDTH
+from nanobrag_torch.kernels.cuda.jit import jit
+
+ROW = tl.constexpr(WIDTH)
+LATTICE_ROW, LATTICE_WEIGHT = tl.constexpr(LATTICE.width), tl.constexpr(LATTICE.first("lattice_weights"))
+SIZES, SENSOR = tl.constexpr(PANEL.first("pixel_size")), tl.constexpr(PANEL.first("sensor"))
+WAVELENGTH, WEIGHT = tl.constexpr(SOURCE.first("wavelengths")), tl.constexpr(SOURCE.first("source_weights"))
+POLARIZATION = tl.constexpr(SOURCE.first("polarization"))
+CURVATURE, SHAPE = tl.constexpr(ONCE.first("curvature")), tl.constexpr(ONCE.first("shape"))
+DEFAULT_F, OFFSET = tl.constexpr(ONCE.first("default_F")), tl.constexpr(ONCE.first("offset"))
+REACH, DMIN = tl.constexpr(ONCE.first("reach")), tl.constexpr(ONCE.first("dmin"))
+
+
+class Grid(NamedTuple):
+    """Sizes of the table of structure factors, and its first indices."""
+
+    size_h: tl.tensor
+    size_k: tl.tensor
+    size_l: tl.tensor
+    first_h: tl.tensor
+    first_k: tl.tensor
+    first_l: tl.tensor
+
+
+class Given(NamedTuple):
+    """What a program reads: tables as pointers, and numbers."""
+
+    sources: tl.tensor
+    lattice: tl.tensor
+    narrow: tl.tensor  # the lattices in the type of the image
+    scene: tl.tensor
+    table: tl.tensor
+    grid: Grid
+    source_count: tl.tensor
+    oversample: tl.tensor
+    layers: tl.tensor
+    first: tl.tensor  # of its lattices
+    last: tl.tensor
+
+
+class Pixel(NamedTuple):
+    """Lanes of pixels of one panel."""
+
+    fast: tl.tensor
+    slow: tl.tensor
+
+
+class Sample(NamedTuple):
+    """Lanes of the place of a sample within a pixel."""
+
+    layer: tl.tensor
+    sub: tl.tensor
+
+
+class Panel(NamedTuple):
+    """One panel: vectors, then lengths (m) and the attenuation (1/m)."""
+
+    origin: tl.tensor
+    fast: tl.tensor
+    slow: tl.tensor
+    normal: tl.tensor
+    size_fast: tl.tensor
+    size_slow: tl.tensor
+    step: tl.tensor
+    attenuation: tl.tensor
+
+
+class Source(NamedTuple):
+    """One source; polarization is a matrix, row by row."""
+
+    incident: tl.tensor
+    wavelength: tl.tensor
+    weight: tl.tensor
+    polarization: tl.tensor
+
+
+class Rows(NamedTuple):
+    """Rows of gradients, or rows that hold a direction; the next direction's lie `stride` numbers further."""
+
+    start: tl.tensor
+    stride: tl.tensor
+
+
+class Sink(NamedTuple):
+    """Where gradients go, or what they are multiplied by."""
+
+    panel: Rows
+    sources: Rows
+    lattices: Rows
+    scene: Rows
+    table: Rows  # sums by structure factor, places of records, or the table along directions
+    values: tl.tensor  # of records
 
 
 @jit
-def sample_flow(
-    pixel: tl.tensor,
-    panel: tl.tensor,
-    sample: tl.tensor,
-    s: tl.tensor,
-    sources: tl.tensor,
-    scene: tl.tensor,
-    counts: tl.tensor,
-    way: tl.constexpr,
-) -> Any:
-    """q of a sample and source, and what the sum over lattices is multiplied by."""
-    source_count, oversample, layers = counts
-    polar, layer, _j, _s = first_seen(pixel, panel, sources, scene, oversample, layers, source_count, way)
-    zero, subs = tl.full([way.group, way.lanes], 0, tl.int32), oversample * oversample
-    _direction, radius = aim(pixel, zero, zero, oversample, panel, scene, way)
-    omega = solid_angle(radius, panel, way)
-    layer = zero + sample // subs
-    direction, radius = aim(pixel, layer, zero + sample % subs, oversample, panel, scene, way)
-    if way.each_omega:
-        omega = solid_angle(radius, panel, way)
-    source = load_source(sources, s)
-    q, seen = scattering(direction, source, scene, way)
-    if way.each_polar:
-        polar = polarized(direction, source[3])
-    capture = capture_of(pixel, direction, layer, layers, oversample, panel, scene, way)
-    return q, source[2] * omega * capture * polar * seen / subs
+def load3(pointer: tl.tensor) -> Any:
+    """Three numbers in a row of memory."""
+    return tl.load(pointer), tl.load(pointer + 1), tl.load(pointer + 2)
 
 
 @jit
-def write_nearest(
-    target: tl.tensor, values: tl.tensor, near: tl.tensor, grid: tl.tensor, by_amplitude: tl.tensor, mask: tl.tensor
-) -> None:
-    """One record: the place of the nearest reflection, or the place after the last."""
-    place, inside = place_of(near, grid)
-    tl.store(target, tl.where(inside, place, grid[0] * grid[1] * grid[2]), mask=mask)
-    tl.store(values, by_amplitude, mask=mask)
+def load9(pointer: tl.tensor) -> Any:
+    """Nine numbers in a row of memory."""
+    a, b, c = load3(pointer), load3(pointer + 3), load3(pointer + 6)
+    return a[0], a[1], a[2], b[0], b[1], b[2], c[0], c[1], c[2]
 
 
 @jit
-def node_weight(t: tl.tensor, node: tl.tensor) -> Any:
-    """The weight of cuda_lattice.lagrange for a node that is known when running: 64 nodes written out are too many."""
-    first, second = lagrange(t, 0)[0], lagrange(t, 1)[0]
-    third, fourth = lagrange(t, 2)[0], lagrange(t, 3)[0]
-    return tl.where(node < 2, tl.where(node == 0, first, second), tl.where(node == 2, third, fourth))
+def load_panel(panels: tl.tensor, place: tl.tensor) -> Any:
+    """A panel of the table."""
+    row = panels + ROW * place
+    origin, fast, slow, normal = load3(row), load3(row + 3), load3(row + 6), load3(row + 9)
+    sizes, sensor = row + SIZES, row + SENSOR
+    return Panel(origin, fast, slow, normal, tl.load(sizes), tl.load(sizes + 1), tl.load(sensor), tl.load(sensor + 1))
 
 
 @jit
-def write_cubic(
-    target: tl.tensor,
-    values: tl.tensor,
-    near: tl.tensor,
-    hkl: tl.tensor,
-    grid: tl.tensor,
-    by_amplitude: tl.tensor,
-    count: tl.tensor,
-    mask: tl.tensor,
-) -> None:
-    """64 records: the nodes of the interpolation; where it is not allowed the nearest reflection takes all."""
-    allowed, corner, t = cubic_corner(hkl[0], hkl[1], hkl[2], grid)
-    place, inside = place_of(near, grid)
-    size = grid[0] * grid[1] * grid[2]
-    place = tl.where(inside, place, size)
-    for a in range(4):
-        wa = node_weight(t[0], a)
-        for b in range(4):
-            wab = wa * node_weight(t[1], b)
-            for c in range(4):
-                node = (16 * a + 4 * b + c) * count
-                weight = tl.where(allowed, wab * node_weight(t[2], c), tl.where(a + b + c == 0, 1.0, 0.0))
-                at = tl.where(allowed, corner + (a * grid[1] + b) * grid[2] + c, place)
-                tl.store(target + node, at, mask=mask)
-                tl.store(values + node, by_amplitude * weight, mask=mask)
+def load_source(sources: tl.tensor, place: tl.tensor) -> Any:
+    """A source of the table."""
+    row = sources + ROW * place
+    return Source(load3(row), tl.load(row + WAVELENGTH), tl.load(row + WEIGHT), load9(row + POLARIZATION))
 
 
-@kernel("start", *NUMBERS)
-def record_kernel(
-    pixels: tl.tensor,
-    panels: tl.tensor,
-    sources: tl.tensor,
-    lattice: tl.tensor,
-    narrow: tl.tensor,
-    scene: tl.tensor,
-    table: tl.tensor,
-    upstream: tl.tensor,
-    places: tl.tensor,
-    values: tl.tensor,
-    start: tl.tensor,
-    count: tl.tensor,
-    slow: tl.tensor,
-    fast: tl.tensor,
-    lattices: tl.tensor,
-    chunk: tl.tensor,
-    source_count: tl.tensor,
-    oversample: tl.tensor,
-    layers: tl.tensor,
-    stride: tl.tensor,
-    size_h: tl.tensor,
-    size_k: tl.tensor,
-    size_l: tl.tensor,
-    h: tl.tensor,
-    k: tl.tensor,
-    l: tl.tensor,
-    way: tl.constexpr,
-    nodes: tl.constexpr,
-) -> None:
-    """places and values [steps, nodes, count] of the steps from `start`; grid (tiles, steps), lattices innermost."""
-    step = start + tl.program_id(1)
-    row = lattice + 10 * (step % lattices)
-    weight = tl.load(row + 9)
-    s, sample = (step // lattices) % source_count, step // (lattices * source_count)
-    grid, counts = (size_h, size_k, size_l, h, k, l), (source_count, oversample, layers)
-    cells, default = load_cells(scene, way), tl.load(scene + 13).to(way.real)
-    place, there, pixel, of_panel = lanes_of(tl.program_id(0), pixels, count, (slow, fast), stride, way)
-    for p in range(-largest(-of_panel), largest(of_panel) + 1):
-        here = there & (of_panel == p)
-        if largest(here.to(tl.int32)) > 0:
-            q, flow = sample_flow(pixel, load_panel(panels, p), sample, s, sources, scene, counts, way)
-            flow = flow * weight * tl.load(upstream + place, mask=here, other=0.0).to(tl.float64)
-            d, near = distances(row, row, q, q, way)
-            hkl = hkl_wide(row, q)
-            f, _by_place, _outside = amplitude(table, near, hkl, default, grid, way)
-            by_amplitude = flow * (2.0 * f * square(d, cells, way)).to(tl.float64)
-            at = tl.program_id(1).to(tl.int64) * nodes * count + place
-            if way.cubic:
-                write_cubic(places + at, values + at, near, hkl, grid, by_amplitude, count, here)
-            else:
-                write_nearest(places + at, values + at, near, grid, by_amplitude, here)
+@jit
+def row_of(rows: Rows, place: tl.tensor) -> Any:
+    """The rows from a place on."""
+    return Rows(rows.start + ROW * place, rows.stride)
