@@ -13,8 +13,8 @@ import pytest
 
 from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.cli.nb.flags import simulator_of
+from nanobrag_torch.tracing.log import read_trace
 from nanobrag_torch.validation.scenes import scene_folder
-from nanobrag_torch.validation.tracelog import read_trace
 
 CELLS = np.array([36, 47, 29])
 SPINDLE = np.array([-1.0, 0.0, 0.0])

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from nanobrag_torch.cli.nb.app import main
+from nanobrag_torch.tracing.log import Trace, log_lines, read_trace
 from nanobrag_torch.validation.tracediff import compare_traces, scattering
-from nanobrag_torch.validation.tracelog import Trace, log_lines, read_trace
 
 SCRIPTS = Path(__file__).parents[1] / "scripts" / "validation"
 

@@ -133,7 +133,7 @@ def test_code_on_the_page_of_physics_runs():
 def test_every_traced_value_is_explained():
     """The last section of the page of physics names every value that a trace prints."""
     from nanobrag_torch.cli.nb.flags import simulator_of
-    from nanobrag_torch.validation.trace import trace_pixel
+    from nanobrag_torch.tracing.pixel import trace_pixel
 
     text = (DOCS / "specs" / "spec-a-core.md").read_text().split("## 15 ")[-1]
     cell = ["-cell", "50", "60", "70", "90", "90", "90", "-default_F", "10", "-detpixels", "8", "-water", "5"]

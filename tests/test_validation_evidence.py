@@ -12,8 +12,8 @@ import pytest
 
 from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.cli.nb.flags import simulator_of
+from nanobrag_torch.tracing.log import read_trace
 from nanobrag_torch.validation.evidence import brightest_pixel
-from nanobrag_torch.validation.tracelog import read_trace
 
 NB = Path(sysconfig.get_path("scripts")) / "nb"
 CELL = ["-cell", "50", "60", "70", "90", "90", "90"]

@@ -15,8 +15,8 @@ import torch
 from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.cli.nb.flags import simulator_of
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.validation.trace import Step, trace_pixel
-from nanobrag_torch.validation.tracelog import log_lines, read_trace
+from nanobrag_torch.tracing.log import log_lines, read_trace
+from nanobrag_torch.tracing.pixel import Step, trace_pixel
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["-cell", "60", "75", "90", "90", "90", "90", "-default_F", "50", "-N", "5", "-detpixels", "16", "-pixel", "1"]

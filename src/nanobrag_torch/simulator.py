@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +14,7 @@ from torch import Tensor
 from nanobrag_torch.background import water
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.compat_phi import first_step, with_first_step
-from nanobrag_torch.config import BeamConfig
+from nanobrag_torch.config import BeamConfig, CrystalConfig
 from nanobrag_torch.devices import checked_device
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation
@@ -19,9 +22,15 @@ from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.kernels.reference import Progress
 from nanobrag_torch.models.beam import Beam, Sources
 from nanobrag_torch.models.crystal import Crystal
-from nanobrag_torch.models.detector import Detector, DetectorGeometry
+from nanobrag_torch.models.detector import Detector, DetectorGeometry, roi_bounds
+from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.physics.lattice_factor import PROFILES, amplitude, shape_matrix
+from nanobrag_torch.physics.rotations import unit
+from nanobrag_torch.records.images import as_array
+from nanobrag_torch.records.statistics import image_statistics, last_subpixel_m
 from nanobrag_torch.response.photons import poisson_counts
+from nanobrag_torch.tracing.log import log_lines
+from nanobrag_torch.tracing.pixel import trace_pixel
 from nanobrag_torch.units import ANGSTROM, R_E_SQUARED
 
 
@@ -29,21 +38,25 @@ class Simulator:
     """Renders one crystal on one detector in one beam: photons per pixel (design, the one equation).
 
     compat: "corrected", "c" or a Compat; phi_mode: "spec" or "c-parity" for the phi row alone; kernel: "auto",
-    "reference" or "fused"; dtype: float32 or float64 of the image; threads: at most so many cores. Parameters are
-    read anew at every run, so that an optimiser may change tensors in place between runs.
+    "reference" or "fused"; dtype: float32 or float64 of the image; threads: at most so many cores. crystal_config:
+    rotation and mosaicity, in place of the crystal's own; beam_config: the crystal's unless given. debug_config: a
+    pixel whose trace every run prints, trace_pixel (slow, fast) or printout_pixel (fast, slow). Parameters are read
+    anew at every run, so that an optimiser may change tensors in place between runs, and a script configurations.
     """
 
     def __init__(
         self,
         crystal: Crystal,
         detector: Detector | None = None,
-        *,
+        crystal_config: CrystalConfig | None = None,
         beam_config: BeamConfig | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        debug_config: Mapping[str, Any] | None = None,
+        *,
         compat: str | Compat = "corrected",
         phi_mode: str | None = None,
         kernel: str = "auto",
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
         threads: int | None = None,
     ) -> None:
         if dtype not in (torch.float32, torch.float64):
@@ -52,10 +65,13 @@ class Simulator:
             raise InputError("kernel", kernel, ", ".join(operation.KERNELS))
         if threads is not None and threads < 1:
             raise InputError("threads", threads, "a whole number from 1 up")
-        self.kernel, self.dtype, self.device = kernel, dtype, checked_device(device)
+        self.kernel, self.dtype, self.device = kernel, dtype, checked_device(device or "cpu")
         self.crystal = crystal
+        if crystal_config is not None and crystal_config is not crystal.config:
+            crystal.config = crystal.turning_as(crystal_config).config
         self.detector = detector if detector is not None else Detector(device=device)
-        self.beam = Beam(beam_config, device=device)
+        self.beam = Beam(crystal.beam_config if beam_config is None else beam_config, device=self.device)
+        self.debug_config = dict(debug_config or {})
         self.compat = Compat.of(compat, phi_mode)
         self.threads = threads or 0
 
@@ -95,12 +111,36 @@ class Simulator:
         config = self.crystal.config
         return self.sources.wavelengths.numel() * config.phi_steps * self.crystal.domain_count * self.oversample**2
 
-    def run(self, *, progress: Progress | None = None, check: bool = True) -> Tensor:
+    def run(
+        self,
+        pixel_batch_size: int | None = None,
+        override_a_star: Tensor | None = None,
+        oversample: int | None = None,
+        oversample_omega: bool | None = None,
+        oversample_polar: bool | None = None,
+        oversample_thick: bool | None = None,
+        *,
+        progress: Progress | None = None,
+        check: bool = True,
+    ) -> Tensor:
         """The image (slow, fast), or (panel, slow, fast) of given panels, in photons per pixel.
 
         Pixels outside the region of interest or the mask are zero. Raises InputError when a pixel is not finite;
-        check=False does not look, and so does not wait for a GPU.
+        check=False does not look, and so does not wait for a GPU. oversample and its companions replace those of the
+        detector for this run; override_a_star [3] (1/Angstrom): one still orientation, with this a*. pixel_batch_size
+        is accepted and changes nothing: memory is bounded without it.
         """
+        asked = {
+            "oversample": oversample,
+            "oversample_omega": oversample_omega,
+            "oversample_polar": oversample_polar,
+            "oversample_thick": oversample_thick,
+        }
+        given = {name: value for name, value in asked.items() if value is not None}
+        if given or override_a_star is not None:
+            return self._with(override_a_star, given).run(progress=progress, check=check)
+        for slow, fast in _traced_pixels(self.debug_config):
+            print("\n".join(log_lines(trace_pixel(self, slow, fast))), flush=True)
         pixels, shape = self.detector.pixels(), self.image_shape
         count = math.prod(shape)
         values = self.pixel_values(pixels, progress=progress, check=False)
@@ -109,6 +149,15 @@ class Simulator:
         if pixels is None:
             return values.reshape(shape)
         return torch.zeros(count, dtype=self.dtype, device=self.device).index_put((pixels,), values).reshape(shape)
+
+    def _with(self, a_star: Tensor | None, sampling: Mapping[str, Any]) -> Simulator:
+        """This simulator with another a* [3], if any, and other sampling of pixels."""
+        other = copy(self)
+        other.detector = copy(self.detector)
+        other.detector.config = replace(self.detector.config, **sampling)
+        if a_star is not None:
+            other.crystal = self.crystal.still_with(a_star)
+        return other
 
     def counts(self, seed: int, *, image: int = 0, progress: Progress | None = None) -> Tensor:
         """The image as counted: whole photons, int32, drawn from the Poisson distribution about `run()`.
@@ -120,6 +169,79 @@ class Simulator:
         """
         with torch.no_grad():
             return poisson_counts(self.run(progress=progress)[None], seed, first_image=image)[0]
+
+    def compute_statistics(self, image: Tensor) -> dict[str, float | int]:
+        """Largest value and its pixel, mean, RMS, RMSD and N, within the region of interest and the mask.
+
+        max_I_subpixel_fast and _slow: in pixels, the centre of that pixel's last sub-pixel, where the C program has it.
+        """
+        config = self.detector.config
+        x = roi_bounds(config.roi_xmin, config.roi_xmax, config.fpixels)
+        y = roi_bounds(config.roi_ymin, config.roi_ymax, config.spixels)
+        mask = None if config.mask_array is None else as_array(config.mask_array) != 0
+        found = image_statistics(as_array(image), roi=(*x, *y), mask=mask)
+        slow, fast = found.max_pixel or (0, 0)
+        return {
+            "max_I": found.max_I,
+            "max_I_fast": fast,
+            "max_I_slow": slow,
+            "max_I_subpixel_fast": last_subpixel_m(fast, 1.0, self.oversample),
+            "max_I_subpixel_slow": last_subpixel_m(slow, 1.0, self.oversample),
+            "mean": found.mean,
+            "RMS": found.rms,
+            "RMSD": found.rmsd,
+            "N": int(self.wanted_pixels().numel()),
+        }
+
+    def estimate_memory(self, target_gpu_gb: float = 24.0) -> dict[str, float | int | bool]:
+        """What a run holds at once: the image and the scene, whatever the number of steps (GB, all rows together)."""
+        tensors = self.scene().tensors()
+        size = math.prod(self.image_shape) * torch.finfo(self.dtype).bits / 8
+        gigabytes = (size + sum(t.numel() * t.element_size() for t in tensors)) / 1e9
+        rows = self.image_shape[-2]
+        fits = gigabytes <= target_gpu_gb
+        return {
+            "batch_size": rows,
+            "tricubic_peak_gb": gigabytes,
+            "recommended_chunk_size": rows,
+            "full_vectorization_ok": fits,
+        }
+
+    @property
+    def beam_config(self) -> BeamConfig:
+        """What the beam was made from."""
+        return self.beam.config
+
+    @property
+    def wavelength(self) -> Tensor:
+        """The configured wavelength [] (Angstrom)."""
+        return (self.beam.wavelength() / ANGSTROM).to(self.dtype)
+
+    @property
+    def fluence(self) -> Tensor:
+        """Photons per square metre []."""
+        return self.beam.fluence()
+
+    @property
+    def kahn_factor(self) -> Tensor:
+        """The polarization factor []."""
+        return as_tensor(self.beam.config.polarization_factor, self.device).to(self.dtype)
+
+    @property
+    def polarization_axis(self) -> Tensor:
+        """Unit vector of the polarization [3]: the beam's own, or by convention."""
+        given = self.beam.config.polarization_axis
+        axis = self.geometry.polar if given is None else unit(as_tensor(given, self.device))
+        return axis.to(self.dtype)
+
+    @property
+    def incident_beam_direction(self) -> Tensor:
+        """Unit vector along the beam [3]."""
+        return self.geometry.beam.to(self.dtype)
+
+    def __repr__(self) -> str:
+        image = " x ".join(map(str, self.image_shape))
+        return f"Simulator({image} pixels, {self.crystal!r}, {self.detector!r}, {self.beam!r}, {self.dtype})"
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -228,6 +350,19 @@ class Simulator:
     def _has_water(self) -> bool:
         size = self.beam.config.water_size_um
         return isinstance(size, Tensor) or size != 0
+
+
+def _traced_pixels(debug_config: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Slow and fast index of the pixels whose trace is wanted. Raises InputError for what is no pixel."""
+    found = []
+    for name in ("trace_pixel", "printout_pixel"):
+        pixel = debug_config.get(name)
+        if pixel is not None and len(pixel) != 2:
+            raise InputError(f"debug_config: {name}", pixel, "two whole numbers")
+        if pixel is not None:
+            first, second = map(int, pixel)
+            found.append((first, second) if name == "trace_pixel" else (second, first))
+    return found
 
 
 def _require_pixels(pixels: Tensor, count: int) -> None:

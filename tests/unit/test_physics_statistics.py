@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanobrag_torch.cli.nanobragg import statistics
-from nanobrag_torch.cli.nanobragg.statistics import (
+from nanobrag_torch.io.smv import HeaderText, read_smv_image
+from nanobrag_torch.records import statistics
+from nanobrag_torch.records.statistics import (
     grey_bytes,
     image_statistics,
     integer_counts,
@@ -14,7 +15,6 @@ from nanobrag_torch.cli.nanobragg.statistics import (
     last_subpixel_m,
     pgm_scale,
 )
-from nanobrag_torch.io.smv import HeaderText, read_smv_image
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = sorted(path.stem for path in (DATA / "reference").glob("*.npz"))

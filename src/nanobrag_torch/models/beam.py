@@ -49,6 +49,9 @@ class Beam:
         self.config = config if config is not None else BeamConfig()
         self.dtype, self.device = dtype, checked_device(device)
 
+    def __repr__(self) -> str:
+        return f"Beam({self.config!r}, {self.device})"
+
     def sources(self, beam: Tensor, polar: Tensor, compat: Compat = Compat()) -> Sources:  # noqa: B008
         """The table of sources about the beam direction [3] and polarization axis [3]; unit vectors.
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import os
+from copy import copy
+from dataclasses import Field, fields, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -10,16 +14,33 @@ from torch import Tensor
 
 from nanobrag_torch.c_random import MosaicDomains, Streams, random_domains
 from nanobrag_torch.compat import Compat
-from nanobrag_torch.config import MOSAIC_DOMAINS, CrystalConfig, MosaicSampling
+from nanobrag_torch.config import MOSAIC_DOMAINS, BeamConfig, CrystalConfig, MosaicSampling
 from nanobrag_torch.devices import checked_device
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.hkl import read_hkl_file, write_fdump
+from nanobrag_torch.models.attributes import CellTensor, Setting
 from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.physics import mosaicity
 from nanobrag_torch.physics.rotations import axis_rotation, quaternion_rotation, vector_rotation, xyz_rotation
+from nanobrag_torch.physics.structure_factors import (
+    nearest_amplitude,
+    nearest_integers,
+    out_of_interpolation_range,
+    tricubic_amplitude,
+)
 from nanobrag_torch.physics.unit_cell import cell_volume, cross_products, dual, reciprocal_from_cell, with_lengths
+from nanobrag_torch.records.images import as_array
 from nanobrag_torch.units import ANGSTROM, DEGREES_PER_RADIAN, MM
 
 INTERPOLATION_CELLS = 2
+LAB_Z = (0.0, 0.0, 1.0)
+TURNING = (
+    "phi_start_deg", "osc_range_deg", "phi_steps", "mosaic_spread_deg", "mosaic_domains", "mosaic_seed", "spindle_axis",
+)  # fmt: skip
+"""Fields of a CrystalConfig that say how a crystal turns and how mosaic it is."""
+_LOG = logging.getLogger(__name__)
+
+Triple = tuple[Tensor, Tensor, Tensor]
 
 
 class Crystal:
@@ -32,18 +53,116 @@ class Crystal:
     def __init__(
         self,
         config: CrystalConfig | None = None,
-        *,
+        beam_config: BeamConfig | None = None,
+        device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
+        *,
+        hkl_data: Tensor | None = None,
+        hkl_metadata: dict[str, int] | None = None,
     ) -> None:
         self.config = config if config is not None else CrystalConfig(cell_a=100.0)
-        self.dtype, self.device = dtype, checked_device(device)
-        self.hkl_data: Tensor | None = None  # [H, K, L] amplitudes
-        self.hkl_metadata: dict[str, int] | None = None  # h_min h_max k_min k_max l_min l_max
+        self.beam_config = beam_config
+        self.dtype, self.device = dtype, checked_device(device or "cpu")
+        self.hkl_data = hkl_data  # [H, K, L] amplitudes
+        self.hkl_metadata = hkl_metadata  # h_min h_max k_min k_max l_min l_max
         self.streams: Streams | None = None
-        self._drawn: tuple[Streams | None, MosaicDomains] | None = None
+        self._drawn: tuple[Streams | None, tuple[int, int], MosaicDomains] | None = None
         if self.config.cell_a is None and self.config.mosflm_a_star is None:
             raise InputError("cell_a", None, "a cell, or mosflm_a_star, mosflm_b_star and mosflm_c_star")
+
+    cell_a, cell_b, cell_c = (Setting(f"cell_{edge}", default="cell_a") for edge in "abc")
+    cell_alpha, cell_beta, cell_gamma = (Setting(f"cell_{angle}") for angle in ("alpha", "beta", "gamma"))
+    N_cells_a, N_cells_b, N_cells_c = (Setting("N_cells", place) for place in range(3))
+    a, b, c, a_star, b_star, c_star, V, volume = (
+        CellTensor(name) for name in ("a", "b", "c", "a_star", "b_star", "c_star", "V", "V")
+    )
+
+    def __repr__(self) -> str:
+        table = "no table" if self.hkl_data is None else "a table of " + " x ".join(map(str, self.hkl_data.shape))
+        return f"Crystal({self.config!r}, {table}, {self.device})"
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move to a device, change the dtype of what is returned; in place, the table of amplitudes with it."""
+        self.device = self.device if device is None else checked_device(device)
+        self.dtype = self.dtype if dtype is None else dtype
+        self.hkl_data = None if self.hkl_data is None else self.hkl_data.to(self.device)
+        if self._drawn is not None:
+            drawn = self._drawn[2]
+            moved = drawn._replace(axes=drawn.axes.to(self.device), angles=drawn.angles.to(self.device))
+            self._drawn = (*self._drawn[:2], moved)
+        return self
+
+    def load_hkl(self, path: str | os.PathLike[str], write_cache: bool = False) -> None:
+        """Read hkl_data and hkl_metadata from lines of h k l F; write_cache leaves them in Fdump.bin too."""
+        self.hkl_data, self.hkl_metadata = read_hkl_file(path, float(self.default_amplitude()), self.device)
+        if write_cache:
+            write_fdump(self.hkl_data, self.hkl_metadata, "Fdump.bin")
+
+    @property
+    def interpolate(self) -> bool:
+        """Whether amplitudes are interpolated: as set, else when any of N_cells is small."""
+        asked = self.config.interpolate
+        return bool((as_tensor(self.config.N_cells) <= INTERPOLATION_CELLS).any()) if asked is None else asked
+
+    @interpolate.setter
+    def interpolate(self, wanted: bool) -> None:
+        self.config = replace(self.config, interpolate=wanted)
+
+    def get_structure_factor(self, h: Tensor, k: Tensor, l: Tensor) -> Tensor:
+        """F of real indices, tensors of one shape: of the nearest reflection, or interpolated; default_F outside."""
+        hkl = torch.stack((h, k, l), -1).to(self.device, torch.float64)
+        table, first = self.structure_factors(torch.float64)
+        default = self.default_amplitude()
+        if not self.interpolates():
+            return nearest_amplitude(nearest_integers(hkl), table, first, default).to(self.dtype)
+        outside = out_of_interpolation_range(hkl, table, first)
+        return torch.where(outside, default, tricubic_amplitude(hkl, table, first)).to(self.dtype)
+
+    def turning_as(self, config: CrystalConfig) -> Self:
+        """The same crystal, rotation and mosaicity as another configuration has them; what else it says is named."""
+        ignored = [f.name for f in fields(config) if f.name not in TURNING and _departs(config, self.config, f)]
+        if ignored:
+            _LOG.warning("of this crystal_config only %s count; not: %s", ", ".join(TURNING), ", ".join(ignored))
+        other = copy(self)
+        other.config = replace(self.config, **{name: getattr(config, name) for name in TURNING})
+        return other
+
+    def still_with(self, a_star: Tensor) -> Self:
+        """The same crystal in one orientation, with another a* [3] (1/Angstrom) beside its own b* and c*."""
+        _, b_star, c_star = self.cell()[1].unbind(0)
+        other = copy(self)
+        other.config = replace(
+            self.config,
+            cell_a=None,
+            cell_b=None,
+            cell_c=None,
+            mosflm_a_star=a_star,
+            mosflm_b_star=b_star,
+            mosflm_c_star=c_star,
+            misset_deg=(0.0, 0.0, 0.0),
+            orientation_vector_deg=None,
+            orientation_quaternion=None,
+            phi_start_deg=0.0,
+            osc_range_deg=0.0,
+            phi_steps=1,
+            phi_step_deg=None,
+            mosaic_spread_deg=0.0,
+        )
+        return other
+
+    def get_rotated_real_vectors(self, config: CrystalConfig | None = None) -> tuple[Triple, Triple]:
+        """(a, b, c) and (a*, b*, c*) of every step, each [phi steps, mosaic domains, 3]; Angstrom, 1/Angstrom.
+
+        config: rotation and mosaicity, the crystal's own unless given. The spindle is along z unless it has one.
+        """
+        crystal = self if config is None else self.turning_as(config)
+        lattice, _ = crystal.lattice(self._tensor(LAB_Z))
+        rows = lattice / ANGSTROM
+        stars = torch.func.vmap(lambda one: dual(one)[0])(rows)
+        shape = (crystal.config.phi_steps, -1, 3)
+        a, b, c = (rows[:, i].reshape(shape).to(self.dtype) for i in range(3))
+        a_star, b_star, c_star = (stars[:, i].reshape(shape).to(self.dtype) for i in range(3))
+        return (a, b, c), (a_star, b_star, c_star)
 
     def compute_cell_tensors(self, compat: Compat = Compat()) -> dict[str, Tensor]:  # noqa: B008
         """a, b, c (Angstrom), a_star, b_star, c_star (1/Angstrom), V (Angstrom^3), after misset, before phi.
@@ -152,12 +271,12 @@ class Crystal:
     def _drawn_domains(self) -> MosaicDomains:
         """The random domains, drawn once and kept on the device: a shared stream must not go on at the next image."""
         seed, count = self.config.mosaic_seed, self.domain_count
-        if self._drawn is None or self._drawn[0] is not self.streams:
+        if self._drawn is None or self._drawn[0] is not self.streams or self._drawn[1] != (seed, count):
             streams = Streams() if self.streams is None else self.streams
             drawn = random_domains(streams, seed, count)
             placed = drawn._replace(axes=drawn.axes.to(self.device), angles=drawn.angles.to(self.device))
-            self._drawn = self.streams, placed
-        return self._drawn[1]
+            self._drawn = self.streams, (seed, count), placed
+        return self._drawn[2]
 
     @property
     def _is_anisotropic(self) -> bool:
@@ -177,8 +296,20 @@ class Crystal:
         given = self._tensor(self.config.N_cells)
         if self.config.sample_size_mm is not None:
             edges = torch.linalg.vector_norm(self.cell(compat)[0], dim=-1) * ANGSTROM
-            given = torch.ceil(self._tensor(self.config.sample_size_mm) * MM / edges)
+            given = torch.ceil(self.sample_size() / edges)
         return given.clamp(min=1)
+
+    def sample_size(self) -> Tensor:
+        """Size along a, b and c [3] (m) as configured; b and c are cut to the beam that the crystal was given (3.1)."""
+        size = (self._tensor(self.config.sample_size_mm) * MM).expand(3)
+        beam = 0.0 if self.beam_config is None else self.beam_config.beamsize_mm
+        if not isinstance(beam, Tensor) and beam == 0:
+            return size
+        seen = torch.minimum(size[1:], self._tensor(beam) * MM)
+        for axis, whole, cut in zip("yz", size[1:].tolist(), seen.tolist(), strict=True):
+            if cut < whole:
+                _LOG.warning("clipping sample_%s from %.6e m to beamsize %.6e m", axis, whole, cut)
+        return torch.cat((size[:1], seen))
 
     def structure_factors(self, dtype: torch.dtype) -> tuple[Tensor, tuple[int, int, int]]:
         """Table of amplitudes [H, K, L] after scale and B factor, and its first indices; no element without a table."""
@@ -212,9 +343,7 @@ class Crystal:
         """Whether amplitudes are interpolated: as asked, else when any of N_cells, before the sample size, is small."""
         if self.hkl_data is None or self.hkl_data.numel() == 0:
             return False
-        if self.config.interpolate is not None:
-            return self.config.interpolate
-        return bool((as_tensor(self.config.N_cells) <= INTERPOLATION_CELLS).any())
+        return self.interpolate
 
     def _scaled(self, table: Tensor, first: tuple[int, ...]) -> Tensor:
         config = self.config
@@ -238,6 +367,12 @@ class Crystal:
 
     def _stack(self, values: list[Any]) -> Tensor:
         return torch.stack([self._tensor(value).squeeze() for value in values])  # a parameter may have shape (1,)
+
+
+def _departs(config: CrystalConfig, other: CrystalConfig, field: Field[Any]) -> bool:
+    """Whether a field was given, and is not that of the other configuration."""
+    value = getattr(config, field.name)
+    return value is not field.default and not np.array_equal(as_array(value), as_array(getattr(other, field.name)))
 
 
 def _is_spread(value: Any) -> bool:

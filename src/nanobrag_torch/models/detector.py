@@ -13,6 +13,7 @@ from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import DetectorConfig, DetectorConvention, DetectorPivot
 from nanobrag_torch.devices import checked_device
 from nanobrag_torch.models.conventions import CONVENTIONS
+from nanobrag_torch.models.detector_attributes import DetectorAttributes
 from nanobrag_torch.models.panels import panel_pixel_sizes, panel_sensors, panel_vectors
 from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.physics.rotations import axis_rotation, unit, xyz_rotation
@@ -74,18 +75,24 @@ class DetectorGeometry:
         return self.axes.twotheta
 
 
-class Detector:
-    """A detector built from its configuration. Geometry is float64 whatever `dtype`, which is kept for the caller."""
+class Detector(DetectorAttributes):
+    """A detector built from its configuration. Geometry is float64 whatever `dtype`, which is that of attributes."""
 
     def __init__(
         self,
         config: DetectorConfig | None = None,
-        *,
+        device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
     ) -> None:
         self.config = config if config is not None else DetectorConfig()
-        self.dtype, self.device = dtype, checked_device(device)
+        self.dtype, self.device = dtype, checked_device(device or "cpu")
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.image_shape))
+        return f"Detector({self.panel_count} x {shape} pixels, {self.config!r}, {self.device})"
+
+    def invalidate_cache(self) -> None:
+        """Nothing to do: the detector is placed anew whenever it is asked for."""
 
     @property
     def image_shape(self) -> tuple[int, int]:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.tracing.log import Trace, log_lines, number_text, trace_json
 from nanobrag_torch.validation import checksums, environment, tracediff
 from nanobrag_torch.validation.diff import read_json
-from nanobrag_torch.validation.tracelog import Trace, log_lines, number_text, trace_json
 
 if TYPE_CHECKING:
     from nanobrag_torch.simulator import Simulator

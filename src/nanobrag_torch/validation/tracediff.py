@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nanobrag_torch.validation.tracelog import Trace, Values, number_text
+from nanobrag_torch.tracing.log import Trace, Values, number_text
 
 RTOL = 1e-9
 """What two double-precision programs keep on the way to one pixel."""

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from nanobrag_torch.cli.nanobragg.prepared import Prepared
-    from nanobrag_torch.cli.nanobragg.statistics import ImageStatistics, Roi
     from nanobrag_torch.io.smv import SmvHeader
+    from nanobrag_torch.records.statistics import ImageStatistics, Roi
     from nanobrag_torch.response.serial_noise import NoiseImage
     from nanobrag_torch.simulator import Simulator
 
@@ -64,7 +64,7 @@ def results_of(image: NDArray[np.float32], prepared: Prepared) -> Results:
     """Statistics, integer image, picture and noise (8.4 and 10.2 to 10.5). Raises InputError for non-finite pixels."""
     import numpy as np
 
-    from nanobrag_torch.cli.nanobragg import statistics
+    from nanobrag_torch.records import statistics
 
     if not np.isfinite(image).all():  # finite in float64 perhaps, but files hold float32
         raise InputError("image", "not finite", "parameters that give finite pixels")

@@ -54,8 +54,8 @@ def trace_lines(request: Request, simulator: Simulator) -> Iterator[str]:
     """What -trace_pixel asks for: the lines of `nb trace` for that pixel, in the precision of the run."""
     if request.trace_s is None or request.trace_f is None:
         return
-    from nanobrag_torch.validation.trace import trace_pixel
-    from nanobrag_torch.validation.tracelog import log_lines
+    from nanobrag_torch.tracing.log import log_lines
+    from nanobrag_torch.tracing.pixel import trace_pixel
 
     yield f"Tracing pixel (slow={request.trace_s}, fast={request.trace_f})"
     yield from log_lines(trace_pixel(simulator, request.trace_s, request.trace_f))

@@ -239,7 +239,7 @@ def _summary_lines(prepared: Prepared, simulator: Simulator) -> Iterator[str]:
 
 def closing_lines(results: Results, prepared: Prepared, simulator: Simulator, solid_angle: float) -> Iterator[str]:
     """Everything that is printed after rendering."""
-    from nanobrag_torch.cli.nanobragg.statistics import last_subpixel_m
+    from nanobrag_torch.records.statistics import last_subpixel_m
 
     request, numbers, count = prepared.request, results.statistics, results.image.size
     yield ""

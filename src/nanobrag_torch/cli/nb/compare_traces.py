@@ -36,8 +36,8 @@ def compare_traces(
     Vectors are compared as a whole, relative to their largest component. Exit code 0 when every value is within its
     tolerance, 1 when one departs, 2 for files that cannot be read or hold no trace.
     """
+    from nanobrag_torch.tracing.log import read_trace
     from nanobrag_torch.validation import tracediff
-    from nanobrag_torch.validation.tracelog import read_trace
 
     ours, theirs = read_trace(py, "--py"), read_trace(c, "--c")
     comparison = tracediff.compare_traces(ours, theirs, rtol=rtol, atol=atol)

@@ -115,11 +115,11 @@ def _given(asked: _Asked, *names: str) -> list[str]:
 
 
 def _make(asked: _Asked) -> None:
+    from nanobrag_torch.tracing.log import read_trace
+    from nanobrag_torch.tracing.pixel import trace_pixel
     from nanobrag_torch.validation import evidence as bundle
     from nanobrag_torch.validation.scenes import named_scene
-    from nanobrag_torch.validation.trace import trace_pixel
     from nanobrag_torch.validation.tracediff import compare_traces
-    from nanobrag_torch.validation.tracelog import read_trace
 
     bundle.check_outdir(asked.outdir)
     before = None if asked.baseline is None else bundle.read_baseline(asked.baseline)

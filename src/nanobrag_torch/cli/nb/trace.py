@@ -40,8 +40,8 @@ def trace(
     """
     import json
 
-    from nanobrag_torch.validation.trace import Step, trace_pixel
-    from nanobrag_torch.validation.tracelog import log_lines, trace_json
+    from nanobrag_torch.tracing.log import log_lines, trace_json
+    from nanobrag_torch.tracing.pixel import Step, trace_pixel
 
     with run_words(flags, config) as words:
         simulator = simulator_of(words, phi_mode=phi_mode, dtype=dtype, device=device)

@@ -9,26 +9,60 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from nanobrag_torch.compat import Compat
 from nanobrag_torch.compat_phi import first_step
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.kernels.reference import Record, intensity, recorded
+from nanobrag_torch.models.beam import Beam
+from nanobrag_torch.models.crystal import Crystal
+from nanobrag_torch.models.detector import Detector, DetectorGeometry
 from nanobrag_torch.physics.lattice_factor import Profile, amplitude
 from nanobrag_torch.physics.unit_cell import dual
+from nanobrag_torch.tracing.log import Trace, Values
 from nanobrag_torch.units import ANGSTROM, DEGREES_PER_RADIAN, R_E_SQUARED
-from nanobrag_torch.validation.tracelog import Trace, Values
-
-if TYPE_CHECKING:
-    from nanobrag_torch.simulator import Simulator
-
 
 MOST_STEPS = 5_000_000
 """Steps of one pixel whose values are kept at once, some hundred bytes each."""
+
+
+class Rendering(Protocol):
+    """A Simulator, as far as a trace looks at it."""
+
+    crystal: Crystal
+    detector: Detector
+    beam: Beam
+    compat: Compat
+    device: torch.device
+
+    @property
+    def geometry(self) -> DetectorGeometry:
+        """Panel vectors and reported distances."""
+
+    @property
+    def cells(self) -> Tensor:
+        """Number of cells along a, b, c [3]."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of a pixel."""
+
+    def scene(self) -> Scene:
+        """The tensors that a kernel is given."""
+
+    def options(self) -> Options:
+        """What a kernel is told."""
+
+    def wanted_pixels(self) -> Tensor:
+        """Flat indices [n] in the order of rendering."""
+
+    def water_scene(self, scene: Scene, options: Options) -> tuple[Scene, Options] | None:
+        """The scene of the water alone."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +76,7 @@ class Step:
 
 
 def trace_pixel(
-    simulator: Simulator,
+    simulator: Rendering,
     slow: int,
     fast: int,
     *,
@@ -70,7 +104,7 @@ def trace_pixel(
 class _Look:
     """One pixel rendered with a record, and the step of it that is shown."""
 
-    def __init__(self, simulator: Simulator, pixel: int, step: Step) -> None:
+    def __init__(self, simulator: Rendering, pixel: int, step: Step) -> None:
         self.simulator = simulator
         self.scene, self.options = simulator.scene(), simulator.options()
         self.pixel = torch.tensor([pixel], device=simulator.device)
@@ -215,7 +249,7 @@ def _check_size(scene: Scene, options: Options) -> None:
         )
 
 
-def _fresh_lattice(simulator: Simulator, pixel: Tensor, scene: Scene, options: Options) -> Tensor | None:
+def _fresh_lattice(simulator: Rendering, pixel: Tensor, scene: Scene, options: Options) -> Tensor | None:
     """The true lattices, for the one pixel of the image that begins with them under the C program's stale phi (D2)."""
     pixels = simulator.wanted_pixels()
     spindle = simulator.geometry.spindle
