@@ -36,7 +36,8 @@ def refused(line: str, capsys: pytest.CaptureFixture[str]) -> str:
 def test_good_input_is_accepted(capsys):
     assert main(GOOD.split()) == 0
     assert listing() == ["floatimage.bin", "image.pgm", "intimage.img", "noiseimage.img"]
-    assert capsys.readouterr().err == ""
+    said = [line for line in capsys.readouterr().err.splitlines() if "compiling" not in line]  # once for a version
+    assert said == []
 
 
 COMMANDS = [
