@@ -45,10 +45,15 @@ PROFILES = {
 
 
 def shape_matrix(shape: CrystalShape, cells: Tensor, fudge: Tensor, stars: Tensor, volume: Tensor) -> Tensor:
-    """Shape matrix [3, 3] for cells N [3], fudge [], unrotated a*, b*, c* [3, 3] (1/A) and cell volume [] (A^3)."""
+    """Shape matrix [3, 3] for cells N, fudge [], unrotated a*, b*, c* [3, 3] (1/A) and cell volume [] (A^3).
+
+    cells: [3], or a symmetric matrix [3, 3] whose square takes the place of the squares; a square crystal has no use
+    for what is off its diagonal.
+    """
+    matrix = torch.diag(cells) if cells.dim() == 1 else cells
     if shape is CrystalShape.SQUARE:
-        return torch.diag(cells)
-    per_axis, metric, number = torch.diag(cells * cells), stars @ stars.T, cells.prod()
+        return matrix
+    per_axis, metric, number = matrix @ matrix, stars @ stars.T, cell_number(cells)
     forms = {
         CrystalShape.ROUND: lambda: per_axis * fudge,
         CrystalShape.GAUSS: lambda: metric * number**2 * fudge / GAUSS_WIDTH,
@@ -60,10 +65,16 @@ def shape_matrix(shape: CrystalShape, cells: Tensor, fudge: Tensor, stars: Tenso
 
 
 def amplitude(shape: CrystalShape, cells: Tensor) -> Tensor:
-    """The factor of L [] that does not depend on hkl."""
+    """The factor of L [] that does not depend on hkl, for cells N [3] or [3, 3]."""
     if shape is CrystalShape.SQUARE:
-        return torch.ones_like(cells[0])
-    return cells.prod() * (SPHERE_AMPLITUDE if shape is CrystalShape.ROUND else 1.0)
+        return torch.ones_like(cells.reshape(-1)[0])
+    return cell_number(cells) * (SPHERE_AMPLITUDE if shape is CrystalShape.ROUND else 1.0)
+
+
+def cell_number(cells: Tensor) -> Tensor:
+    """How many cells [] a crystal has: the product of N [3], or the determinant of a symmetric matrix [3, 3]."""
+    found: Tensor = cells.prod() if cells.dim() == 1 else torch.linalg.det(cells)
+    return found
 
 
 def lattice_factor(

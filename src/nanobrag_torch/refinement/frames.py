@@ -1,0 +1,135 @@
+"""The image of a shot as photons: which pixels are measurements, and what was added to the counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.records.experiment import DetectorData
+
+SMALLEST_PEDESTAL = 3.0
+"""Counts; a lower offset cannot be told from the noise of the background, and matters as little."""
+RIM = 2  # pixels at the edge of a box
+LEAST_RIMS = 10
+MAD = 1.4826
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Photons [panel, slow, fast], where they are measurements, and the readout noise (photons)."""
+
+    photons: NDArray[np.float64]
+    good: NDArray[np.bool_]
+    readout_noise: float
+    gain: float
+    pedestal: float
+    notes: tuple[str, ...] = ()
+
+
+def frame_of(
+    image: NDArray[Any],
+    detector: DetectorData,
+    *,
+    gain: float | None = None,
+    pedestal: float | None = None,
+    readout_noise: float | None = None,
+    mask: NDArray[np.bool_] | None = None,
+    trusted_range: tuple[float, float] | None = None,
+) -> Frame:
+    """An image [panel, slow, fast] or (slow, fast) in counts -> photons.
+
+    gain (counts a photon), pedestal (counts) and trusted_range (counts) are those of the detector unless given; mask:
+    True = use the pixel. Raises InputError for an image or a mask of another shape.
+    """
+    shape = (len(detector.panels), *detector.shape[-2:])
+    counts = _shaped(detector.unstack(image) if image.ndim == 2 else image, shape, "image")
+    good = np.isfinite(counts) if counts.dtype.kind == "f" else np.ones(shape, bool)
+    if counts.dtype.kind == "i":
+        good &= counts >= 0  # counters mark gaps and dead pixels by negative numbers
+    if counts.dtype.kind in "iu":
+        good &= counts < np.iinfo(counts.dtype).max
+    for number, panel in enumerate(detector.panels):
+        slow, fast = panel.shape
+        inside = np.zeros(shape[1:], bool)
+        inside[:slow, :fast] = panel.good_pixels()
+        limits = trusted_range or panel.trusted_range
+        if limits is not None and limits[1] > limits[0]:
+            inside &= (counts[number] >= limits[0]) & (counts[number] <= limits[1])
+        good[number] &= inside
+    if mask is not None:
+        good &= _shaped(detector.unstack(mask) if mask.ndim == 2 else mask, shape, "mask") != 0
+    first = detector.panels[0]
+    used_gain = first.gain if gain is None else gain
+    offset = first.pedestal if pedestal is None else pedestal
+    used_gain = 1.0 if not used_gain else used_gain
+    photons = (counts.astype(np.float64) - (offset or 0.0)) / used_gain
+    return Frame(photons, good, readout_noise or 0.0, used_gain, offset or 0.0)
+
+
+def _shaped(array: NDArray[Any], shape: tuple[int, ...], name: str) -> NDArray[Any]:
+    if array.size != int(np.prod(shape)):
+        raise InputError(name, array.shape, f"the shape of the detector, {shape}")
+    return array.reshape(shape)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What the rims of boxes say: mean and variance of the background, photons."""
+
+    mean: float
+    variance: float
+    error: float  # standard error of the difference of the two
+    rims: int
+
+
+def noise_of_rims(frame: Frame, panel: NDArray[np.int64], corners: NDArray[np.int64]) -> Noise | None:
+    """Median mean and variance of the rims of boxes [b] with corners fast0 fast1 slow0 slow1 [b, 4], planes removed."""
+    means, variances, count = [], [], 0
+    for number, (fast0, fast1, slow0, slow1) in zip(panel, corners, strict=True):
+        place = (number, slice(max(slow0, 0), slow1), slice(max(fast0, 0), fast1))
+        values, good = frame.photons[place], frame.good[place].copy()
+        if min(values.shape, default=0) <= 2 * RIM + 1:
+            continue
+        good[RIM:-RIM, RIM:-RIM] = False
+        if good.sum() < 20:
+            continue
+        slow, fast = np.nonzero(good)
+        design = np.column_stack([np.ones(len(slow)), fast, slow])
+        seen = values[good]
+        kept = seen < np.median(seen) + 5 * np.sqrt(max(np.median(seen), 1.0))
+        design, seen = design[kept], seen[kept]
+        if len(seen) < 12:
+            continue
+        left = seen - design @ np.linalg.lstsq(design, seen, rcond=None)[0]
+        means.append(seen.mean())
+        variances.append((left**2).sum() / (len(seen) - 3))
+        count += len(seen)
+    if len(means) < LEAST_RIMS:
+        return None
+    mean, variance = float(np.median(means)), float(np.median(variances))
+    return Noise(mean, variance, 2 * variance * np.sqrt(2 / count) + np.sqrt(variance / count), len(means))
+
+
+def with_offset(frame: Frame, noise: Noise | None) -> Frame:
+    """Take away a pedestal that nobody mentioned: counts whose background varies much less than Poisson's law says.
+
+    A background that varies more is put down to readout noise. Neither is looked for where the user or the file gave
+    one; what was found is said in a note.
+    """
+    if noise is None or frame.pedestal or frame.readout_noise:
+        return frame
+    lacking = noise.mean - noise.variance
+    if lacking > max(SMALLEST_PEDESTAL, 5 * noise.error, 0.3 * noise.mean):
+        offset = float(np.round(lacking))
+        note = f"the background varies as if {offset:.0f} counts were added to every pixel: taken away (pedestal)"
+        good = frame.good & (frame.photons > 0)
+        return Frame(frame.photons - offset, good, 0.0, frame.gain, offset * frame.gain, (*frame.notes, note))
+    if -lacking > max(5 * noise.error, 0.1 * noise.mean):
+        sigma = float(np.sqrt(-lacking))
+        note = f"the background varies more than its counts do: readout noise of {sigma:.2f} photons assumed"
+        return Frame(frame.photons, frame.good, sigma, frame.gain, frame.pedestal, (*frame.notes, note))
+    return frame

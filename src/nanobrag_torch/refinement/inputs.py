@@ -1,0 +1,163 @@
+"""Files, or what was read from them, to what a refinement of one exposure needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanobrag_torch.crystallography.completeness import possible_reflections
+from nanobrag_torch.crystallography.structure_factors import read_structure_factors
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.experiment import Experiment
+from nanobrag_torch.io.expt import read_expts
+from nanobrag_torch.io.geometry import geometry_format, read_geometry
+from nanobrag_torch.io.images import read_image
+from nanobrag_torch.io.refl import ReflectionData, read_refl
+from nanobrag_torch.records.experiment import ExperimentData
+from nanobrag_torch.records.reflections import Cell, Reflections
+from nanobrag_torch.refinement.setup import space_group_of
+
+PathLike = str | os.PathLike[str]
+Geometry = PathLike | ExperimentData | Experiment | Sequence[ExperimentData]
+Amplitudes = PathLike | Reflections | None
+NO_F = 100.0
+NO_F_DMIN = 1.2
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """One exposure: an experiment for each of its crystals, its reflections, its counts and its structure factors."""
+
+    experiments: tuple[ExperimentData, ...]
+    numbers: dict[int, int]  # experiment in the reflection table -> crystal
+    table: ReflectionData
+    counts: NDArray[Any]
+    factors: tuple[Reflections, ...]
+    frame: int
+    notes: tuple[str, ...] = ()
+
+
+def read_shot(
+    experiment: Geometry,
+    reflections: PathLike | ReflectionData,
+    image: PathLike | NDArray[Any] | None,
+    structure_factors: Amplitudes | Sequence[Amplitudes],
+    *,
+    frame: int = 0,
+    shot: int = 0,
+    column: str | None = None,
+) -> Shot:
+    """The exposure `shot` of an experiment list: experiments that share detector, beam and image are its crystals.
+
+    image None: by the template of the experiment, relative to its file. structure_factors None: all the same. Raises
+    InputError naming what is missing.
+    """
+    experiments, folder = _experiments(experiment)
+    table = reflections if isinstance(reflections, ReflectionData) else read_refl(reflections)
+    groups = shots_of(experiments)
+    if not 0 <= shot < len(groups):
+        raise InputError("shot", shot, f"0 to {len(groups) - 1}")
+    chosen = groups[shot]
+    members = tuple(experiments[i] for i in chosen)
+    members[0].need("beam", "detector", "crystal", where="a refinement")
+    several = structure_factors if isinstance(structure_factors, list | tuple) else [structure_factors] * len(members)
+    if len(several) != len(members):
+        raise InputError("structure_factors", len(several), f"one, or one for each of {len(members)} crystals")
+    factors, notes = [], []
+    for data, source in zip(members, several, strict=True):
+        listed, said = _factors(data, source, column)
+        factors.append(listed)
+        notes += said
+    counts = _counts(image, members[0], folder, frame)
+    numbers = {i: place for place, i in enumerate(chosen)}
+    return Shot(members, numbers, table, counts, tuple(factors), frame, tuple(notes))
+
+
+def _experiments(given: Geometry) -> tuple[list[ExperimentData], Path]:
+    if isinstance(given, Experiment):
+        return [given.data], Path()
+    if isinstance(given, ExperimentData):
+        return [given], Path()
+    if isinstance(given, str | os.PathLike):
+        folder = Path(given).parent
+        return (read_expts(given) if geometry_format(given) == "expt" else [read_geometry(given)]), folder
+    return list(given), Path()
+
+
+def shots_of(experiments: Sequence[ExperimentData]) -> list[list[int]]:
+    """Numbers of the experiments of each exposure: those with the same beam, detector, scan and image."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for number, data in enumerate(experiments):
+        parts = (id(data.beam), id(data.detector), id(data.goniometer), id(data.scan))
+        alone = data.image_template is None and data.scan is None
+        same_image = (data.image_template, number if alone and not _is_shared(experiments, number) else None)
+        groups.setdefault((*parts, *same_image), []).append(number)
+    return list(groups.values())
+
+
+def _is_shared(experiments: Sequence[ExperimentData], number: int) -> bool:
+    """Without images, experiments that share both beam and detector are taken for crystals of one exposure."""
+    return any(e.detector is experiments[number].detector for i, e in enumerate(experiments) if i != number)
+
+
+def _factors(data: ExperimentData, source: Amplitudes, column: str | None) -> tuple[Reflections, list[str]]:
+    if isinstance(source, Reflections):
+        return source, []
+    assert data.crystal is not None and data.beam is not None
+    cell = data.crystal.cell
+    known: Cell = (cell[0], cell[1], cell[2], cell[3], cell[4], cell[5])
+    if source is None:
+        empty = Reflections(hkl=np.zeros((0, 3), np.int32), amplitude=np.zeros(0))
+        group = space_group_of(data, empty) or "P 1"
+        hkl = possible_reflections(known, group, NO_F_DMIN)
+        note = "no structure factors were given: every reflection starts from the same one"
+        made = Reflections(hkl=hkl, amplitude=np.full(len(hkl), NO_F), cell=known, space_group=group, source="constant")
+        return made, [note]
+    found = read_structure_factors(source, column=column, wavelength_A=data.beam.wavelength_A)
+    if found.space_group is None:  # a plain list says neither cell nor symmetry
+        found = replace(found, cell=known)
+    return found, []
+
+
+def _counts(image: PathLike | NDArray[Any] | None, data: ExperimentData, folder: Path, frame: int) -> NDArray[Any]:
+    if image is None:
+        return read_image(*image_of(data, folder, frame)).pixels
+    if isinstance(image, str | os.PathLike):
+        content = read_image(image)
+        return read_image(image, frame).pixels if content.frames > 1 and frame else content.pixels
+    return np.asarray(image)
+
+
+def image_of(data: ExperimentData, folder: Path, frame: int) -> tuple[Path, int]:
+    """The image file of a frame by the template of an experiment, and which image of that file.
+
+    Raises InputError for an experiment without a template, or a file that is not there.
+    """
+    template = data.image_template
+    if template is None:
+        raise InputError("image", None, "an image: the experiment does not name one")
+    number = frame + (1 if data.scan is None else data.scan.image_range[0])
+    name, inside = template, frame
+    for mark in ("#", "?"):
+        width = template.count(mark)
+        if width and mark * width in template:
+            name, inside = template.replace(mark * width, str(number).zfill(width)), 0
+    place = Path(name)
+    tried = [place] if place.is_absolute() else [folder / place, place]
+    tried += [folder / place.name]
+    for path in tried:
+        if path.is_file():
+            return path, inside
+    raise InputError("image", str(tried[0]), "a file that is there, or the images themselves (--images)")
+
+
+def table_from(columns: Mapping[str, NDArray[Any]]) -> ReflectionData:
+    """A reflection table of arrays, all of one length."""
+    rows = len(next(iter(columns.values())))
+    return ReflectionData(rows=rows, identifiers={}, columns=dict(columns))

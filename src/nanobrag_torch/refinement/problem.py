@@ -1,0 +1,210 @@
+"""What a shot's refinement makes small, as a function of the raw parameters and the linear columns.
+
+The model of a pixel is the sum over reflections of intensity times what the kernel gives for the table's amplitude,
+plus the background. Reflections that share a block are rendered apart, in as few passes as their colours need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nanobrag_torch.refinement.columns import Layout
+from nanobrag_torch.refinement.equations import Equations, Step, assemble
+from nanobrag_torch.refinement.model import ShotModel
+from nanobrag_torch.refinement.parameters import ParameterSet
+from nanobrag_torch.refinement.shoeboxes import Shoeboxes
+from nanobrag_torch.refinement.targets import Poisson, Target, sigma_z
+
+INNER_STEPS = 3
+INNER_GAIN = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """Pixels that one kernel call renders, and the column of its block that each of them adds to."""
+
+    crystal: int
+    where: Tensor | None  # [m] places in the list of pixels; None: all
+    column: Tensor  # [m] place in the block, -1 for what is not scaled
+    table: Tensor | None = None  # structure factors of this pass alone
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A point of the fit: raw parameters [T], linear columns [blocks, C], and what the kernels gave for them."""
+
+    raw: Tensor
+    linear: Tensor
+    rendered: tuple[Tensor, ...]  # of each pass
+    objective: float = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A shot, its pixels and its columns.
+
+    background [n, C] holds the columns that do not depend on parameters; prior_precision and prior_mean [blocks, C]
+    are of the columns; constraint [k, blocks, C]. resolution [n] is (sin theta / lambda)^2 of every pixel (1/A^2).
+    """
+
+    model: ShotModel
+    parameters: ParameterSet
+    boxes: Shoeboxes
+    layout: Layout
+    passes: tuple[Pass, ...]
+    background: Tensor
+    prior_precision: Tensor
+    prior_mean: Tensor
+    constraint: Tensor
+    resolution: Tensor
+    fixed_background: Tensor
+    target: Target = Poisson()
+    shares: Tensor | None = None  # [n] weights of the pixels; None: one
+
+    def start(self, raw: Tensor, linear: Tensor) -> State:
+        """A state with its columns solved for."""
+        return self.settle(State(raw, linear, self.render(raw)), steps=2 * INNER_STEPS + 2)
+
+    def render(self, raw: Tensor) -> tuple[Tensor, ...]:
+        """What the kernels give for every pass, without scale."""
+        values = self.parameters.unpack(raw)
+        return tuple(
+            self.model.intensities(self._pixels(p), self.model.scene(values, p.crystal, p.table), p.crystal)
+            for p in self.passes
+        )
+
+    def columns(self, raw: Tensor, rendered: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """All columns [n, C], and what no column scales [n]."""
+        values = self.parameters.unpack(raw)
+        columns, fixed = self.background.clone(), self.fixed_background.clone()
+        for p, kernel in zip(self.passes, rendered, strict=True):
+            scaled = kernel * self._strength(values, p)
+            where = torch.arange(len(fixed)) if p.where is None else p.where
+            own = p.column >= 0
+            columns.index_put_((where[own], p.column[own]), scaled[own], accumulate=True)
+            fixed.index_add_(0, where[~own], scaled[~own])
+        return columns, fixed
+
+    def expected(self, state: State) -> Tensor:
+        """The model [n] in photons."""
+        columns, fixed = self.columns(state.raw, state.rendered)
+        return _sum(columns, state.linear, self.layout.block) + fixed
+
+    def spots(self, state: State) -> Tensor:
+        """What the crystals alone give [n], photons."""
+        return self.expected(state) - _sum(self.background, state.linear, self.layout.block) - self.fixed_background
+
+    def sigma_z(self, state: State) -> Tensor:
+        """(data - model) / sigma of every pixel [n]."""
+        return sigma_z(self.boxes.data, self.expected(state), self.boxes.readout)
+
+    def settle(self, state: State, steps: int = INNER_STEPS) -> State:
+        """The same parameters with the columns at their best, by Fisher scoring with step halving."""
+        columns, fixed = self.columns(state.raw, state.rendered)
+        linear, value = state.linear, self._objective(state.raw, state.linear, columns, fixed)
+        for _ in range(steps):
+            change = self._column_equations(state.raw, linear, columns, fixed).projected().step().linear
+            share, trial, lower = 1.0, value, False
+            while share > 0.05 and not lower:
+                moved = linear + share * change
+                trial = self._objective(state.raw, moved, columns, fixed)
+                lower = trial < value or share * float(change.abs().max()) < 1e-12
+                share /= 2
+            if not lower:
+                break
+            gain, linear, value = value - trial, moved, trial
+            if gain < INNER_GAIN:
+                break
+        return replace(state, linear=linear, objective=value)
+
+    def equations(self, state: State) -> Equations:
+        """The normal equations about a state."""
+        columns, fixed = self.columns(state.raw, state.rendered)
+        jacobian = self.jacobian(state, columns)
+        return self._equations(state.raw, state.linear, columns, fixed, jacobian)
+
+    def trial(self, state: State, step: Step) -> State:
+        """The state after a step, with its columns settled."""
+        raw = state.raw + step.parameters
+        return self.settle(State(raw, state.linear + step.linear, self.render(raw)))
+
+    def jacobian(self, state: State, columns: Tensor | None = None) -> Tensor:
+        """Slopes [T, n] of the model by the raw parameters with the columns held."""
+        values = self.parameters.unpack(state.raw)
+        found = torch.zeros((len(self.parameters), len(self.boxes.data)), dtype=torch.float64)
+        directions: dict[int, tuple[list[int], list[Tensor]]] = {}
+        for p, kernel in zip(self.passes, state.rendered, strict=True):
+            where = torch.arange(found.shape[1]) if p.where is None else p.where
+            factor = self._strength(values, p) * self._amount(state.linear, p, where)
+            self._add_outside(found, p, where, kernel * factor)
+            if p.crystal not in directions:
+                which = self.model.kernel_parameters(self.parameters, p.crystal)
+                stacks = self.model.directions(self.parameters, state.raw, p.crystal, which) if which else []
+                directions[p.crystal] = which, stacks
+            which, stacks = directions[p.crystal]
+            if which:
+                scene = self.model.scene(values, p.crystal, p.table)
+                slopes = self.model.slopes(self._pixels(p), scene, p.crystal, stacks) * factor
+                for row, place in enumerate(which):
+                    found[place, where] += slopes[row]
+        return found
+
+    def _add_outside(self, found: Tensor, p: Pass, where: Tensor, spot: Tensor) -> None:
+        """Slopes by scale and B factor, which multiply the spots."""
+        suffix = self.model.lattices[p.crystal].suffix
+        for place, name in enumerate(self.parameters.names):
+            if name == f"scale{suffix}":
+                found[place, where] += spot
+            elif name == f"B{suffix}":
+                found[place, where] += spot * -2 * self.resolution[where]
+
+    def _amount(self, linear: Tensor, p: Pass, where: Tensor) -> Tensor:
+        """Intensity [m] of the reflection that each pixel of a pass belongs to."""
+        own = p.column >= 0
+        found = linear[self.layout.block[where], p.column.clamp(min=0)]
+        return torch.where(own, found, torch.ones_like(found))
+
+    def _strength(self, values: dict[str, Tensor], p: Pass) -> Tensor:
+        suffix = self.model.lattices[p.crystal].suffix
+        strength = values[f"scale{suffix}"]
+        if f"B{suffix}" not in values:
+            return strength
+        resolution = self.resolution if p.where is None else self.resolution[p.where]
+        return strength * torch.exp(-2 * values[f"B{suffix}"] * resolution)
+
+    def _pixels(self, p: Pass) -> Tensor:
+        return self.boxes.pixels if p.where is None else self.boxes.pixels[p.where]
+
+    def _column_equations(self, raw: Tensor, linear: Tensor, columns: Tensor, fixed: Tensor) -> Equations:
+        return self._equations(raw, linear, columns, fixed, columns.new_zeros((0, len(fixed))))
+
+    def _equations(self, raw: Tensor, linear: Tensor, columns: Tensor, fixed: Tensor, jacobian: Tensor) -> Equations:
+        model = _sum(columns, linear, self.layout.block) + fixed
+        terms = self.target.terms(self.boxes.data, model, self.boxes.readout)
+        shares = 1.0 if self.shares is None else self.shares
+        A, B, D, g, h = assemble(self.layout, jacobian, columns, terms.slope * shares, terms.weight * shares)
+        above, precision = self.parameters.prior_terms(raw)
+        if len(jacobian):
+            A, g = A + torch.diag(precision), g - precision * above
+        D = D + torch.diag_embed(self.prior_precision)
+        h = h - self.prior_precision * (linear - self.prior_mean)
+        gap = (self.constraint * (self.prior_mean - linear)).sum((1, 2))
+        return Equations(A, B, D, g, h, self.constraint, gap, self._value(raw, linear, terms.loss * shares))
+
+    def _objective(self, raw: Tensor, linear: Tensor, columns: Tensor, fixed: Tensor) -> float:
+        model = _sum(columns, linear, self.layout.block) + fixed
+        loss = self.target.terms(self.boxes.data, model, self.boxes.readout).loss
+        return self._value(raw, linear, loss if self.shares is None else loss * self.shares)
+
+    def _value(self, raw: Tensor, linear: Tensor, loss: Tensor) -> float:
+        above, precision = self.parameters.prior_terms(raw)
+        of_columns = (self.prior_precision * (linear - self.prior_mean) ** 2).sum()
+        return float(loss.sum() + ((precision * above**2).sum() + of_columns) / 2)
+
+
+def _sum(columns: Tensor, linear: Tensor, block: Tensor) -> Tensor:
+    return (columns * linear[block]).sum(1)

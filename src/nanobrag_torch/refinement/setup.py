@@ -1,0 +1,378 @@
+"""From what files say to a model of one exposure and its parameters, with priors for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanobrag_torch.config import CrystalShape
+from nanobrag_torch.crystallography.symmetry import amplitude_table, expand_to_p1
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.experiment import Experiment
+from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.models.beam import Beam
+from nanobrag_torch.models.detector import Detector
+from nanobrag_torch.physics.lattice_factor import Profile
+from nanobrag_torch.records.experiment import CrystalData, ExperimentData, rotation_matrix
+from nanobrag_torch.records.reflections import Reflections
+from nanobrag_torch.refinement.groups import MOVES, PanelGroup, panel_groups
+from nanobrag_torch.refinement.model import Lattice, Sampling, ShotModel
+from nanobrag_torch.refinement.parameters import Parameter, ParameterSet, Transform
+from nanobrag_torch.refinement.spectra import rebinned
+from nanobrag_torch.refinement.symmetry import cell_parametrisation, nearest_turn
+from nanobrag_torch.units import ANGSTROM, R_E_SQUARED
+
+DEFAULT_CELLS = 30.0
+DEFAULT_SPREAD_DEG = 0.05
+LN = {"N": np.log(1.5), "spread": np.log(2.0), "scale": np.log(20.0)}
+"""Standard deviations of the logarithms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What the user wants of a refinement; every field has the default of `nb refine`.
+
+    free, fix: names of parameters or of groups of them (FAMILIES). priors: name -> standard deviation, raw. start: name
+    -> physical value. N: how many free numbers of cells (1, 2 = as the symmetry ties them, 3 or 6); spread: 1, 3 or 6.
+    """
+
+    free: tuple[str, ...] = ()
+    fix: tuple[str, ...] = ()
+    priors: Mapping[str, float] = field(default_factory=dict)
+    start: Mapping[str, float] = field(default_factory=dict)
+    N: int = 2
+    spread: int = 1
+    groups: str | Mapping[int, int] = "whole"
+    spectrum_channels: int | None = None
+    bandwidth_eV: float | None = None
+    mosaic: bool | None = None  # None: as the images say
+    threads: int = 1
+
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "rotation": ("rot_x", "rot_y", "rot_z"),
+    "cell": ("a", "b", "c", "alpha", "beta", "gamma"),
+    "N": ("N_a", "N_b", "N_c", "N_ab", "N_bc", "N_ac"),
+    "spread": ("spread", "spread_a", "spread_b", "spread_c", "spread_ab", "spread_bc", "spread_ac"),
+    "scale": ("scale",),
+    "B": ("B",),
+    "distance": ("distance",),
+    "shift": ("shift_fast", "shift_slow", "shift_normal"),
+    "tilt": ("tilt_fast", "tilt_slow", "tilt_normal"),
+    "beam": ("beam_x", "beam_y"),
+    "wavelength": ("wavelength",),
+    "spectrum": ("spectrum_1", "spectrum_2", "spectrum_3"),
+    "spindle": ("spindle_1", "spindle_2"),
+    "phi": ("phi",),
+    "psf": ("psf_width",),
+    "gain": ("gain",),
+}
+"""Names that --free, --fix and --prior take, and the parameters that each stands for."""
+ALIASES = {
+    "rot": "rotation", "RotXYZ": "rotation", "ucell": "cell", "Nabc": "N", "eta": "spread", "eta_abc": "spread",
+    "G": "scale", "detz_shift": "distance", "spec": "spectrum", "gonio_angle": "phi", "Ncells": "N",
+}  # fmt: skip
+"""Names of other programs for the same."""
+BY_DEFAULT = ("rotation", "cell", "N", "spread", "scale", "distance")
+
+
+def family(word: str) -> tuple[str, ...]:
+    """The stems of parameters that a word stands for. Raises InputError naming the families."""
+    word = ALIASES.get(word, word)
+    if word in FAMILIES:
+        return FAMILIES[word]
+    if any(word.partition("@")[0].rpartition(":")[2] in stems for stems in FAMILIES.values()):
+        return (word,)
+    raise InputError("parameter", word, ", ".join(FAMILIES))
+
+
+def shot_model(
+    experiments: Sequence[ExperimentData],
+    structure_factors: Sequence[Reflections],
+    frame: int,
+    choices: Choices,
+) -> ShotModel:
+    """The model of one exposure: an experiment for each crystal, all with the same beam and detector."""
+    first = experiments[0]
+    first.need("beam", "detector", "crystal", where="a refinement")
+    assert first.detector is not None
+    base = _base_scene(first, frame, choices)
+    spindle, rotation, middle = _exposure(first, frame)
+    lattices = []
+    for number, (data, factors) in enumerate(zip(experiments, structure_factors, strict=True)):
+        suffix = "" if number == 0 else f"@{number + 1}"
+        lattices.append(_lattice(data, factors, frame, middle, suffix))
+    options = Options(image_shape=_image_shape(first), profile=Profile.GAUSS, threads=choices.threads)
+    groups = tuple(panel_groups(first.detector, choices.groups))
+    layers = Detector(Experiment(data=first).detector_config()).layers
+    return ShotModel(
+        lattices=tuple(lattices),
+        base=base,
+        options=replace(options, layers=layers),
+        spindle=spindle,
+        rotation=rotation,
+        groups=groups,
+        sampling=Sampling(),
+    )
+
+
+def _image_shape(data: ExperimentData) -> tuple[int, int]:
+    assert data.detector is not None
+    slow, fast = data.detector.shape[-2:]
+    return slow, fast
+
+
+def _base_scene(data: ExperimentData, frame: int, choices: Choices) -> Scene:
+    """Detector and beam; the tensors of the crystals are put in later."""
+    experiment = Experiment(data=data)
+    detector = Detector(experiment.detector_config())
+    beam = Beam(experiment.beam_config(frame))
+    geometry = detector.geometry()
+    sources = beam.sources(geometry.beam, geometry.polar)
+    incident, wavelengths, weights = rebinned(
+        sources.incident, sources.wavelengths, sources.weights, choices.spectrum_channels, choices.bandwidth_eV
+    )
+    one = torch.ones((), dtype=torch.float64)
+    return Scene(
+        panels=geometry.panels,
+        pixel_size=geometry.pixel_size,
+        sensor=geometry.sensor,
+        curvature=geometry.curvature,
+        incident=incident,
+        wavelengths=wavelengths,
+        source_weights=weights,
+        polarization=beam.polarization(incident, geometry.polar, unpolarized=False),
+        lattice=torch.eye(3, dtype=torch.float64)[None],
+        lattice_weights=one[None],
+        shape=torch.eye(3, dtype=torch.float64),
+        structure_factors=torch.zeros((0, 0, 0)),
+        default_F=0 * one,
+        offset=0 * one,
+    )
+
+
+def _exposure(data: ExperimentData, frame: int) -> tuple[Tensor, float, float]:
+    """Spindle in the lab, rotation of the exposure (radians), and the goniometer's angle at its middle (degrees)."""
+    goniometer, scan = data.goniometer, data.scan
+    axis = np.array([1.0, 0.0, 0.0])
+    if goniometer is not None:
+        points = goniometer.setting_at_scan_points
+        setting = goniometer.setting_rotation if points is None else points[min(frame, len(points) - 1)]
+        axis = setting @ goniometer.rotation_axis
+    if scan is None or goniometer is None:
+        return torch.from_numpy(axis), 0.0, 0.0
+    if not 0 <= frame < scan.frames:
+        raise InputError("frame", frame, f"0 to {scan.frames - 1}")
+    width = scan.oscillation_width_deg
+    return torch.from_numpy(axis), float(np.radians(width)), scan.start_deg(frame) + width / 2
+
+
+def held_rows(data: ExperimentData, frame: int, angle_deg: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """a, b, c (3, 3) in the lab as the goniometer holds them at an angle."""
+    crystal, goniometer = data.crystal, data.goniometer
+    assert crystal is not None
+    rows = _rows_of_frame(crystal, frame)
+    return np.asarray(rows @ held(data, frame, angle_deg).T, np.float64) if goniometer is not None else rows
+
+
+def held(data: ExperimentData, frame: int, angle_deg: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The rotation (3, 3) that a goniometer gives a crystal at an angle of a frame."""
+    goniometer = data.goniometer
+    if goniometer is None:
+        return np.eye(3)
+    points = goniometer.setting_at_scan_points
+    setting = goniometer.setting_rotation if points is None else points[min(frame, len(points) - 1)]
+    turn = rotation_matrix(goniometer.rotation_axis, angle_deg)
+    return np.asarray(setting @ turn @ goniometer.fixed_rotation, np.float64)
+
+
+def _rows_of_frame(crystal: CrystalData, frame: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    points = crystal.A_at_scan_points
+    if points is None:
+        return crystal.real_space
+    first = min(frame, len(points) - 1)
+    return np.asarray(np.linalg.inv((points[first] + points[min(first + 1, len(points) - 1)]) / 2), np.float64)
+
+
+def _lattice(data: ExperimentData, factors: Reflections, frame: int, angle: float, suffix: str) -> Lattice:
+    if data.crystal is None:
+        raise InputError("crystal", None, "an experiment with a crystal")
+    rows = held_rows(data, frame, angle)
+    cell = CrystalData(real_space=rows).cell
+    tied = cell_parametrisation(space_group_of(data, factors))
+    values = {f"{k}{suffix}": torch.tensor(v, dtype=torch.float64) for k, v in tied.start(cell).items()}
+    expansion = expand_to_p1(factors)
+    table = amplitude_table(expansion, torch.from_numpy(factors.amplitude)).float()
+    first = (expansion.metadata["h_min"], expansion.metadata["k_min"], expansion.metadata["l_min"])
+    return Lattice(nearest_turn(rows, tied.cell(values, suffix)), tied, table, first, CrystalShape.GAUSS_HKL, suffix)
+
+
+def space_group_of(data: ExperimentData, factors: Reflections) -> str | None:
+    """The space group of the crystal by the experiment, else by the structure factors."""
+    hall = None if data.crystal is None else data.crystal.space_group_hall
+    if hall is None:
+        return factors.space_group
+    import gemmi
+
+    for group in gemmi.spacegroup_table():
+        if group.hall.replace(" ", "") == hall.replace(" ", ""):
+            return str(group.xhm())
+    number = gemmi.find_spacegroup_by_ops(gemmi.symops_from_hall(hall))
+    return factors.space_group if number is None else str(number.xhm())
+
+
+def start_parameters(model: ShotModel, experiments: Sequence[ExperimentData], choices: Choices) -> ParameterSet:
+    """Every parameter of a model, with its prior, free or fixed as chosen; where nothing is said as BY_DEFAULT."""
+    found: list[Parameter] = []
+    for lattice, data in zip(model.lattices, experiments, strict=True):
+        found += _of_crystal(lattice, data, choices)
+    found += _of_detector(model.groups) + _of_beam(model)
+    return _chosen(found, choices)
+
+
+def _of_crystal(lattice: Lattice, data: ExperimentData, choices: Choices) -> list[Parameter]:
+    end = lattice.suffix
+    assert data.crystal is not None
+    cell = data.crystal.cell
+    starts = lattice.cell.start(cell)
+    found = [Parameter(name=f"{axis}{end}", value=0.0, unit="deg", prior=(0.0, 0.1)) for axis in FAMILIES["rotation"]]
+    for name, value in starts.items():
+        edge = name in "abc"
+        prior = (value, 0.003 if edge else 0.2)
+        transform = Transform.POSITIVE if edge else Transform.IDENTITY
+        found.append(Parameter(name=name + end, value=value, unit="A" if edge else "deg", prior=prior, transform=transform))
+    return found + _of_size(lattice, data.crystal, choices) + _of_spread(data.crystal, choices, end) + [
+        Parameter(name=f"scale{end}", value=1.0, transform=Transform.POSITIVE, scale=LN["scale"]),
+        Parameter(name=f"B{end}", value=0.0, unit="A^2", prior=(0.0, 5.0)),
+    ]
+
+
+def _of_size(lattice: Lattice, crystal: CrystalData, choices: Choices) -> list[Parameter]:
+    """Numbers of cells: as many as wanted, the others tied."""
+    end = lattice.suffix
+    cell = crystal.cell
+    names = FAMILIES["N"][:3]
+    size = crystal.domain_size_A
+    values = [DEFAULT_CELLS if not size else max(size / edge, 2.0) for edge in cell[:3]]
+    if choices.N == 1:
+        owners = ["N_a"] * 3
+    elif choices.N == 2:
+        owners = [names["abc".index(owner or "a")] for owner in lattice.cell.owners[:3]]
+    else:
+        owners = list(names)
+    found = [
+        Parameter(
+            name=name + end,
+            value=value,
+            unit="cells",
+            transform=Transform.POSITIVE,
+            prior=(value, float(LN["N"])),
+            tied_to=None if owner == name else owner + end,
+        )
+        for name, value, owner in zip(names, values, owners, strict=True)
+    ]
+    if choices.N == 6:
+        found += [Parameter(name=n + end, value=0.0, unit="cells", prior=(0.0, 10.0)) for n in FAMILIES["N"][3:]]
+    return found
+
+
+def _of_spread(crystal: CrystalData, choices: Choices, end: str) -> list[Parameter]:
+    if choices.mosaic is False:
+        return []
+    value = crystal.half_mosaicity_deg or crystal.mosaicity_deg or DEFAULT_SPREAD_DEG
+    names = {1: ("spread",), 3: FAMILIES["spread"][1:4], 6: FAMILIES["spread"][1:4]}[choices.spread]
+    found = [
+        Parameter(
+            name=name + end,
+            value=value,
+            unit="deg",
+            transform=Transform.POSITIVE,
+            prior=(value, float(LN["spread"])),
+        )
+        for name in names
+    ]
+    if choices.spread == 6:
+        more = FAMILIES["spread"][4:]
+        found += [Parameter(name=n + end, value=0.0, unit="deg", prior=(0.0, value)) for n in more]
+    return found
+
+
+def _of_detector(groups: Sequence[PanelGroup]) -> list[Parameter]:
+    found = []
+    for group in groups:
+        for move in MOVES:
+            name = group.parameter(move)
+            value = group.distance_mm if name == "distance" else 0.0
+            unit, sigma = ("mm", 0.2) if move.startswith("shift") else ("deg", 0.1)
+            found.append(Parameter(name=name, value=value, unit=unit, prior=(value, sigma)))
+    return found
+
+
+def _of_beam(model: ShotModel) -> list[Parameter]:
+    wavelength = float(model.mean_wavelength / ANGSTROM)
+    found = [Parameter(name=name, value=0.0, unit="mrad", prior=(0.0, 0.2)) for name in FAMILIES["beam"]]
+    found.append(
+        Parameter(name="wavelength", value=wavelength, unit="A", transform=Transform.POSITIVE, prior=(wavelength, 1e-3))
+    )
+    if len(model.base.wavelengths) > 3:
+        found += [Parameter(name=name, value=0.0, prior=(0.0, 0.5)) for name in FAMILIES["spectrum"]]
+    if model.rotation:
+        found += [Parameter(name=name, value=0.0, unit="mrad", prior=(0.0, 0.5)) for name in FAMILIES["spindle"]]
+        found.append(Parameter(name="phi", value=0.0, unit="deg", prior=(0.0, 0.02)))
+    return found
+
+
+def _chosen(found: list[Parameter], choices: Choices) -> ParameterSet:
+    """Free and fixed as wanted, with the priors and starts that were given; what is fixed where it is left out."""
+    free = {stem for word in BY_DEFAULT for stem in family(word)}
+    wanted = {stem for word in choices.free for stem in family(word)}
+    fixed = {stem for word in choices.fix for stem in family(word)}
+    moved_groups = any(":" in p.name for p in found)
+    kept = []
+    for p in found:
+        stem = p.name.partition("@")[0].rpartition(":")[2]
+        grouped = ":" in p.name
+        by_user = p.name in wanted or (stem in wanted and (grouped or not moved_groups or stem not in _MOVED))
+        is_free = (stem in free and not grouped or by_user) and stem not in fixed and p.name not in fixed
+        kept.append(_as_told(replace(p, free=is_free), stem, choices))
+    unused = {word for word in (*choices.start, *choices.priors) if not any(_means(word, p) for p in kept)}
+    if unused:
+        raise InputError("start, prior", ", ".join(sorted(unused)), ", ".join(p.name for p in kept))
+    needed = {*FAMILIES["rotation"], *FAMILIES["cell"], *FAMILIES["N"], *FAMILIES["spread"], "scale"}
+    return ParameterSet([p for p in kept if p.free or p.name.partition("@")[0] in needed or _is_told(p, choices)])
+
+
+_MOVED = (*FAMILIES["shift"], *FAMILIES["tilt"])
+
+
+def _means(word: str, p: Parameter) -> bool:
+    stem = p.name.partition("@")[0].rpartition(":")[2]
+    return word == p.name or stem in family(word) or p.name in family(word)
+
+
+def _is_told(p: Parameter, choices: Choices) -> bool:
+    return any(_means(word, p) for word in choices.start)
+
+
+def _as_told(p: Parameter, stem: str, choices: Choices) -> Parameter:
+    for word, value in choices.start.items():
+        if _means(word, p):
+            prior = None if p.prior is None else (value, p.prior[1])
+            p = replace(p, value=value, prior=prior)
+    for word, sigma in choices.priors.items():
+        if _means(word, p):
+            mean = p.value if p.prior is None else p.prior[0]
+            p = replace(p, prior=(mean, sigma) if np.isfinite(sigma) else None)
+    return p
+
+
+def fluence_of(scale: float, cells: Tensor) -> float:
+    """Photons per square metre that a scale means, for the matrix of numbers of cells [3, 3]."""
+    return scale / R_E_SQUARED / float(torch.linalg.det(cells))
+
+

@@ -1,0 +1,120 @@
+"""Levenberg and Marquardt's method on a problem whose linear columns are eliminated, with reasons for every end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nanobrag_torch.refinement.equations import Projected
+from nanobrag_torch.refinement.problem import Problem, State
+
+START_DAMPING = 1e-3
+LEAST_DAMPING, MOST_DAMPING = 1e-9, 1e6
+LONGEST_STEP = 1.5
+"""In the raw sizes of the parameters, the standard deviations of their priors."""
+SMALL_STEP = 0.02
+"""In standard deviations of the result."""
+SMALL_GAIN = 1e-3
+MOST_REJECTED = 10
+MOST_LIMITED = 10
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One accepted step."""
+
+    objective: float
+    sigma_z: float
+    damping: float
+    largest_move: float  # in standard deviations
+    limited: bool
+
+
+@dataclass(eq=False)
+class Solution:
+    """Where the solver ended, and why: converged, stalled (no step helps), steps (too many) or limit (steps too long).
+
+    projected: the equations at the end, None where not one could be made.
+    """
+
+    state: State
+    projected: Projected
+    status: str
+    history: list[Progress] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        """Steps that were accepted."""
+        return len(self.history)
+
+
+def levenberg_marquardt(
+    problem: Problem,
+    start: State,
+    *,
+    most_steps: int = 30,
+    damping: float = START_DAMPING,
+    small_step: float = SMALL_STEP,
+    report: Callable[[Progress], None] | None = None,
+) -> Solution:
+    """Make the problem's loss small from a state whose columns are settled.
+
+    Ends when no parameter moves by more than `small_step` standard deviations and the loss falls by less than 1e-3.
+    """
+    state, history, limited_in_a_row = start, [], 0
+    projected = problem.equations(state).projected()
+    scales = problem.parameters.scales()
+    while len(history) < most_steps:
+        found = _better(problem, state, projected, damping, scales)
+        if found is None:
+            return Solution(state, projected, _stalled(projected, state, small_step), history)
+        after, step, damping, limited = found
+        moved = _largest_move(step, projected)
+        gain = state.objective - after.objective
+        state = after
+        damping = max(damping / 10, LEAST_DAMPING)
+        progress = Progress(state.objective, float(problem.sigma_z(state).std()), damping, moved, limited)
+        history.append(progress)
+        if report is not None:
+            report(progress)
+        limited_in_a_row = limited_in_a_row + 1 if limited else 0
+        if limited_in_a_row >= MOST_LIMITED:
+            return Solution(state, problem.equations(state).projected(), "limit", history)
+        projected = problem.equations(state).projected()
+        if moved < small_step and gain < SMALL_GAIN:
+            return Solution(state, projected, "converged", history)
+        if _largest_move(projected.step().parameters, projected) < small_step:
+            return Solution(state, projected, "converged", history)
+    return Solution(state, projected, "steps", history)
+
+
+def _better(
+    problem: Problem, state: State, projected: Projected, damping: float, scales: Tensor
+) -> tuple[State, Tensor, float, bool] | None:
+    """The first state that is no worse, more damping from try to try; None after too many tries."""
+    for _ in range(MOST_REJECTED):
+        step = projected.step(damping).parameters
+        longest = float((step / scales).abs().max()) if len(step) else 0.0
+        limited = longest > LONGEST_STEP
+        step = step * (LONGEST_STEP / longest) if limited else step
+        trial = problem.trial(state, projected.follow(step))
+        if trial.objective <= state.objective:
+            return trial, step, damping, limited
+        damping = min(damping * 10, MOST_DAMPING)
+    return None
+
+
+def _largest_move(step: Tensor, projected: Projected) -> float:
+    """In standard deviations of the result."""
+    if not len(step):
+        return 0.0
+    sigma = projected.covariance().diagonal().clamp(min=0).sqrt()
+    return float((step.abs() / sigma.clamp(min=torch.finfo(sigma.dtype).tiny)).max())
+
+
+def _stalled(projected: Projected, state: State, small_step: float) -> str:
+    """A fit at the bottom of its valley has no better state either: rounding decides there."""
+    return "converged" if _largest_move(projected.step().parameters, projected) < 10 * small_step else "stalled"

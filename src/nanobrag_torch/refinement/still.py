@@ -1,0 +1,362 @@
+"""One exposure against its pixels: from files to a refined crystal and detector, intensities, and a verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nanobrag_torch.config import CrystalShape
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.refl import ReflectionData
+from nanobrag_torch.refinement.build import IntensityPrior, Slots, build_problem, in_table, predicted_resolution
+from nanobrag_torch.refinement.centroids import Centroids, predicted, refine_centroids
+from nanobrag_torch.refinement.frames import Frame, frame_of, noise_of_rims, with_offset
+from nanobrag_torch.refinement.inputs import Amplitudes, Geometry, PathLike, Shot, read_shot
+from nanobrag_torch.refinement.model import Sampling
+from nanobrag_torch.refinement.parameters import ParameterSet
+from nanobrag_torch.refinement.problem import Problem, State
+from nanobrag_torch.refinement.result import (
+    CONVERGED,
+    FAILED,
+    STALLED,
+    Fit,
+    StillResult,
+    correlations_of,
+    intensities_of,
+    refined_experiments,
+)
+from nanobrag_torch.refinement.setup import Choices, _exposure, shot_model, start_parameters
+from nanobrag_torch.refinement.shoeboxes import Shoeboxes, Spots
+from nanobrag_torch.refinement.solver import Solution, levenberg_marquardt
+from nanobrag_torch.refinement.spots import Listed, half_size, listed_spots
+from nanobrag_torch.refinement.stages import (
+    box_sigma_z,
+    first_columns,
+    keep_pixels,
+    moved_sigmas,
+    outliers,
+    resampled,
+    scan,
+    try_shapes,
+    with_scale,
+    without_effect,
+)
+from nanobrag_torch.refinement.targets import TARGETS
+
+SHAPES = (CrystalShape.GAUSS_HKL, CrystalShape.SQUARE, CrystalShape.ROUND)
+COARSE = Sampling(domains=25, oversample=1, phi_steps=5)
+FINE = Sampling(domains=50, oversample=2, phi_steps=10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Choices):
+    """What `refine_still` takes beside its four inputs; the first fields are those of Choices.
+
+    shape: auto tries square, round and gauss_hkl. boxes: at most so many, the strongest; half_box: pixels to either
+    side of the centre. d_min, d_max (Angstrom). intensities: free, or held at those of the structure factors; sigma_F:
+    how wrong F is taken to be (inf: no prior). background: planes, constant, none. readout_noise, gain and pedestal in
+    photons, counts a photon and counts. most_steps of each fit.
+    """
+
+    frame: int = 0
+    shot: int = 0
+    column: str | None = None
+    shape: str = "auto"
+    boxes: int = 400
+    half_box: int | None = None
+    d_min: float | None = None
+    d_max: float | None = None
+    intensities: str = "free"
+    sigma_F: float = 0.2
+    background: str = "planes"
+    target: str = "poisson"
+    gain: float | None = None
+    pedestal: float | None = None
+    readout_noise: float | None = None
+    mask: Any = None
+    trusted_range: tuple[float, float] | None = None
+    most_steps: int = 30
+    sampling: Sampling | None = None
+    check_sampling: bool = True
+    centroids: bool = True
+
+
+def refine_still(
+    experiment: Geometry,
+    reflections: PathLike | ReflectionData,
+    image: PathLike | NDArray[Any] | None = None,
+    structure_factors: Amplitudes | Sequence[Amplitudes] = None,
+    **options: Any,
+) -> StillResult:
+    """Refine one exposure, a still or a frame of a rotation, against its pixels.
+
+    experiment: a `.expt` file or what another geometry reader gives; reflections: a `.refl` file or table; image: a file
+    or an array in counts, (slow, fast) or (panel, slow, fast), None: by the experiment's template; structure_factors: a
+    file or Reflections. options: fields of Options. Raises InputError for inputs that make no refinement; one that does
+    not succeed comes back with status failed and a reason.
+    """
+    chosen = _options(options)
+    clock = Clock()
+    shot = read_shot(
+        experiment, reflections, image, structure_factors, frame=chosen.frame, shot=chosen.shot, column=chosen.column
+    )
+    clock.lap("read")
+    return Refinement(shot, chosen, clock).run()
+
+
+def _options(given: Mapping[str, Any]) -> Options:
+    known = {f.name for f in fields(Options)}
+    for name in given:
+        if name not in known:
+            raise InputError("option", name, ", ".join(sorted(known)))
+    chosen = Options(**given)
+    if chosen.target not in TARGETS:
+        raise InputError("target", chosen.target, ", ".join(TARGETS))
+    if chosen.intensities not in ("free", "held"):
+        raise InputError("intensities", chosen.intensities, "free, held")
+    shapes = ["auto", *(shape.value for shape in CrystalShape if shape is not CrystalShape.TOPHAT)]
+    if chosen.shape not in shapes:
+        raise InputError("shape", chosen.shape, ", ".join(shapes))
+    return chosen
+
+
+class Clock:
+    """Seconds of every stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """What has passed since the last call belongs to `name`."""
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+class Refinement:
+    """One run from a shot to its result; every stage hands the problem and its state on."""
+
+    def __init__(self, shot: Shot, options: Options, clock: Clock) -> None:
+        self.shot, self.options, self.clock = shot, options, clock
+        self.notes = list(shot.notes)
+        self.model = shot_model(shot.experiments, shot.factors, shot.frame, options)
+        self.start = start_parameters(self.model, shot.experiments, options)
+        self.listed = self._listed()
+
+    def run(self) -> StillResult:
+        """All stages; a result in any case."""
+        found = self._centroids()
+        self.clock.lap("centroids")
+        if found.reason:
+            return self._failed(found.reason, found.parameters)
+        frame, boxes = self._boxes(found)
+        self.clock.lap("boxes")
+        problem, slots = self._problem(found.parameters, boxes)
+        problem, state = self._coarse(problem)
+        self.clock.lap("scan")
+        problem, solution = self._solve(problem, state)
+        self.clock.lap("coarse fit")
+        problem, solution, shapes = self._shapes(problem, solution)
+        self.clock.lap("shapes")
+        problem, solution = self._without_spread(problem, solution)
+        problem, solution = self._fine(problem, solution)
+        self.clock.lap("fine fit")
+        problem, solution = self._check(problem, solution)
+        self.clock.lap("sampling check")
+        return self._finished(problem, solution, slots, frame, shapes)
+
+    def _listed(self) -> Listed:
+        scan = self.shot.experiments[0].scan
+        frame = self.shot.frame if scan is not None and scan.frames > 1 else None
+        return listed_spots(self.shot.table, self.shot.numbers, frame)
+
+    def _centroids(self) -> Centroids:
+        """Parameters after the centroids, with the priors of the rotations about what they gave."""
+        listed = self.listed
+        seen = listed.spots.rows(listed.observed & in_table(listed.spots, self.model).numpy())
+        if not self.options.centroids or len(seen) < 6:
+            self.notes.append("centroids were not refined: too few of them" if self.options.centroids else "no centroids")
+            none = torch.zeros(0, dtype=torch.float64)
+            return Centroids(self.start, none, none, none.bool(), 0.0, "")
+        found = refine_centroids(self.model, self.start, seen)
+        moved = [
+            replace(p, prior=(p.value, p.prior[1])) if p.name.startswith("rot_") and p.prior else p
+            for p in found.parameters
+        ]
+        return replace(found, parameters=ParameterSet(moved))
+
+    def _boxes(self, found: Centroids) -> tuple[Frame, Shoeboxes]:
+        shot, options = self.shot, self.options
+        detector = shot.experiments[0].detector
+        assert detector is not None
+        mask = None if options.mask is None else np.asarray(options.mask)
+        frame = frame_of(
+            shot.counts, detector, gain=options.gain, pedestal=options.pedestal, readout_noise=options.readout_noise,
+            mask=mask, trusted_range=options.trusted_range,
+        )  # fmt: skip
+        spots, listed = self._chosen_spots(found.parameters)
+        half = (options.half_box,) * 2 if options.half_box else half_size(listed, frame)
+        boxes = Shoeboxes.about(spots, frame.photons, frame.good, (half[0], half[1]))
+        frame = with_offset(frame, noise_of_rims(frame, boxes.spots.panel, boxes.corners()))
+        self.notes += frame.notes
+        return frame, Shoeboxes.about(
+            spots, frame.photons, frame.good, (half[0], half[1]), readout=frame.readout_noise
+        )
+
+    def _chosen_spots(self, parameters: ParameterSet) -> tuple[Spots, Listed]:
+        """The strongest spots inside the limits, those that fell far from their prediction left out."""
+        listed, options = self.listed, self.options
+        spots = listed.spots
+        where = predicted(self.model, parameters.unpack(parameters.pack()), spots)
+        calculated = where.centre.numpy()
+        centre = np.where(listed.observed[:, None], spots.centre, calculated)
+        off = np.linalg.norm(centre - calculated, axis=1)
+        d = predicted_resolution(self.model, parameters, spots).numpy()
+        kept = (off < 5) & in_table(spots, self.model).numpy() & where.forward.numpy()
+        kept &= (d >= (options.d_min or 0)) & (d <= (options.d_max or np.inf))
+        if not kept.any():
+            raise InputError("reflections", f"{len(spots)} indexed", "some within the limits and near their predictions")
+        if (lost := int((~kept).sum())) > 0.02 * len(spots):
+            self.notes.append(f"{lost} of {len(spots)} reflections were left out: far from prediction, or without F")
+        order = np.argsort(-listed.strength[kept], kind="stable")[: options.boxes]
+        rows = np.sort(np.flatnonzero(kept)[order])
+        spots = replace(spots, centre=centre).rows(rows)
+        extent = None if listed.extent is None else listed.extent[rows]
+        return spots, Listed(spots, listed.observed[rows], listed.strength[rows], extent)
+
+    def _problem(self, parameters: ParameterSet, boxes: Shoeboxes) -> tuple[Problem, Slots]:
+        prior = IntensityPrior(free=self.options.intensities == "free", sigma_F=self.options.sigma_F)
+        shape = SHAPES[0] if self.options.shape == "auto" else CrystalShape(self.options.shape)
+        coarse = COARSE if self.options.sampling is None else self.options.sampling
+        return build_problem(
+            self.model.with_shape(shape).with_sampling(coarse),
+            parameters,
+            boxes,
+            self.shot.factors,
+            prior=prior,
+            target=TARGETS[self.options.target],
+            background=self.options.background,
+        )
+
+    def _coarse(self, problem: Problem) -> tuple[Problem, State]:
+        linear = first_columns(problem)
+        parameters = scan(problem, linear)
+        problem = replace(problem, parameters=parameters)
+        parameters, state = with_scale(problem, linear)
+        return replace(problem, parameters=parameters), state
+
+    def _solve(self, problem: Problem, state: State) -> tuple[Problem, Solution]:
+        """A fit, then another without outliers."""
+        solution = levenberg_marquardt(problem, state, most_steps=self.options.most_steps)
+        wanted, boxes = outliers(problem, solution.state)
+        if bool(wanted.all()):
+            return problem, solution
+        if boxes:
+            self.notes.append(f"{len(boxes)} boxes fit much worse than the others and were left out")
+        problem, state = keep_pixels(problem, solution.state, wanted)
+        again = levenberg_marquardt(problem, state, most_steps=self.options.most_steps)
+        again.history[:0] = solution.history
+        return problem, again
+
+    def _shapes(self, problem: Problem, solution: Solution) -> tuple[Problem, Solution, dict[str, float]]:
+        if self.options.shape != "auto":
+            return problem, solution, {}
+        others = [shape for shape in SHAPES if shape is not problem.model.lattices[0].shape]
+        found = try_shapes(problem, solution.state, others, steps=6)
+        losses = {problem.model.lattices[0].shape: solution.state.objective}
+        losses |= {shape: loss for shape, (loss, _, _) in found.items()}
+        best = min(losses, key=lambda shape: losses[shape])
+        above = {shape.value: loss - losses[best] for shape, loss in losses.items()}
+        if best in found:
+            _, problem, state = found[best]
+            after = levenberg_marquardt(problem, state, most_steps=self.options.most_steps)
+            after.history[:0] = solution.history
+            solution = after
+        return problem, solution, above
+
+    def _without_spread(self, problem: Problem, solution: Solution) -> tuple[Problem, Solution]:
+        return problem, solution
+
+    def _fine(self, problem: Problem, solution: Solution) -> tuple[Problem, Solution]:
+        if self.options.sampling is not None:
+            return problem, solution
+        problem, state = resampled(problem, solution.state, FINE)
+        finer = levenberg_marquardt(problem, state, most_steps=self.options.most_steps)
+        finer.history[:0] = solution.history
+        return problem, finer
+
+    def _check(self, problem: Problem, solution: Solution) -> tuple[Problem, Solution]:
+        if not self.options.check_sampling:
+            return problem, solution
+        now = problem.model.sampling
+        finer = now.finer(mosaic=now.domains > 1, rotates=bool(problem.model.rotation))
+        moved = moved_sigmas(problem, solution, finer)
+        worst = max(moved, key=lambda name: moved[name])
+        if moved[worst] > 0.3:
+            self.notes.append(f"summed twice as finely, {worst} would move by {moved[worst]:.1f} of its sigma")
+        return problem, solution
+
+    def _finished(
+        self, problem: Problem, solution: Solution, slots: Slots, frame: Frame, shapes: dict[str, float]
+    ) -> StillResult:
+        state = solution.state
+        z = problem.sigma_z(state)
+        fit = Fit(problem, state, slots, solution.projected, frame)
+        covariance = solution.projected.covariance() * max(1.0, float((z * z).mean()))
+        parameters = problem.parameters.at(state.raw, covariance)
+        dropped = without_effect(problem, solution)
+        notes = [*self.notes, *(f"{name} has no effect on this shot" for name in dropped)]
+        status, reason = self._verdict(problem, solution)
+        intensities = intensities_of(fit, np.ones(int((slots.spot >= 0).sum())))
+        _, _, angle = _exposure(self.shot.experiments[0], self.shot.frame)
+        experiments = refined_experiments(self.shot, problem, state.raw, angle)
+        self.clock.lap("result")
+        return StillResult(
+            status=status,
+            reason=reason,
+            parameters=parameters,
+            start=self.start,
+            experiments=experiments,
+            intensities=intensities,
+            sigma_z=float(z.std()),
+            box_sigma_z=box_sigma_z(problem, z).numpy(),
+            history=tuple(solution.history),
+            shape=problem.model.lattices[0].shape,
+            shapes=shapes,
+            notes=tuple(notes),
+            correlations=correlations_of(problem.parameters, covariance),
+            seconds=self.clock.seconds,
+            fit=fit,
+            shot=self.shot,
+        )
+
+    def _verdict(self, problem: Problem, solution: Solution) -> tuple[str, str]:
+        if solution.status == "converged":
+            return CONVERGED, ""
+        return STALLED, f"no convergence: {solution.status}"
+
+    def _failed(self, reason: str, parameters: ParameterSet) -> StillResult:
+        return StillResult(
+            status=FAILED,
+            reason=reason,
+            parameters=parameters,
+            start=self.start,
+            experiments=self.shot.experiments,
+            intensities=None,
+            sigma_z=float("nan"),
+            box_sigma_z=np.zeros(0),
+            history=(),
+            shape=self.model.lattices[0].shape,
+            notes=tuple(self.notes),
+            seconds=self.clock.seconds,
+            shot=self.shot,
+        )
+
+
