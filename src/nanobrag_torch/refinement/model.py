@@ -163,6 +163,7 @@ class ShotModel:
     def directions(self, parameters: ParameterSet, raw: Tensor, crystal: int, which: Sequence[int]) -> list[Tensor]:
         """How every tensor of a crystal's scene moves with some of the raw values: [T, *shape], or empty."""
         names: list[str] = []
+        mosaicity.quadrature_nodes(self.sampling.domains)  # found by an optimiser, which no transform may trace
 
         def tensors(vector: Tensor) -> tuple[Tensor, ...]:
             found = self.moving(parameters.unpack(vector), crystal)
