@@ -236,7 +236,11 @@ def _with_neighbours(
 ) -> tuple[ShotModel, Slots]:
     """Columns for reflections that have no box: `row` of each is the box that it lies in."""
     known = {(int(c), *map(int, h)) for c, h in zip(slots.crystal, slots.hkl, strict=True)}
-    fresh = [i for i, (c, h) in enumerate(zip(neighbours.crystal, neighbours.hkl, strict=True)) if (int(c), *map(int, h)) not in known]
+    fresh = [
+        i
+        for i, (c, h) in enumerate(zip(neighbours.crystal, neighbours.hkl, strict=True))
+        if (int(c), *map(int, h)) not in known
+    ]
     spots = neighbours.rows(np.array(fresh, np.int64))
     if not len(spots):
         return model, slots
@@ -267,7 +271,9 @@ def pixel_resolution(model: ShotModel, pixels: Tensor) -> Tensor:
     slow, fast = (pixels // fast_size) % slow_size, pixels % fast_size
     origin, along_fast, along_slow, _ = model.base.panels[panel].unbind(1)
     size = model.base.pixel_size[panel]
-    position = origin + (fast + 0.5)[:, None] * size[:, :1] * along_fast + (slow + 0.5)[:, None] * size[:, 1:] * along_slow
+    position = (
+        origin + (fast + 0.5)[:, None] * size[:, :1] * along_fast + (slow + 0.5)[:, None] * size[:, 1:] * along_slow
+    )
     ray = position / torch.linalg.vector_norm(position, dim=1, keepdim=True)
     sine_squared = (1 - ray @ model.base.incident[0]) / 2
     return sine_squared / (model.mean_wavelength * 1e10) ** 2

@@ -72,7 +72,9 @@ def panel_groups(detector: DetectorData, how: str | Mapping[int, int] = "whole")
         return found + [_group(detector.panels[i].name or f"panel {i}", (i,), detector) for i in everything]
     if isinstance(how, Mapping):
         numbers = sorted(set(how.values()))
-        return found + [_group(f"group {n}", tuple(i for i in everything if how.get(i) == n), detector) for n in numbers]
+        return found + [
+            _group(f"group {n}", tuple(i for i in everything if how.get(i) == n), detector) for n in numbers
+        ]
     return found + _level(detector, how)
 
 

@@ -15,8 +15,7 @@ from nanobrag_torch.crystallography.completeness import possible_reflections
 from nanobrag_torch.crystallography.structure_factors import read_structure_factors
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.experiment import Experiment
-from nanobrag_torch.io.expt import read_expts
-from nanobrag_torch.io.geometry import geometry_format, read_geometry
+from nanobrag_torch.io.geometry import read_experiments
 from nanobrag_torch.io.images import read_image
 from nanobrag_torch.io.refl import ReflectionData, read_refl
 from nanobrag_torch.records.experiment import ExperimentData
@@ -86,7 +85,7 @@ def _experiments(given: Geometry) -> tuple[list[ExperimentData], Path]:
         return [given], Path()
     if isinstance(given, str | os.PathLike):
         folder = Path(given).parent
-        return (read_expts(given) if geometry_format(given) == "expt" else [read_geometry(given)]), folder
+        return list(read_experiments(given)), folder
     return list(given), Path()
 
 

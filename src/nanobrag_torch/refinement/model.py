@@ -162,17 +162,11 @@ class ShotModel:
 
     def directions(self, parameters: ParameterSet, raw: Tensor, crystal: int, which: Sequence[int]) -> list[Tensor]:
         """How every tensor of a crystal's scene moves with some of the raw values: [T, *shape], or empty."""
-        names: list[str] = []
-        mosaicity.quadrature_nodes(self.sampling.domains)  # found by an optimiser, which no transform may trace
-
-        def tensors(vector: Tensor) -> tuple[Tensor, ...]:
-            found = self.moving(parameters.unpack(vector), crystal)
-            names[:] = list(found)
-            return tuple(found.values())
-
-        basis = torch.eye(len(raw), dtype=raw.dtype)[list(which)]
-        slopes = torch.func.vmap(lambda v: torch.func.jvp(tensors, (raw,), (v,))[1])(basis)
-        found = dict(zip(names, slopes, strict=True))
+        with torch.enable_grad():
+            leaf = raw.detach().clone().requires_grad_()
+            moving = self.moving(parameters.unpack(leaf), crystal)
+            slopes = directions_of(list(moving.values()), leaf, list(which))
+        found = dict(zip(moving, slopes, strict=True))
         empty = torch.zeros(0, dtype=torch.float64)
         return [found.get(field.name, empty) for field in fields(Scene)]
 
@@ -267,6 +261,21 @@ class ShotModel:
 
     def _moves_detector(self, values: Mapping[str, Tensor]) -> bool:
         return any(group.parameter(move) in values for group in self.groups for move in MOVES)
+
+
+def directions_of(tensors: Sequence[Tensor], raw: Tensor, which: Sequence[int]) -> list[Tensor]:
+    """Forward derivatives [T, *shape] of tensors by some places of a leaf vector, empty for one that stands still.
+
+    Two reverse passes: a gradient is linear in what flows into it, and the slope of that map is the forward derivative.
+    Forward differentiation costs ten times more here, for it fills in a zero for every constant.
+    """
+    moving = [tensor for tensor in tensors if tensor.requires_grad]
+    seeds = [torch.zeros_like(tensor, requires_grad=True) for tensor in moving]
+    pulled = torch.autograd.grad(moving, raw, seeds, create_graph=True)[0]
+    basis = torch.eye(len(raw), dtype=raw.dtype)[list(which)]
+    pushed = iter(torch.autograd.grad(pulled, seeds, basis, is_grads_batched=True, allow_unused=True))
+    found = [next(pushed) if tensor.requires_grad else None for tensor in tensors]
+    return [torch.zeros(0, dtype=torch.float64) if slope is None else slope.detach() for slope in found]
 
 
 def perpendicular(direction: Tensor) -> Tensor:

@@ -121,10 +121,10 @@ class Problem:
                 break
         return replace(state, linear=linear, objective=value)
 
-    def equations(self, state: State) -> Equations:
-        """The normal equations about a state."""
+    def equations(self, state: State, jacobian: Tensor | None = None) -> Equations:
+        """The normal equations about a state; jacobian [T, n]: that of a state nearby, or of a coarser model."""
         columns, fixed = self.columns(state.raw, state.rendered)
-        jacobian = self.jacobian(state, columns)
+        jacobian = self.jacobian(state) if jacobian is None else jacobian
         return self._equations(state.raw, state.linear, columns, fixed, jacobian)
 
     def trial(self, state: State, step: Step) -> State:
@@ -132,7 +132,7 @@ class Problem:
         raw = state.raw + step.parameters
         return self.settle(State(raw, state.linear + step.linear, self.render(raw)))
 
-    def jacobian(self, state: State, columns: Tensor | None = None) -> Tensor:
+    def jacobian(self, state: State) -> Tensor:
         """Slopes [T, n] of the model by the raw parameters with the columns held."""
         values = self.parameters.unpack(state.raw)
         found = torch.zeros((len(self.parameters), len(self.boxes.data)), dtype=torch.float64)

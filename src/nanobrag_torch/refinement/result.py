@@ -24,9 +24,9 @@ from nanobrag_torch.refinement.parameters import ParameterSet
 from nanobrag_torch.refinement.problem import Problem, State
 from nanobrag_torch.refinement.setup import fluence_of, held
 from nanobrag_torch.refinement.solver import Progress
+from nanobrag_torch.refinement.verdict import CONVERGED, FAILED, STALLED
 from nanobrag_torch.units import ANGSTROM, MM
 
-CONVERGED, STALLED, FAILED = "converged", "stalled", "failed"
 EXIT_CODES = {CONVERGED: 0, STALLED: 3, FAILED: 4}
 HIGH_CORRELATION = 0.95
 
@@ -66,6 +66,7 @@ class Fit:
     state: State
     slots: Slots
     projected: Projected
+    jacobian: Tensor  # [T, n] of the model by the raw parameters
     frame: Frame
 
 
@@ -152,7 +153,9 @@ class StillResult:
         """One line: status, sigma-Z, steps and the number of reflections."""
         count = 0 if self.intensities is None else len(self.intensities)
         state = self.status if not self.reason else f"{self.status} ({self.reason})"
-        return f"{state}: sigma-Z {self.sigma_z:.3f}, {self.steps} steps, {count} reflections, {self.shape.value} crystal"
+        return (
+            f"{state}: sigma-Z {self.sigma_z:.3f}, {self.steps} steps, {count} reflections, {self.shape.value} crystal"
+        )
 
     def __str__(self) -> str:
         """The summary, every parameter with its standard deviation, and what was noted."""
@@ -194,8 +197,7 @@ def intensities_of(fit: Fit, partiality: NDArray[np.float64]) -> Intensities:
 def _photons_sigma(fit: Fit, profile: Tensor, boxed: Tensor) -> Tensor:
     """Of the photons of each spot: the variances of its intensity and of its profile, taken together."""
     problem, state, slots = fit.problem, fit.state, fit.slots
-    columns, _ = problem.columns(state.raw, state.rendered)
-    jacobian = problem.jacobian(state, columns)
+    jacobian = fit.jacobian
     block, column = slots.block[boxed], slots.column[boxed]
     amount = state.linear[block, column]
     of_block = torch.zeros((problem.layout.count, len(jacobian)), dtype=torch.float64)

@@ -245,11 +245,18 @@ def _of_crystal(lattice: Lattice, data: ExperimentData, choices: Choices) -> lis
         edge = name in "abc"
         prior = (value, 0.003 if edge else 0.2)
         transform = Transform.POSITIVE if edge else Transform.IDENTITY
-        found.append(Parameter(name=name + end, value=value, unit="A" if edge else "deg", prior=prior, transform=transform))
-    return found + _of_size(lattice, data.crystal, choices) + _of_spread(data.crystal, choices, end) + [
-        Parameter(name=f"scale{end}", value=1.0, transform=Transform.POSITIVE, scale=LN["scale"]),
-        Parameter(name=f"B{end}", value=0.0, unit="A^2", prior=(0.0, 5.0)),
-    ]
+        found.append(
+            Parameter(name=name + end, value=value, unit="A" if edge else "deg", prior=prior, transform=transform)
+        )
+    return (
+        found
+        + _of_size(lattice, data.crystal, choices)
+        + _of_spread(data.crystal, choices, end)
+        + [
+            Parameter(name=f"scale{end}", value=1.0, transform=Transform.POSITIVE, scale=LN["scale"]),
+            Parameter(name=f"B{end}", value=0.0, unit="A^2", prior=(0.0, 5.0)),
+        ]
+    )
 
 
 def _of_size(lattice: Lattice, crystal: CrystalData, choices: Choices) -> list[Parameter]:
@@ -374,5 +381,3 @@ def _as_told(p: Parameter, stem: str, choices: Choices) -> Parameter:
 def fluence_of(scale: float, cells: Tensor) -> float:
     """Photons per square metre that a scale means, for the matrix of numbers of cells [3, 3]."""
     return scale / R_E_SQUARED / float(torch.linalg.det(cells))
-
-

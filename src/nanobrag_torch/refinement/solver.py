@@ -37,11 +37,12 @@ class Progress:
 class Solution:
     """Where the solver ended, and why: converged, stalled (no step helps), steps (too many) or limit (steps too long).
 
-    projected: the equations at the end, None where not one could be made.
+    projected: the equations at the end.
     """
 
     state: State
     projected: Projected
+    jacobian: Tensor  # [T, n]
     status: str
     history: list[Progress] = field(default_factory=list)
 
@@ -64,31 +65,39 @@ def levenberg_marquardt(
 
     Ends when no parameter moves by more than `small_step` standard deviations and the loss falls by less than 1e-3.
     """
-    state, history, limited_in_a_row = start, [], 0
-    projected = problem.equations(state).projected()
+    state, limited_in_a_row = start, 0
+    history: list[Progress] = []
+    jacobian = problem.jacobian(state)
+    projected = problem.equations(state, jacobian).projected()
     scales = problem.parameters.scales()
+    status = "steps"
     while len(history) < most_steps:
         found = _better(problem, state, projected, damping, scales)
         if found is None:
-            return Solution(state, projected, _stalled(projected, state, small_step), history)
+            status = _stalled(projected, small_step)
+            break
         after, step, damping, limited = found
         moved = _largest_move(step, projected)
-        gain = state.objective - after.objective
-        state = after
+        gain, state = state.objective - after.objective, after
         damping = max(damping / 10, LEAST_DAMPING)
-        progress = Progress(state.objective, float(problem.sigma_z(state).std()), damping, moved, limited)
-        history.append(progress)
+        history.append(Progress(state.objective, float(problem.sigma_z(state).std()), damping, moved, limited))
         if report is not None:
-            report(progress)
+            report(history[-1])
+        jacobian = problem.jacobian(state)
+        projected = problem.equations(state, jacobian).projected()
         limited_in_a_row = limited_in_a_row + 1 if limited else 0
         if limited_in_a_row >= MOST_LIMITED:
-            return Solution(state, problem.equations(state).projected(), "limit", history)
-        projected = problem.equations(state).projected()
-        if moved < small_step and gain < SMALL_GAIN:
-            return Solution(state, projected, "converged", history)
-        if _largest_move(projected.step().parameters, projected) < small_step:
-            return Solution(state, projected, "converged", history)
-    return Solution(state, projected, "steps", history)
+            status = "limit"
+            break
+        if (moved < small_step and gain < SMALL_GAIN) or _ahead(projected) < small_step:
+            status = "converged"
+            break
+    return Solution(state, projected, jacobian, status, history)
+
+
+def _ahead(projected: Projected) -> float:
+    """How far the next step would go, in standard deviations of the result."""
+    return _largest_move(projected.step().parameters, projected)
 
 
 def _better(
@@ -115,6 +124,6 @@ def _largest_move(step: Tensor, projected: Projected) -> float:
     return float((step.abs() / sigma.clamp(min=torch.finfo(sigma.dtype).tiny)).max())
 
 
-def _stalled(projected: Projected, state: State, small_step: float) -> str:
+def _stalled(projected: Projected, small_step: float) -> str:
     """A fit at the bottom of its valley has no better state either: rounding decides there."""
-    return "converged" if _largest_move(projected.step().parameters, projected) < 10 * small_step else "stalled"
+    return "converged" if _ahead(projected) < 10 * small_step else "stalled"

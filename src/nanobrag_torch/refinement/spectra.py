@@ -76,7 +76,9 @@ def read_spectrum(path: str | Path) -> tuple[np.ndarray, np.ndarray]:  # type: i
     Columns are apart by commas or space, as in `.lam` files. Raises InputError naming file and line.
     """
     rows = []
-    for number, line in enumerate(read_input(path, "spectrum", "wavelength and weight, a pair a line").decode().splitlines()):
+    for number, line in enumerate(
+        read_input(path, "spectrum", "wavelength and weight, a pair a line").decode().splitlines()
+    ):
         words = line.replace(",", " ").split()
         if not words or words[0].startswith("#"):
             continue

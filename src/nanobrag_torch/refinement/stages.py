@@ -20,8 +20,12 @@ FACTOR = 2.0
 FAR_BOX, LEAST_BAD_BOX, FAR_PIXEL = 5.0, 1.5, 6.0
 MOST_OUTLIERS = 0.1
 MAD = 1.4826
-MOST_DOMAINS, MOST_OVERSAMPLE = 200, 4
+MOST_DOMAINS, MOST_OVERSAMPLE, MOST_PHI_STEPS = 200, 6, 80
+ROUNDS_OF_SAMPLING = 5
+ALLOWED_MOVE = 0.3
+"""Standard deviations."""
 NO_EFFECT = 1e-6
+BOXES_FOR_SHAPE, STEPS_FOR_SHAPE = 60, 5
 
 
 def first_columns(problem: Problem) -> Tensor:
@@ -187,25 +191,84 @@ def with_model_error(problem: Problem, state: State, kappa: float) -> Problem:
 
 
 def try_shapes(
-    problem: Problem, state: State, shapes: Sequence[CrystalShape], steps: int
-) -> dict[CrystalShape, tuple[float, Problem, State]]:
-    """The loss of every shape after a few steps from the same point, and where it got to."""
+    problem: Problem, state: State, shapes: Sequence[CrystalShape], sampling: Sampling
+) -> dict[CrystalShape, tuple[float, Tensor]]:
+    """The loss of every shape after a few steps from the same point, and the raw parameters there.
+
+    Only some of the brighter boxes are looked at, where the tails of a spot tell one shape from another.
+    """
+    spots = torch.zeros(len(problem.boxes), dtype=torch.float64)
+    spots.index_add_(0, problem.boxes.box, problem.spots(state).clamp(min=0))
+    best = torch.zeros(len(spots), dtype=torch.bool)
+    best[spots.argsort(descending=True)[:BOXES_FOR_SHAPE]] = True
+    fewer, state = keep_pixels(problem, state, best[problem.boxes.box])
     found = {}
     for shape in shapes:
-        tried = replace(problem, model=problem.model.with_shape(shape))
+        tried = replace(fewer, model=fewer.model.with_shape(shape).with_sampling(sampling))
         start = tried.settle(State(state.raw, state.linear, tried.render(state.raw)), steps=6)
-        solution = levenberg_marquardt(tried, start, most_steps=steps)
-        found[shape] = (solution.state.objective, tried, solution.state)
+        solution = levenberg_marquardt(tried, start, most_steps=STEPS_FOR_SHAPE, small_step=0.5)
+        found[shape] = (solution.state.objective, solution.state.raw)
     return found
 
 
 def moved_sigmas(problem: Problem, solution: Solution, sampling: Sampling) -> dict[str, float]:
-    """By how many of its standard deviations every parameter would move if the shot were summed as finely as this."""
+    """By how many of its standard deviations every parameter would move if the shot were summed as finely as this.
+
+    Slopes are those of the coarser sum: they say where to, not from where.
+    """
     finer, state = resampled(problem, solution.state, sampling)
-    step = finer.equations(state).projected().step().parameters
+    step = finer.equations(state, solution.jacobian).projected().step().parameters
     before = solution.projected.step().parameters
     sigma = solution.projected.covariance().diagonal().clamp(min=1e-300).sqrt()
     return dict(zip(problem.parameters.names, ((step - before).abs() / sigma).tolist(), strict=True))
+
+
+def finer_samplings(now: Sampling, *, mosaic: bool, rotates: bool) -> list[Sampling]:
+    """Everything that can be summed more finely, one thing at a time, within what is bearable."""
+    found = []
+    if now.oversample < MOST_OVERSAMPLE:
+        found.append(replace(now, oversample=min(now.oversample * 2, MOST_OVERSAMPLE)))
+    if mosaic and now.domains < MOST_DOMAINS:
+        found.append(replace(now, domains=min(now.domains * 2, MOST_DOMAINS)))
+    if rotates and now.phi_steps < MOST_PHI_STEPS:
+        found.append(replace(now, phi_steps=min(now.phi_steps * 2, MOST_PHI_STEPS)))
+    return found
+
+
+def joined(first: Sampling, second: Sampling) -> Sampling:
+    """As fine as either."""
+    return Sampling(
+        max(first.domains, second.domains),
+        max(first.oversample, second.oversample),
+        max(first.phi_steps, second.phi_steps),
+    )
+
+
+def refine_sampling(
+    problem: Problem, state: State, sampling: Sampling, most_steps: int
+) -> tuple[Problem, Solution, str]:
+    """Fit with finer and finer sums until none that is twice as fine would move a parameter by 0.3 sigma.
+
+    Also what is left to say where that takes more than is bearable.
+    """
+    history, left = [], ""
+    for _ in range(ROUNDS_OF_SAMPLING):
+        problem, state = resampled(problem, state, sampling)
+        solution = levenberg_marquardt(problem, state, most_steps=most_steps)
+        history += solution.history
+        state, wanted, left = solution.state, sampling, ""
+        mosaic = any(name.startswith("spread") for name in problem.parameters.names)
+        for finer in finer_samplings(sampling, mosaic=mosaic, rotates=bool(problem.model.rotation)):
+            moved = moved_sigmas(problem, solution, finer)
+            worst = max(moved, key=lambda name: moved[name])
+            if moved[worst] > ALLOWED_MOVE:
+                wanted = joined(wanted, finer)
+                left = f"summed more finely still, {worst} would move by {moved[worst]:.1f} of its sigma"
+        if wanted == sampling:
+            break
+        sampling = wanted
+    solution.history[:] = history
+    return problem, solution, left
 
 
 def log_mean(values: np.ndarray) -> float:  # type: ignore[type-arg]

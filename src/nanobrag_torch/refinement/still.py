@@ -22,9 +22,6 @@ from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.parameters import ParameterSet
 from nanobrag_torch.refinement.problem import Problem, State
 from nanobrag_torch.refinement.result import (
-    CONVERGED,
-    FAILED,
-    STALLED,
     Fit,
     StillResult,
     correlations_of,
@@ -39,19 +36,27 @@ from nanobrag_torch.refinement.stages import (
     box_sigma_z,
     first_columns,
     keep_pixels,
-    moved_sigmas,
+    joined,
     outliers,
+    refine_sampling,
     resampled,
     scan,
     try_shapes,
+    with_parameters,
     with_scale,
     without_effect,
 )
 from nanobrag_torch.refinement.targets import TARGETS
+from nanobrag_torch.refinement.verdict import FAILED, verdict
 
 SHAPES = (CrystalShape.GAUSS_HKL, CrystalShape.SQUARE, CrystalShape.ROUND)
 COARSE = Sampling(domains=25, oversample=1, phi_steps=5)
+SHAPE_SAMPLING = Sampling(domains=25, oversample=2, phi_steps=5)
 FINE = Sampling(domains=50, oversample=2, phi_steps=10)
+ROUGH = 1.0
+"""Standard deviations of a step that ends the rough fit."""
+WORTH_A_PARAMETER = 5.0
+"""By how much a parameter must lower the loss to be worth it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,15 +166,14 @@ class Refinement:
         problem, slots = self._problem(found.parameters, boxes)
         problem, state = self._coarse(problem)
         self.clock.lap("scan")
-        problem, solution = self._solve(problem, state)
-        self.clock.lap("coarse fit")
-        problem, solution, shapes = self._shapes(problem, solution)
+        problem, state = self._rough(problem, state)
+        self.clock.lap("rough fit")
+        problem, state, shapes = self._shapes(problem, state)
         self.clock.lap("shapes")
-        problem, solution = self._without_spread(problem, solution)
-        problem, solution = self._fine(problem, solution)
+        problem, solution = self._fine(problem, state)
         self.clock.lap("fine fit")
-        problem, solution = self._check(problem, solution)
-        self.clock.lap("sampling check")
+        problem, solution = self._without_outliers(problem, solution)
+        self.clock.lap("outliers")
         return self._finished(problem, solution, slots, frame, shapes)
 
     def _listed(self) -> Listed:
@@ -182,7 +186,9 @@ class Refinement:
         listed = self.listed
         seen = listed.spots.rows(listed.observed & in_table(listed.spots, self.model).numpy())
         if not self.options.centroids or len(seen) < 6:
-            self.notes.append("centroids were not refined: too few of them" if self.options.centroids else "no centroids")
+            self.notes.append(
+                "centroids were not refined: too few of them" if self.options.centroids else "no centroids"
+            )
             none = torch.zeros(0, dtype=torch.float64)
             return Centroids(self.start, none, none, none.bool(), 0.0, "")
         found = refine_centroids(self.model, self.start, seen)
@@ -206,9 +212,7 @@ class Refinement:
         boxes = Shoeboxes.about(spots, frame.photons, frame.good, (half[0], half[1]))
         frame = with_offset(frame, noise_of_rims(frame, boxes.spots.panel, boxes.corners()))
         self.notes += frame.notes
-        return frame, Shoeboxes.about(
-            spots, frame.photons, frame.good, (half[0], half[1]), readout=frame.readout_noise
-        )
+        return frame, Shoeboxes.about(spots, frame.photons, frame.good, (half[0], half[1]), readout=frame.readout_noise)
 
     def _chosen_spots(self, parameters: ParameterSet) -> tuple[Spots, Listed]:
         """The strongest spots inside the limits, those that fell far from their prediction left out."""
@@ -222,7 +226,9 @@ class Refinement:
         kept = (off < 5) & in_table(spots, self.model).numpy() & where.forward.numpy()
         kept &= (d >= (options.d_min or 0)) & (d <= (options.d_max or np.inf))
         if not kept.any():
-            raise InputError("reflections", f"{len(spots)} indexed", "some within the limits and near their predictions")
+            raise InputError(
+                "reflections", f"{len(spots)} indexed", "some within the limits and near their predictions"
+            )
         if (lost := int((~kept).sum())) > 0.02 * len(spots):
             self.notes.append(f"{lost} of {len(spots)} reflections were left out: far from prediction, or without F")
         order = np.argsort(-listed.strength[kept], kind="stable")[: options.boxes]
@@ -252,9 +258,63 @@ class Refinement:
         parameters, state = with_scale(problem, linear)
         return replace(problem, parameters=parameters), state
 
-    def _solve(self, problem: Problem, state: State) -> tuple[Problem, Solution]:
-        """A fit, then another without outliers."""
-        solution = levenberg_marquardt(problem, state, most_steps=self.options.most_steps)
+    def _rough(self, problem: Problem, state: State) -> tuple[Problem, State]:
+        """A few steps with coarse sums; what turns out to change nothing is held from here on."""
+        solution = levenberg_marquardt(problem, state, most_steps=self.options.most_steps, small_step=ROUGH)
+        self.rough_steps = solution.steps
+        parameters = problem.parameters.at(solution.state.raw)
+        for name in without_effect(problem, solution):
+            parameters = parameters.change(name, free=False)
+            self.notes.append(f"{name} has no effect on this shot and was held")
+        if len(parameters) < len(problem.parameters):
+            return with_parameters(problem, solution.state, parameters)
+        return problem, solution.state
+
+    def _shapes(self, problem: Problem, state: State) -> tuple[Problem, State, dict[str, float]]:
+        """The shape that fits best, by how much the others fit worse."""
+        if self.options.shape != "auto":
+            return problem, state, {}
+        sampling = (
+            joined(problem.model.sampling, SHAPE_SAMPLING) if self.options.sampling is None else problem.model.sampling
+        )
+        found = try_shapes(problem, state, SHAPES, sampling)
+        best = min(found, key=lambda shape: found[shape][0])
+        above = {shape.value: loss - found[best][0] for shape, (loss, _) in found.items()}
+        problem = replace(problem, model=problem.model.with_shape(best))
+        raw = found[best][1]
+        return problem, problem.settle(State(raw, state.linear, problem.render(raw)), steps=6), above
+
+    def _fine(self, problem: Problem, state: State) -> tuple[Problem, Solution]:
+        """The fit with sums that are fine enough, with and without a spread where there may be none."""
+        most = self.options.most_steps
+        if self.options.sampling is not None:
+            problem, state = resampled(problem, state, self.options.sampling)
+            return problem, levenberg_marquardt(problem, state, most_steps=most)
+        problem, state = self._without_spread(problem, state)
+        if not self.options.check_sampling:
+            problem, state = resampled(problem, state, FINE)
+            return problem, levenberg_marquardt(problem, state, most_steps=most)
+        problem, solution, left = refine_sampling(problem, state, FINE, most)
+        self.notes += [left] if left else []
+        return problem, solution
+
+    def _without_spread(self, problem: Problem, state: State) -> tuple[Problem, State]:
+        """Without mosaicity where the shot fits as well without, or its parameter has run away towards zero."""
+        free = [name for name in problem.parameters.names if name.startswith("spread")]
+        if not free or self.options.mosaic:
+            return problem, state
+        parameters = ParameterSet([p for p in problem.parameters.at(state.raw) if not p.name.startswith("spread")])
+        tried, start = resampled(problem, state, FINE)
+        with_it = levenberg_marquardt(tried, start, most_steps=3)
+        plain, start = with_parameters(replace(tried, parameters=tried.parameters.at(state.raw)), state, parameters)
+        without = levenberg_marquardt(plain, start, most_steps=6)
+        if without.state.objective < with_it.state.objective + WORTH_A_PARAMETER:
+            self.notes.append("the spots are as wide as the crystal's size makes them: no mosaic spread")
+            return plain, without.state
+        return tried, with_it.state
+
+    def _without_outliers(self, problem: Problem, solution: Solution) -> tuple[Problem, Solution]:
+        """A few more steps without the boxes and pixels that fit much worse than all others."""
         wanted, boxes = outliers(problem, solution.state)
         if bool(wanted.all()):
             return problem, solution
@@ -265,55 +325,15 @@ class Refinement:
         again.history[:0] = solution.history
         return problem, again
 
-    def _shapes(self, problem: Problem, solution: Solution) -> tuple[Problem, Solution, dict[str, float]]:
-        if self.options.shape != "auto":
-            return problem, solution, {}
-        others = [shape for shape in SHAPES if shape is not problem.model.lattices[0].shape]
-        found = try_shapes(problem, solution.state, others, steps=6)
-        losses = {problem.model.lattices[0].shape: solution.state.objective}
-        losses |= {shape: loss for shape, (loss, _, _) in found.items()}
-        best = min(losses, key=lambda shape: losses[shape])
-        above = {shape.value: loss - losses[best] for shape, loss in losses.items()}
-        if best in found:
-            _, problem, state = found[best]
-            after = levenberg_marquardt(problem, state, most_steps=self.options.most_steps)
-            after.history[:0] = solution.history
-            solution = after
-        return problem, solution, above
-
-    def _without_spread(self, problem: Problem, solution: Solution) -> tuple[Problem, Solution]:
-        return problem, solution
-
-    def _fine(self, problem: Problem, solution: Solution) -> tuple[Problem, Solution]:
-        if self.options.sampling is not None:
-            return problem, solution
-        problem, state = resampled(problem, solution.state, FINE)
-        finer = levenberg_marquardt(problem, state, most_steps=self.options.most_steps)
-        finer.history[:0] = solution.history
-        return problem, finer
-
-    def _check(self, problem: Problem, solution: Solution) -> tuple[Problem, Solution]:
-        if not self.options.check_sampling:
-            return problem, solution
-        now = problem.model.sampling
-        finer = now.finer(mosaic=now.domains > 1, rotates=bool(problem.model.rotation))
-        moved = moved_sigmas(problem, solution, finer)
-        worst = max(moved, key=lambda name: moved[name])
-        if moved[worst] > 0.3:
-            self.notes.append(f"summed twice as finely, {worst} would move by {moved[worst]:.1f} of its sigma")
-        return problem, solution
-
     def _finished(
         self, problem: Problem, solution: Solution, slots: Slots, frame: Frame, shapes: dict[str, float]
     ) -> StillResult:
         state = solution.state
         z = problem.sigma_z(state)
-        fit = Fit(problem, state, slots, solution.projected, frame)
+        fit = Fit(problem, state, slots, solution.projected, solution.jacobian, frame)
         covariance = solution.projected.covariance() * max(1.0, float((z * z).mean()))
         parameters = problem.parameters.at(state.raw, covariance)
-        dropped = without_effect(problem, solution)
-        notes = [*self.notes, *(f"{name} has no effect on this shot" for name in dropped)]
-        status, reason = self._verdict(problem, solution)
+        status, reason = verdict(problem, solution)
         intensities = intensities_of(fit, np.ones(int((slots.spot >= 0).sum())))
         _, _, angle = _exposure(self.shot.experiments[0], self.shot.frame)
         experiments = refined_experiments(self.shot, problem, state.raw, angle)
@@ -330,17 +350,12 @@ class Refinement:
             history=tuple(solution.history),
             shape=problem.model.lattices[0].shape,
             shapes=shapes,
-            notes=tuple(notes),
+            notes=tuple(self.notes),
             correlations=correlations_of(problem.parameters, covariance),
             seconds=self.clock.seconds,
             fit=fit,
             shot=self.shot,
         )
-
-    def _verdict(self, problem: Problem, solution: Solution) -> tuple[str, str]:
-        if solution.status == "converged":
-            return CONVERGED, ""
-        return STALLED, f"no convergence: {solution.status}"
 
     def _failed(self, reason: str, parameters: ParameterSet) -> StillResult:
         return StillResult(
@@ -358,5 +373,3 @@ class Refinement:
             seconds=self.clock.seconds,
             shot=self.shot,
         )
-
-

@@ -56,7 +56,9 @@ class CellParameters:
             expected = fixed if owner is None else found[owner]
             angle = owner in NAMES[3:] or owner is None
             if abs(value - expected) > (np.degrees(COMPATIBLE) if angle else COMPATIBLE * expected):
-                raise InputError("cell", tuple(round(x, 4) for x in cell), "a cell with the symmetry of its space group")
+                raise InputError(
+                    "cell", tuple(round(x, 4) for x in cell), "a cell with the symmetry of its space group"
+                )
         return found
 
 

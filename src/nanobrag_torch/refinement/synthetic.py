@@ -80,7 +80,9 @@ def rendered(truth: Truth) -> Exposure:
         total[pixels] += simulator.pixel_values(torch.from_numpy(pixels)).numpy()
     spot = total.reshape(shape)
     level = _background(truth, shape)
-    joined = Spots(*(np.concatenate([getattr(s, f) for s in spots]) for f in ("hkl", "crystal", "panel", "centre", "row")))
+    joined = Spots(
+        *(np.concatenate([getattr(s, f) for s in spots]) for f in ("hkl", "crystal", "panel", "centre", "row"))
+    )
     table = _table(joined, spot, spot + level, truth)
     final = detector.shape
     return Exposure((spot + level).reshape(final), table, spot.reshape(final), joined)
@@ -124,7 +126,9 @@ def expected_spots(truth: Truth, number: int = 0) -> Spots:
         rows_of = np.flatnonzero(near)
         ones = np.ones(len(rows_of), np.int64)
         found.append(Spots(hkl[rows_of], ones * number, ones * place, centre[rows_of], ones * -1))
-    return Spots(*(np.concatenate([getattr(s, f) for s in found]) for f in ("hkl", "crystal", "panel", "centre", "row")))
+    return Spots(
+        *(np.concatenate([getattr(s, f) for s in found]) for f in ("hkl", "crystal", "panel", "centre", "row"))
+    )
 
 
 def _whole_sphere(factors: Reflections) -> NDArray[np.int64]:
@@ -324,6 +328,9 @@ def errors(truth: ExperimentData, found: ExperimentData) -> Errors:
     turn = left @ right
     angle = np.degrees(np.arctan2(np.linalg.norm(turn - turn.T) / np.sqrt(8), cosine))
     ratio = np.array(found.crystal.cell) / np.array(truth.crystal.cell) - 1
-    centres = [p.positions_mm(p.image_size[0] / 2, p.image_size[1] / 2) for p in (truth.detector.panels[0], found.detector.panels[0])]
+    centres = [
+        p.positions_mm(p.image_size[0] / 2, p.image_size[1] / 2)
+        for p in (truth.detector.panels[0], found.detector.panels[0])
+    ]
     normal = truth.detector.panels[0].normal
     return Errors(float(angle), float(100 * np.abs(ratio).max()), float(1000 * abs((centres[1] - centres[0]) @ normal)))
