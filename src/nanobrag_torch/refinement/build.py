@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nanobrag_torch.errors import InputError
@@ -20,6 +21,7 @@ from nanobrag_torch.refinement.prediction import resolution
 from nanobrag_torch.refinement.problem import Pass, Problem
 from nanobrag_torch.refinement.shoeboxes import Shoeboxes, Spots
 from nanobrag_torch.refinement.targets import Poisson, Target
+from nanobrag_torch.units import ANGSTROM
 
 SHELLS = 10
 
@@ -39,8 +41,8 @@ class IntensityPrior:
 class Slots:
     """Where every reflection of a problem has its column."""
 
-    hkl: np.ndarray  # type: ignore[type-arg]  # [r, 3]
-    crystal: np.ndarray  # type: ignore[type-arg]  # [r]
+    hkl: NDArray[np.int64]  # [r, 3]
+    crystal: NDArray[np.int64]  # [r]
     block: Tensor  # [r]
     column: Tensor  # [r]
     spot: Tensor  # [r] the box of the reflection, -1 for one that only shares pixels
@@ -142,7 +144,7 @@ def in_table(spots: Spots, model: ShotModel) -> Tensor:
     return inside
 
 
-def _sigma_of(listed: Reflections, hkl: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+def _sigma_of(listed: Reflections, hkl: NDArray[np.int64]) -> Tensor:
     """Sigma of F [b], zero where the list has none."""
     from nanobrag_torch.crystallography.symmetry import equivalence_keys
 
@@ -276,7 +278,8 @@ def pixel_resolution(model: ShotModel, pixels: Tensor) -> Tensor:
     )
     ray = position / torch.linalg.vector_norm(position, dim=1, keepdim=True)
     sine_squared = (1 - ray @ model.base.incident[0]) / 2
-    return sine_squared / (model.mean_wavelength * 1e10) ** 2
+    found: Tensor = sine_squared / (model.mean_wavelength / ANGSTROM) ** 2
+    return found
 
 
 def predicted_resolution(model: ShotModel, parameters: ParameterSet, spots: Spots) -> Tensor:

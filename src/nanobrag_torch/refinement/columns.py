@@ -23,7 +23,7 @@ class Bucket(NamedTuple):
     """Blocks of about the same number of pixels, side by side."""
 
     blocks: Tensor  # [B] which blocks
-    index: Tensor  # [B, P] places of their pixels in the list
+    place: Tensor  # [B, P] places of their pixels in the list
     there: Tensor  # [B, P] float64: 1, and 0 for padding
 
 
@@ -41,9 +41,9 @@ class Layout:
         gram = columns.new_zeros((self.count, size, size))
         right = columns.new_zeros((self.count, size))
         both = torch.cat((columns, slope[:, None]), 1)
-        for blocks, index, there in self.buckets:
-            gathered = both[index] * there[..., None]
-            weighted = gathered[..., :-1] * weights[index][..., None]
+        for blocks, place, there in self.buckets:
+            gathered = both[place] * there[..., None]
+            weighted = gathered[..., :-1] * weights[place][..., None]
             sums = weighted.transpose(1, 2) @ gathered[..., :-1]
             gram.index_add_(0, blocks, sums)
             right.index_add_(0, blocks, (gathered[..., :-1] * gathered[..., -1:]).sum(1))

@@ -65,7 +65,7 @@ def frame_of(
     first = detector.panels[0]
     used_gain = first.gain if gain is None else gain
     offset = first.pedestal if pedestal is None else pedestal
-    used_gain = 1.0 if not used_gain else used_gain
+    used_gain = used_gain or 1.0
     photons = (counts.astype(np.float64) - (offset or 0.0)) / used_gain
     return Frame(photons, good, readout_noise or 0.0, used_gain, offset or 0.0)
 

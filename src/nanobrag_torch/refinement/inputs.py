@@ -17,9 +17,10 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.experiment import Experiment
 from nanobrag_torch.io.geometry import read_experiments
 from nanobrag_torch.io.images import read_image
-from nanobrag_torch.io.refl import ReflectionData, read_refl
+from nanobrag_torch.io.refl import read_refl
 from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.records.reflections import Cell, Reflections
+from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.setup import space_group_of
 
 PathLike = str | os.PathLike[str]

@@ -279,7 +279,7 @@ def directions_of(tensors: Sequence[Tensor], raw: Tensor, which: Sequence[int]) 
 
 
 def perpendicular(direction: Tensor) -> Tensor:
-    """Two unit vectors [2, 3] across a unit vector [3], the first as close to x as can be (y, where that is along x)."""
+    """Two unit vectors [2, 3] across a unit vector [3], the first as close to x as can be; to y for one along x."""
     x = torch.eye(3, dtype=torch.float64)[int(direction[0].abs() > 0.9)]
     first = x - (x @ direction) * direction
     first = first / torch.linalg.vector_norm(first)

@@ -75,4 +75,5 @@ def _onto_sphere(q: Tensor, incident: Tensor, k: Tensor) -> tuple[Tensor, Tensor
 
 def resolution(hkl: Tensor, rows: Tensor) -> Tensor:
     """d [n] (Angstrom) of reflections [n, 3]."""
-    return 1 / torch.linalg.vector_norm(hkl.to(rows.dtype) @ dual(rows)[0], dim=-1).clamp(min=1e-12)
+    length: Tensor = torch.linalg.vector_norm(hkl.to(rows.dtype) @ dual(rows)[0], dim=-1)
+    return 1 / length.clamp(min=1e-12)

@@ -102,7 +102,7 @@ def shot_model(
     first.need("beam", "detector", "crystal", where="a refinement")
     assert first.detector is not None
     base = _base_scene(first, frame, choices)
-    spindle, rotation, middle = _exposure(first, frame)
+    spindle, rotation, middle = exposure(first, frame)
     lattices = []
     for number, (data, factors) in enumerate(zip(experiments, structure_factors, strict=True)):
         suffix = "" if number == 0 else f"@{number + 1}"
@@ -156,7 +156,7 @@ def _base_scene(data: ExperimentData, frame: int, choices: Choices) -> Scene:
     )
 
 
-def _exposure(data: ExperimentData, frame: int) -> tuple[Tensor, float, float]:
+def exposure(data: ExperimentData, frame: int) -> tuple[Tensor, float, float]:
     """Spindle in the lab, rotation of the exposure (radians), and the goniometer's angle at its middle (degrees)."""
     goniometer, scan = data.goniometer, data.scan
     axis = np.array([1.0, 0.0, 0.0])

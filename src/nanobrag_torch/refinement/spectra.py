@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nanobrag_torch.errors import InputError
@@ -70,7 +71,7 @@ def rebin(energies: Tensor, weights: Tensor, channels: int) -> tuple[Tensor, Ten
     return mean + (centres - mean) * torch.sqrt(variance / kept.clamp(min=1e-30)), binned
 
 
-def read_spectrum(path: str | Path) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def read_spectrum(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Wavelengths (A) and weights of a text file of two columns, `#` and a line of words being comments.
 
     Columns are apart by commas or space, as in `.lam` files. Raises InputError naming file and line.

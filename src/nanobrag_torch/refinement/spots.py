@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.refl import ReflectionData
+from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.frames import Frame
 from nanobrag_torch.refinement.shoeboxes import Spots
 
@@ -84,7 +84,7 @@ def _on_frame(table: ReflectionData, z: NDArray[np.float64], frame: int) -> NDAr
         box = table.columns["bbox"]
         if (box[:, 5] > box[:, 4]).any():
             return np.asarray((box[:, 4] <= frame) & (frame < box[:, 5]), bool)
-    return np.isnan(z) | (np.floor(z) == frame)
+    return np.asarray(np.isnan(z) | (np.floor(z) == frame), bool)
 
 
 def _strength(table: ReflectionData) -> NDArray[np.float64]:

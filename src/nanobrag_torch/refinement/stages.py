@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nanobrag_torch.config import CrystalShape
@@ -271,7 +272,7 @@ def refine_sampling(
     return problem, solution, left
 
 
-def log_mean(values: np.ndarray) -> float:  # type: ignore[type-arg]
+def log_mean(values: NDArray[np.float64]) -> float:
     """Geometric mean of the positive ones."""
     positive = values[values > 0]
     return float(np.exp(np.log(positive).mean())) if len(positive) else 1.0

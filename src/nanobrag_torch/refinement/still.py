@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from nanobrag_torch.config import CrystalShape
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.refl import ReflectionData
+from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.build import IntensityPrior, Slots, build_problem, in_table, predicted_resolution
 from nanobrag_torch.refinement.centroids import Centroids, predicted, refine_centroids
 from nanobrag_torch.refinement.frames import Frame, frame_of, noise_of_rims, with_offset
 from nanobrag_torch.refinement.inputs import Amplitudes, Geometry, PathLike, Shot, read_shot
 from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.parameters import ParameterSet
+from nanobrag_torch.refinement.partiality import partiality_of
 from nanobrag_torch.refinement.problem import Problem, State
 from nanobrag_torch.refinement.result import (
     Fit,
@@ -28,15 +29,15 @@ from nanobrag_torch.refinement.result import (
     intensities_of,
     refined_experiments,
 )
-from nanobrag_torch.refinement.setup import Choices, _exposure, shot_model, start_parameters
+from nanobrag_torch.refinement.setup import Choices, exposure, shot_model, start_parameters
 from nanobrag_torch.refinement.shoeboxes import Shoeboxes, Spots
 from nanobrag_torch.refinement.solver import Solution, levenberg_marquardt
 from nanobrag_torch.refinement.spots import Listed, half_size, listed_spots
 from nanobrag_torch.refinement.stages import (
     box_sigma_z,
     first_columns,
-    keep_pixels,
     joined,
+    keep_pixels,
     outliers,
     refine_sampling,
     resampled,
@@ -101,8 +102,8 @@ def refine_still(
 ) -> StillResult:
     """Refine one exposure, a still or a frame of a rotation, against its pixels.
 
-    experiment: a `.expt` file or what another geometry reader gives; reflections: a `.refl` file or table; image: a file
-    or an array in counts, (slow, fast) or (panel, slow, fast), None: by the experiment's template; structure_factors: a
+    experiment: a `.expt` file or what another geometry reader gives; reflections: a `.refl` file or table; image: a
+    file or an array in counts, (slow, fast) or (panel, slow, fast), None: by the experiment's template; structure_factors: a
     file or Reflections. options: fields of Options. Raises InputError for inputs that make no refinement; one that does
     not succeed comes back with status failed and a reason.
     """
@@ -334,8 +335,9 @@ class Refinement:
         covariance = solution.projected.covariance() * max(1.0, float((z * z).mean()))
         parameters = problem.parameters.at(state.raw, covariance)
         status, reason = verdict(problem, solution)
-        intensities = intensities_of(fit, np.ones(int((slots.spot >= 0).sum())))
-        _, _, angle = _exposure(self.shot.experiments[0], self.shot.frame)
+        share = partiality_of(problem.model, problem.parameters.unpack(state.raw), problem.boxes.spots)
+        intensities = intensities_of(fit, share)
+        _, _, angle = exposure(self.shot.experiments[0], self.shot.frame)
         experiments = refined_experiments(self.shot, problem, state.raw, angle)
         self.clock.lap("result")
         return StillResult(

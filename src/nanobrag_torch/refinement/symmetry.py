@@ -107,6 +107,6 @@ def direct_rows(cell: Tensor) -> Tensor:
 
 
 def nearest_turn(rows: NDArray[np.float64], cell: Tensor) -> Tensor:
-    """The rotation U [3, 3] that brings direct_rows(cell) @ U closest to rows a, b, c; improper for left-handed rows."""
+    """The rotation U [3, 3] that brings direct_rows(cell) @ U closest to a, b, c; improper for left-handed ones."""
     left, _, right = np.linalg.svd(np.linalg.inv(direct_rows(cell).numpy()) @ rows)
     return torch.from_numpy(np.ascontiguousarray(left @ right))

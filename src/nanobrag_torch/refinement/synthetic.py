@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from nanobrag_torch.crystallography.wilson import wilson_reflections
 from nanobrag_torch.experiment import Experiment
-from nanobrag_torch.io.refl import ReflectionData
 from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,
@@ -27,8 +26,9 @@ from nanobrag_torch.records.experiment import (
     rotation_matrix,
 )
 from nanobrag_torch.records.reflections import Cell, Reflections
+from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.prediction import predict
-from nanobrag_torch.refinement.setup import _exposure, held_rows
+from nanobrag_torch.refinement.setup import exposure, held_rows
 from nanobrag_torch.refinement.shoeboxes import Spots
 from nanobrag_torch.refinement.symmetry import direct_rows
 from nanobrag_torch.units import ANGSTROM, MM
@@ -107,7 +107,7 @@ def expected_spots(truth: Truth, number: int = 0) -> Spots:
     data = truth.experiments[number]
     detector, beam = data.detector, data.beam
     assert detector is not None and beam is not None
-    spindle, rotation, angle = _exposure(data, truth.frame)
+    spindle, rotation, angle = exposure(data, truth.frame)
     rows = torch.from_numpy(held_rows(data, truth.frame, angle))
     hkl = _whole_sphere(truth.factors)
     found = []

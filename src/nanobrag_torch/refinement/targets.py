@@ -1,4 +1,4 @@
-"""What a fit makes small: minus the logarithm of a likelihood, a pixel at a time, with its slope and Fisher information.
+"""What a fit makes small: minus the logarithm of a likelihood, a pixel at a time, with slope and Fisher information.
 
 Data d are photons, the model M is what is expected, and readout adds noise of variance r. Poisson's law of d + r about
 M + r has the mean and the variance of both together; its Fisher scoring is Gauss-Newton with weights 1 / (M + r), which
@@ -72,7 +72,7 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class StudentT:
-    """Student's t of nu degrees of freedom about the model, of scale sqrt(M + r): single wild pixels lose their pull."""
+    """Student's t of nu degrees of freedom about the model, of scale sqrt(M + r): wild pixels lose their pull."""
 
     nu: float = 5.0
 

@@ -1,0 +1,171 @@
+"""What a refinement leaves in its folder: files that DIALS, careless and people read; all of them, or none."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+import nanobrag_torch
+from nanobrag_torch.io.atomic import OutputSet
+from nanobrag_torch.io.expt_write import write_expt
+from nanobrag_torch.io.mtz_unmerged import Unmerged, write_unmerged_mtz
+from nanobrag_torch.io.refl_write import write_refl
+from nanobrag_torch.records.experiment import ExperimentData
+from nanobrag_torch.records.tables import ReflectionData
+from nanobrag_torch.refinement.build import predicted_resolution
+from nanobrag_torch.refinement.centroids import predicted
+
+if TYPE_CHECKING:
+    from nanobrag_torch.refinement.result import StillResult
+
+INDEXED, INTEGRATED_PROFILE = 1 << 2, 1 << 9
+PARAMETERS = "parameters.json"
+EXPERIMENTS, REFLECTIONS, UNMERGED = "refined.expt", "refined.refl", "unmerged.mtz"
+FIGURES = ("boxes.png", "fit.png")
+
+
+def write_result(result: StillResult, folder: str | os.PathLike[str], *, figures: bool = True) -> None:
+    """Write the files of one shot into a folder, which is made if need be.
+
+    parameters.json is always there; refined.expt, refined.refl, unmerged.mtz and the figures where there is a fit.
+    Raises InputError for a file that cannot be written, and then writes none.
+    """
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    with OutputSet() as outputs:
+        if result.fit is not None and result.intensities is not None:
+            write_expt(outputs.open(place / EXPERIMENTS, "-o"), list(result.experiments))
+            write_refl(outputs.open(place / REFLECTIONS, "-o"), reflection_table(result))
+            write_unmerged_mtz(outputs.open(place / UNMERGED, "-o"), unmerged([result]))
+            if figures:
+                from nanobrag_torch.refinement.figures import draw_boxes, draw_fit
+
+                draw_boxes(result, outputs.open(place / FIGURES[0], "-o"))
+                draw_fit(result, outputs.open(place / FIGURES[1], "-o"))
+        text = json.dumps(record(result), indent=1, allow_nan=False)
+        outputs.open(place / PARAMETERS, "-o").write(text.encode() + b"\n")
+
+
+def record(result: StillResult) -> dict[str, Any]:
+    """Everything about a shot but its pixels, as plain numbers and words."""
+    return {
+        "status": result.status,
+        "reason": result.reason,
+        "sigma_z": _number(result.sigma_z),
+        "steps": result.steps,
+        "shape": result.shape.value,
+        "shapes_loss_above_best": {name: _number(loss) for name, loss in result.shapes.items()},
+        "fluence_per_m2": _number(result.fluence),
+        "parameters": [
+            {
+                "name": p.name,
+                "value": p.value,
+                "sigma": p.sigma,
+                "unit": p.unit,
+                "free": p.free and p.tied_to is None,
+                "tied_to": p.tied_to,
+                "start": result.start[p.name].value if p.name in result.start else None,
+                "prior": list(p.prior) if p.prior else None,
+            }
+            for p in result.parameters
+        ],
+        "correlated": [list(entry) for entry in result.correlations],
+        "notes": list(result.notes),
+        "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
+        "reflections": 0 if result.intensities is None else len(result.intensities),
+        "frame": None if result.shot is None else result.shot.frame,
+        "identifiers": [data.identifier for data in result.experiments],
+        "versions": {
+            "nanobrag_torch": nanobrag_torch.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def reflection_table(result: StillResult) -> ReflectionData:
+    """Integrated spots as DIALS names them; where its columns were given, positions before the fit under `dials.`."""
+    assert result.fit is not None and result.intensities is not None
+    fit, found = result.fit, result.intensities
+    spots, model, values = fit.problem.boxes.spots, fit.problem.model, fit.problem.parameters.unpack(fit.state.raw)
+    where = predicted(model, values, spots)
+    size = model.base.pixel_size[spots.panel].numpy() * 1e3
+    frames = np.full(len(spots), (result.shot.frame if result.shot else 0) + 0.5)
+    centre = where.centre.numpy()
+    corners = fit.problem.boxes.corners()
+    number = np.floor(frames).astype(np.int64)
+    columns: dict[str, Any] = {
+        "miller_index": found.hkl,
+        "id": found.crystal,
+        "panel": spots.panel,
+        "flags": np.full(len(spots), INDEXED | INTEGRATED_PROFILE, np.uint64),
+        "bbox": np.column_stack([corners, number, number + 1]),
+        "xyzcal.px": np.column_stack([centre, frames]),
+        "xyzcal.mm": np.column_stack([centre * size, where.angle.numpy()]),
+        "xyzobs.px.value": np.column_stack([spots.centre, frames]),
+        "s1": where.s1.numpy(),
+        "d": predicted_resolution(model, fit.problem.parameters.at(fit.state.raw), spots).numpy(),
+        "delpsical.rad": where.excitation.numpy(),
+        "intensity.prf.value": found.photons,
+        "intensity.prf.variance": found.photons_sigma**2,
+        "partiality": found.partiality,
+        "background.mean": found.background,
+        "nb.sigz": result.box_sigma_z,
+        "nb.scale": found.intensity / found.start,
+        "nb.intensity": found.intensity,
+        "nb.intensity.sigma": found.sigma,
+    }
+    old = {} if result.shot is None else result.shot.table.columns
+    if "xyzcal.px" in old and (spots.row >= 0).all():
+        columns["dials.xyzcal.px"] = old["xyzcal.px"][spots.row]
+    identifiers = {i: data.identifier for i, data in enumerate(result.experiments) if data.identifier}
+    return ReflectionData(rows=len(spots), identifiers=identifiers, columns=columns)
+
+
+def unmerged(results: Sequence[StillResult]) -> Unmerged:
+    """The observations of shots, a batch each: intensities on the scale of the structure factors."""
+    fits = [(r, r.fit, r.intensities) for r in results if r.fit is not None and r.intensities is not None]
+    pieces: dict[str, list[Any]] = {name: [] for name in ("hkl", "batch", "I", "SIGI", *_FURTHER)}
+    for number, (result, fit, found) in enumerate(fits):
+        values = fit.problem.parameters.unpack(fit.state.raw)
+        where = predicted(fit.problem.model, values, fit.problem.boxes.spots)
+        s1 = torch.linalg.vector_norm(where.s1, dim=1)
+        pieces["hkl"].append(found.hkl)
+        pieces["batch"].append(np.full(len(found), number + 1))
+        pieces["I"].append(found.intensity)
+        pieces["SIGI"].append(found.sigma)
+        pieces["PARTIAL"].append(found.partiality)
+        pieces["XDET"].append(where.centre[:, 0].numpy())
+        pieces["YDET"].append(where.centre[:, 1].numpy())
+        pieces["EWALD"].append((where.excitation * s1).numpy())
+        pieces["BG"].append(found.background)
+        del result
+    first: ExperimentData = fits[0][0].experiment
+    assert first.crystal is not None and first.beam is not None
+    cell = first.crystal.cell
+    shot = fits[0][0].shot
+    joined = {name: np.concatenate(parts) for name, parts in pieces.items()}
+    return Unmerged(
+        hkl=joined["hkl"],
+        batch=joined["batch"],
+        intensity=joined["I"],
+        sigma=joined["SIGI"],
+        cell=(cell[0], cell[1], cell[2], cell[3], cell[4], cell[5]),
+        space_group=None if shot is None else shot.factors[0].space_group,
+        wavelength_A=first.beam.wavelength_A,
+        columns={_FURTHER[name]: ("R", joined[name]) for name in _FURTHER},
+    )
+
+
+_FURTHER: Mapping[str, str] = {"PARTIAL": "PARTIAL", "XDET": "XDET", "YDET": "YDET", "EWALD": "EwaldOffset", "BG": "BG"}
