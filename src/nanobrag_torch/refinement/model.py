@@ -7,7 +7,7 @@ in which a scene moves come from forward differentiation, and slopes of pixels f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,11 +20,11 @@ from nanobrag_torch.physics.lattice_factor import PROFILES, amplitude, shape_mat
 from nanobrag_torch.physics.rotations import axis_rotation, vector_rotation
 from nanobrag_torch.physics.unit_cell import dual
 from nanobrag_torch.refinement.groups import MOVES, PanelGroup
+from nanobrag_torch.refinement.normal_equations import MAX_TANGENTS, at_most, scene_directions
 from nanobrag_torch.refinement.parameters import ParameterSet
 from nanobrag_torch.refinement.symmetry import CellParameters, direct_rows
 from nanobrag_torch.units import ANGSTROM, MRAD
 
-MOST_TANGENTS = 32
 OUTSIDE_KERNEL = ("scale", "B")
 """Parameters that multiply what a crystal scatters; their slopes need no kernel."""
 ROTATION = ("rot_x", "rot_y", "rot_z")
@@ -160,15 +160,14 @@ class ShotModel:
         }
         return replace(self.base, **fixed, **self.moving(values, crystal))
 
-    def directions(self, parameters: ParameterSet, raw: Tensor, crystal: int, which: Sequence[int]) -> list[Tensor]:
-        """How every tensor of a crystal's scene moves with some of the raw values: [T, *shape], or empty."""
+    def directions(
+        self, parameters: ParameterSet, raw: Tensor, crystal: int, which: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """How the tensors of a crystal's scene move with some of the raw values: [T, *shape], by name."""
         with torch.enable_grad():
             leaf = raw.detach().clone().requires_grad_()
-            moving = self.moving(parameters.unpack(leaf), crystal)
-            slopes = directions_of(list(moving.values()), leaf, list(which))
-        found = dict(zip(moving, slopes, strict=True))
-        empty = torch.zeros(0, dtype=torch.float64)
-        return [found.get(field.name, empty) for field in fields(Scene)]
+            stacks, _ = scene_directions(self.scene(parameters.unpack(leaf), crystal), [leaf])
+        return {name: stack[list(which)] for name, stack in stacks.items()}
 
     def kernel_parameters(self, parameters: ParameterSet, crystal: int) -> list[int]:
         """Places in the raw vector of what moves the scene of a crystal."""
@@ -187,14 +186,10 @@ class ShotModel:
         """Values [n] of pixels, float64."""
         return operation.intensity(pixels, scene, self.options_of(crystal)).double()
 
-    def slopes(self, pixels: Tensor, scene: Scene, crystal: int, directions: list[Tensor]) -> Tensor:
+    def slopes(self, pixels: Tensor, scene: Scene, crystal: int, directions: Mapping[str, Tensor]) -> Tensor:
         """Slopes [T, n] of pixels along directions, float64."""
-        count = max(direction.shape[0] for direction in directions)
-        found = [
-            operation.tangents(pixels, scene, [d[i : i + MOST_TANGENTS] for d in directions], self.options_of(crystal))
-            for i in range(0, count, MOST_TANGENTS)
-        ]
-        return torch.cat(found).double()
+        parts = at_most(directions, MAX_TANGENTS)
+        return torch.cat([operation.tangents(pixels, scene, part, self.options_of(crystal)) for part in parts]).double()
 
     @property
     def _phi_steps(self) -> int:
@@ -261,21 +256,6 @@ class ShotModel:
 
     def _moves_detector(self, values: Mapping[str, Tensor]) -> bool:
         return any(group.parameter(move) in values for group in self.groups for move in MOVES)
-
-
-def directions_of(tensors: Sequence[Tensor], raw: Tensor, which: Sequence[int]) -> list[Tensor]:
-    """Forward derivatives [T, *shape] of tensors by some places of a leaf vector, empty for one that stands still.
-
-    Two reverse passes: a gradient is linear in what flows into it, and the slope of that map is the forward derivative.
-    Forward differentiation costs ten times more here, for it fills in a zero for every constant.
-    """
-    moving = [tensor for tensor in tensors if tensor.requires_grad]
-    seeds = [torch.zeros_like(tensor, requires_grad=True) for tensor in moving]
-    pulled = torch.autograd.grad(moving, raw, seeds, create_graph=True)[0]
-    basis = torch.eye(len(raw), dtype=raw.dtype)[list(which)]
-    pushed = iter(torch.autograd.grad(pulled, seeds, basis, is_grads_batched=True, allow_unused=True))
-    found = [next(pushed) if tensor.requires_grad else None for tensor in tensors]
-    return [torch.zeros(0, dtype=torch.float64) if slope is None else slope.detach() for slope in found]
 
 
 def perpendicular(direction: Tensor) -> Tensor:

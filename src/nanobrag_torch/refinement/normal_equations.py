@@ -15,6 +15,7 @@ from torch import Tensor
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation
 from nanobrag_torch.kernels.problem import Scene
+from nanobrag_torch.refinement.columns import Columns, Eliminated, Layout, eliminate
 from nanobrag_torch.simulator import Simulator
 
 PIXELS_AT_ONCE = 2**18
@@ -22,10 +23,14 @@ MAX_TANGENTS = 32
 
 
 class NormalEquations(NamedTuple):
-    """Solve `matrix` x = `gradient` for the Gauss-Newton step x; parameters in the order given, each flattened."""
+    """Solve `matrix` x = `gradient` for the Gauss-Newton step x; parameters in the order given, each flattened.
+
+    Where there are linear columns they are solved for already: `columns.solution(x)` is their own step.
+    """
 
     matrix: Tensor  # [T, T] J^T W J, float64
     gradient: Tensor  # [T] J^T W r, float64
+    columns: Eliminated | None = None
 
 
 def normal_equations(
@@ -33,27 +38,60 @@ def normal_equations(
     parameters: Sequence[Tensor],
     residual: Tensor,
     weights: Tensor | None = None,
+    *,
+    pixels: Tensor | None = None,
+    columns: Columns | None = None,
 ) -> NormalEquations:
     """J^T W J and J^T W r of an image of `simulator`, for residuals r = data - model and diagonal weights W.
 
     parameters: leaf tensors that require grad and that the simulator's configurations hold; or that a function
-    without arguments builds the simulator from. residual, weights: of the image's shape; weights default to one.
+    without arguments builds the simulator from. residual, weights: of the image's shape, or a value for each of
+    `pixels` [n], flat indices over [panel, slow, fast]; weights default to one. columns: linear ones of these pixels
+    (planes of boxes, intensities of reflections), which are eliminated exactly; memory is that of their blocks.
     Raises InputError for a parameter that does not shape the image, and under the C program's phi row (compat D2).
     """
     simulator = simulator if isinstance(simulator, Simulator) else simulator()
     if simulator.compat.stale_phi:
         raise InputError("compat", "c", "corrected, or phi_mode spec: slopes along stale orientations are not defined")
-    pixels = simulator.wanted_pixels()
-    r = residual.reshape(-1)[pixels].double()
-    w = torch.ones_like(r) if weights is None else weights.reshape(-1)[pixels].double()
+    chosen = simulator.wanted_pixels() if pixels is None else pixels.to(simulator.device)
+    r = _of_pixels(residual, chosen, pixels is not None, "residual")
+    w = torch.ones_like(r) if weights is None else _of_pixels(weights, chosen, pixels is not None, "weights")
+    if columns is not None:
+        return _with_columns(_jacobian_chunks(simulator, parameters, chosen), r, w, columns)
     count = sum(parameter.numel() for parameter in parameters)
     matrix = torch.zeros((count, count), dtype=torch.float64, device=r.device)
     gradient = torch.zeros(count, dtype=torch.float64, device=r.device)
-    for chunk, jacobian in _jacobian_chunks(simulator, parameters, pixels):
+    for chunk, jacobian in _jacobian_chunks(simulator, parameters, chosen):
         weighted = jacobian * w[chunk]
         matrix += weighted @ jacobian.T
         gradient += weighted @ r[chunk]
     return NormalEquations(matrix, gradient)
+
+
+def _of_pixels(values: Tensor, chosen: Tensor, listed: bool, name: str) -> Tensor:
+    """A value [n] for each pixel. Raises InputError for a list of another length."""
+    if not listed:
+        return values.reshape(-1)[chosen].double()
+    if values.numel() != chosen.numel():
+        raise InputError(name, tuple(values.shape), f"a value for each of {chosen.numel()} pixels")
+    return values.reshape(-1).double()
+
+
+def _with_columns(
+    chunks: Iterator[tuple[slice, Tensor]], residual: Tensor, weights: Tensor, columns: Columns
+) -> NormalEquations:
+    """The sums of every block over the chunks, and the columns eliminated from them."""
+    if columns.block.numel() != residual.numel():
+        raise InputError("columns", columns.block.numel(), f"a block for each of {residual.numel()} pixels")
+    size, gram, right = columns.values.shape[1], residual.new_zeros(0), residual.new_zeros(0)
+    for chunk, jacobian in chunks:
+        every = torch.cat((columns.values[chunk].double(), jacobian.T), 1)
+        sums = Layout(columns.block[chunk], columns.count).gram(every, weights[chunk], weights[chunk] * residual[chunk])
+        gram, right = (sums[0], sums[1]) if not gram.numel() else (gram + sums[0], right + sums[1])
+    if columns.precision is not None:
+        gram[:, :size, :size] += torch.diag_embed(columns.precision.double())
+    eliminated = eliminate(gram, right, size)
+    return NormalEquations(eliminated.matrix, eliminated.right, eliminated)
 
 
 def scene_directions(scene: Scene, parameters: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[bool]]:
@@ -100,7 +138,7 @@ def _jacobian_chunks(
                 continue
             slopes = [
                 operation.tangents(pixels[chunk], scene, part, options, kernel=simulator.kernel).double()
-                for part in _at_most(direction, MAX_TANGENTS)
+                for part in at_most(direction, MAX_TANGENTS)
             ]
             jacobian = torch.cat(slopes)
             total = jacobian if total is None else total + jacobian
@@ -108,7 +146,7 @@ def _jacobian_chunks(
         yield chunk, total
 
 
-def _at_most(directions: Mapping[str, Tensor], count: int) -> Iterator[dict[str, Tensor]]:
+def at_most(directions: Mapping[str, Tensor], count: int) -> Iterator[dict[str, Tensor]]:
     """The directions, at most `count` tangents at a time."""
     total = max(direction.shape[0] for direction in directions.values())
     for start in range(0, total, count):

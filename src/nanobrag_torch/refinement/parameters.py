@@ -54,7 +54,7 @@ class Parameter:
             raise InputError(self.name, self.value, "a number above 0")
         if self.transform is Transform.BOUNDED:
             low, high = self.bounds or (math.nan, math.nan)
-            if not low < self.value < high:
+            if not low <= self.value <= high or low == high:
                 raise InputError(self.name, self.value, f"a number between its bounds {self.bounds}")
         if self.prior is not None and not self.prior[1] > 0:
             raise InputError(f"prior of {self.name}", self.prior, "a mean and a standard deviation above 0")
@@ -72,7 +72,7 @@ class Parameter:
     def physical(self, raw: Tensor) -> Tensor:
         """The physical value [] of a raw one, differentiable."""
         if self.transform is Transform.POSITIVE:
-            return torch.exp(raw)
+            return torch.exp(raw.clamp(-600, 600))  # neither zero nor infinite, whatever a step tries
         if self.transform is Transform.BOUNDED and self.bounds is not None:
             low, high = self.bounds
             return low + (high - low) * torch.sigmoid(raw)

@@ -52,9 +52,8 @@ def _of_crystal(model: ShotModel, values: Mapping[str, Tensor], number: int, hkl
         central = h @ stars + (k[:, None] * scene.incident).mean(0)
         normal = central / torch.linalg.vector_norm(central, dim=-1, keepdim=True)
         w = torch.einsum("ni,ij,nj->n", normal, width, normal).clamp(min=1e-30)
-        shifts = (
-            torch.linspace(0, 1, NODES, dtype=torch.float64) * (e.amax(1) - e.amin(1))[:, None] + e.amin(1)[:, None]
-        )
+        low, high = e.amin(1)[:, None], e.amax(1)[:, None]
+        shifts = torch.linspace(0, 1, NODES, dtype=torch.float64) * (high - low) + low
         every = torch.cat((torch.zeros_like(shifts[:, :1]), shifts), 1)
         total = (torch.exp(-2 * (e[:, None] - every[..., None]) ** 2 / w[:, None, None]) * weights).sum(-1)
         found[start : start + chunk] = total[:, 0] / total.amax(1).clamp(min=1e-300)
@@ -64,4 +63,5 @@ def _of_crystal(model: ShotModel, values: Mapping[str, Tensor], number: int, hkl
 def _width(model: ShotModel, values: Mapping[str, Tensor], number: int) -> Tensor:
     """Inverse [3, 3] (1/A^2) of the quadratic form that a Gaussian crystal's lattice factor has in reciprocal space."""
     rows, cells = model.rows(values, number), model.cells(values, number)
-    return torch.linalg.inv(rows.T @ (cells @ cells / GAUSS_WIDTH) @ rows)
+    found: Tensor = torch.linalg.inv(rows.T @ (cells @ cells / GAUSS_WIDTH) @ rows)
+    return found

@@ -136,14 +136,14 @@ class Problem:
         """Slopes [T, n] of the model by the raw parameters with the columns held."""
         values = self.parameters.unpack(state.raw)
         found = torch.zeros((len(self.parameters), len(self.boxes.data)), dtype=torch.float64)
-        directions: dict[int, tuple[list[int], list[Tensor]]] = {}
+        directions: dict[int, tuple[list[int], dict[str, Tensor]]] = {}
         for p, kernel in zip(self.passes, state.rendered, strict=True):
             where = torch.arange(found.shape[1]) if p.where is None else p.where
             factor = self._strength(values, p) * self._amount(state.linear, p, where)
             self._add_outside(found, p, where, kernel * factor)
             if p.crystal not in directions:
                 which = self.model.kernel_parameters(self.parameters, p.crystal)
-                stacks = self.model.directions(self.parameters, state.raw, p.crystal, which) if which else []
+                stacks = self.model.directions(self.parameters, state.raw, p.crystal, which) if which else {}
                 directions[p.crystal] = which, stacks
             which, stacks = directions[p.crystal]
             if which:

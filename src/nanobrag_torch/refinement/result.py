@@ -29,6 +29,7 @@ from nanobrag_torch.units import ANGSTROM, MM
 
 EXIT_CODES = {CONVERGED: 0, STALLED: 3, FAILED: 4}
 HIGH_CORRELATION = 0.95
+OUTSIDE_OVERSAMPLE = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +119,8 @@ class StillResult:
         """The crystals' photons alone, shaped like the image: (slow, fast), or (panel, slow, fast) of several panels.
 
         Reflections that were integrated have their refined intensities, all others those of the structure factors that
-        were given. Raises InputError where the refinement failed before there was a model.
+        were given. Pixels outside of the boxes are summed over two by two samples at most. Raises InputError where the
+        refinement failed before there was a model.
         """
         if self.fit is None:
             raise InputError("result", self.status, f"a refinement that has a model; this one has none: {self.reason}")
@@ -129,7 +131,9 @@ class StillResult:
         for number, lattice in enumerate(model.lattices):
             table = self._refined_table(number)
             scene, options = model.scene(values, number, table), model.options_of(number)
+            options = replace(options, oversample=min(options.oversample, OUTSIDE_OVERSAMPLE))
             total += operation.intensity(None, scene, options).double() * values[f"scale{lattice.suffix}"]
+        total[problem.boxes.pixels] = problem.spots(state)
         shape = (slow, fast) if len(model.base.panels) == 1 else (len(model.base.panels), slow, fast)
         return total.reshape(shape)
 

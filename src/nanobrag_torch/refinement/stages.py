@@ -21,7 +21,7 @@ FACTOR = 2.0
 FAR_BOX, LEAST_BAD_BOX, FAR_PIXEL = 5.0, 1.5, 6.0
 MOST_OUTLIERS = 0.1
 MAD = 1.4826
-MOST_DOMAINS, MOST_OVERSAMPLE, MOST_PHI_STEPS = 200, 6, 80
+MOST_DOMAINS, MOST_OVERSAMPLE, MOST_PHI_STEPS = 200, 8, 80
 ROUNDS_OF_SAMPLING = 5
 ALLOWED_MOVE = 0.3
 """Standard deviations."""
@@ -225,15 +225,22 @@ def moved_sigmas(problem: Problem, solution: Solution, sampling: Sampling) -> di
 
 
 def finer_samplings(now: Sampling, *, mosaic: bool, rotates: bool) -> list[Sampling]:
-    """Everything that can be summed more finely, one thing at a time, within what is bearable."""
-    found = []
-    if now.oversample < MOST_OVERSAMPLE:
-        found.append(replace(now, oversample=min(now.oversample * 2, MOST_OVERSAMPLE)))
-    if mosaic and now.domains < MOST_DOMAINS:
-        found.append(replace(now, domains=min(now.domains * 2, MOST_DOMAINS)))
-    if rotates and now.phi_steps < MOST_PHI_STEPS:
-        found.append(replace(now, phi_steps=min(now.phi_steps * 2, MOST_PHI_STEPS)))
+    """Everything that there is summed twice as finely, one thing at a time."""
+    found = [replace(now, oversample=now.oversample * 2)]
+    if mosaic:
+        found.append(replace(now, domains=now.domains * 2))
+    if rotates:
+        found.append(replace(now, phi_steps=now.phi_steps * 2))
     return found
+
+
+def bearable(sampling: Sampling) -> Sampling:
+    """No finer than takes a bearable time."""
+    return Sampling(
+        min(sampling.domains, MOST_DOMAINS),
+        min(sampling.oversample, MOST_OVERSAMPLE),
+        min(sampling.phi_steps, MOST_PHI_STEPS),
+    )
 
 
 def joined(first: Sampling, second: Sampling) -> Sampling:
@@ -263,7 +270,7 @@ def refine_sampling(
             moved = moved_sigmas(problem, solution, finer)
             worst = max(moved, key=lambda name: moved[name])
             if moved[worst] > ALLOWED_MOVE:
-                wanted = joined(wanted, finer)
+                wanted = joined(wanted, bearable(finer))
                 left = f"summed more finely still, {worst} would move by {moved[worst]:.1f} of its sigma"
         if wanted == sampling:
             break

@@ -103,9 +103,9 @@ def refine_still(
     """Refine one exposure, a still or a frame of a rotation, against its pixels.
 
     experiment: a `.expt` file or what another geometry reader gives; reflections: a `.refl` file or table; image: a
-    file or an array in counts, (slow, fast) or (panel, slow, fast), None: by the experiment's template; structure_factors: a
-    file or Reflections. options: fields of Options. Raises InputError for inputs that make no refinement; one that does
-    not succeed comes back with status failed and a reason.
+    file or an array in counts, (slow, fast) or (panel, slow, fast), None: by the experiment's template;
+    structure_factors: a file or Reflections. options: fields of Options. Raises InputError for inputs that make no
+    refinement; one that does not succeed comes back with status failed and a reason.
     """
     chosen = _options(options)
     clock = Clock()

@@ -1,0 +1,105 @@
+"""One exposure from a wrong start to the truth, which has other domains and samples than the model; and failures."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.refinement.still import refine_still
+from nanobrag_torch.refinement.synthetic import Start, errors, wrong_factors, wrong_start
+
+
+def refined(truth, exposure, factors=None, seed=3, start=None, **options):
+    begin = list(wrong_start(truth, start or Start(), seed))
+    options = {"readout_noise": truth.readout or None, "shape": "gauss_hkl", **options}
+    return refine_still(begin, exposure.table, exposure.counts, factors or truth.factors, **options)
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.2, 0.4])
+def test_a_still_comes_back(still, wrong):
+    truth, exposure = still
+    factors = wrong_factors(truth.factors, wrong, 5) if wrong else truth.factors
+    result = refined(truth, exposure, factors)
+    found = errors(truth.experiments[0], result.experiment)
+    assert result.status == "converged" and result.sigma_z < 1.03
+    assert found.rotation_deg < 0.001 and found.cell_percent < 0.01 and found.distance_um < 25
+    values = result.parameters.values()
+    assert values["N_a"] == pytest.approx(42, rel=0.02) and values["N_c"] == pytest.approx(55, rel=0.02)
+    assert values["spread"] == pytest.approx(0.05, rel=0.02)
+
+
+def test_a_start_that_is_a_degree_off(still):
+    truth, exposure = still
+    result = refined(truth, exposure, start=Start(rotation_deg=1.0, cell=0.003, distance_mm=0.3), check_sampling=False)
+    found = errors(truth.experiments[0], result.experiment)
+    assert result.status == "converged" and found.rotation_deg < 0.005 and found.cell_percent < 0.05
+
+
+def test_intensities_are_those_of_the_truth(still):
+    truth, exposure = still
+    result = refined(truth, exposure, wrong_factors(truth.factors, 0.2, 5))
+    found = result.intensities
+    boxes = result.fit.problem.boxes
+    expected = np.bincount(boxes.box, exposure.expected.reshape(-1)[boxes.pixels], len(boxes))
+    pulls = (found.photons - expected) / found.photons_sigma
+    assert 0.8 < pulls.std() < 1.2 and abs(pulls.mean()) < 0.3
+    assert (found.partiality > 0).all() and (found.partiality <= 1).all()
+
+
+def test_a_frame_of_a_rotation_with_every_shape_tried(frame):
+    truth, exposure = frame
+    result = refined(truth, exposure, wrong_factors(truth.factors, 0.15, 5), shape="auto")
+    found = errors(truth.experiments[0], result.experiment)
+    assert result.status == "converged" and result.sigma_z < 1.03
+    assert result.shape.value == "gauss_hkl" and "spread" not in result.parameters
+    assert found.rotation_deg < 0.003 and found.cell_percent < 0.01
+
+
+def test_the_crystals_photons_are_shaped_like_the_image(still):
+    truth, exposure = still
+    result = refined(truth, exposure)
+    image = result.bragg_image().numpy()
+    assert image.shape == exposure.counts.shape
+    boxes = exposure.table.columns["xyzobs.px.value"].astype(int)
+    strongest = np.argsort(-exposure.table.columns["intensity.sum.value"])[:20]
+    for fast, slow, _ in boxes[strongest]:
+        place = slice(slow - 4, slow + 5), slice(fast - 4, fast + 5)
+        assert image[place].sum() == pytest.approx(exposure.expected[place].sum(), rel=0.1)
+
+
+def mirrored(truth, exposure):
+    """The detector read from the other side."""
+    data = truth.experiments[0]
+    panel = data.detector.panels[0]
+    width = panel.image_size[0] * panel.pixel_size_mm[0]
+    turned = replace(panel, origin_mm=panel.origin_mm + width * panel.fast, fast=-panel.fast)
+    return replace(truth, experiments=(replace(data, detector=replace(data.detector, panels=(turned,))),)), exposure
+
+
+def misindexed(truth, exposure):
+    columns = {**exposure.table.columns, "miller_index": exposure.table.columns["miller_index"] + np.array([1, 0, 0])}
+    return truth, replace(exposure, table=replace(exposure.table, columns=columns))
+
+
+def blank(truth, exposure):
+    counts = np.random.default_rng(1).poisson(4.0, exposure.counts.shape).astype(float)
+    return truth, replace(exposure, counts=counts)
+
+
+@pytest.mark.parametrize("spoil", [mirrored, misindexed, blank])
+def test_what_cannot_be_is_called_failed(still, spoil):
+    truth, exposure = spoil(*still)
+    result = refined(truth, exposure)
+    assert result.status == "failed" and result.exit_code == 4
+    assert result.reason and str(result).startswith("failed")
+
+
+def test_options_are_checked(still):
+    truth, exposure = still
+    with pytest.raises(InputError, match="poisson, gaussian, student"):
+        refined(truth, exposure, target="least squares")
+    with pytest.raises(InputError, match="sigma_F"):
+        refined(truth, exposure, sigma_f=1)
+    with pytest.raises(InputError, match="rotation, cell"):
+        refined(truth, exposure, free=("colour",))
