@@ -106,12 +106,12 @@ def _write(image: NDArray[np.float32], scene: Scene) -> Iterator[str]:
     import numpy as np
 
     from nanobrag_torch.c_random import Streams
-    from nanobrag_torch.cli.nanobragg import statistics
     from nanobrag_torch.cli.nonbragg.scene import header
     from nanobrag_torch.io.atomic import OutputSet
     from nanobrag_torch.io.floatimage import write_float_image
     from nanobrag_torch.io.pgm import write_pgm_bytes
     from nanobrag_torch.io.smv import write_smv_image
+    from nanobrag_torch.records import statistics
     from nanobrag_torch.response.serial_noise import noise_counts
 
     if not np.isfinite(image).all():
