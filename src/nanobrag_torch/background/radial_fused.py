@@ -1,0 +1,160 @@
+"""The radial image in machine code: the values of background.radial, and their adjoint by the table.
+
+Pixels are taken in runs of one panel, so that what belongs to it stands still in every loop; each loop is without
+branches and calls, and runs on as many pixels at once as the processor has lanes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nanobrag_torch.compilation import compiled
+from nanobrag_torch.polynomials import POWER_64
+
+Reals = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+
+BLOCK = 512
+LOG2_E = 1.4426950408889634
+DEEPEST = 22.0
+"""Attenuation lengths beyond which 3e-10 of the photons are left, which count as captured."""
+SIXTY_FOURTH = 1.0 / 64.0
+_P0, _P1, _P2, _P3, _P4, _P5, _P6, _P7, _P8, _P9, _P10, _P11 = POWER_64
+
+
+@compiled()
+def _run(panels: Reals, sizes: Reals, slow_count: int, fast_count: int, pixels: Index, first: int, most: int,
+         f: Reals, s: Reals) -> Any:  # fmt: skip
+    """Fast and slow pixel of a run that begins at place `first`; its panel and length."""
+    area = slow_count * fast_count
+    listed = len(pixels) > 0
+    index = pixels[first] if listed else first
+    panel = index // area
+    if not listed:
+        slow = (index - panel * area) // fast_count
+        fast = index - panel * area - slow * fast_count
+        n = min(most, fast_count - fast)
+        for i in range(n):
+            f[i] = fast + i
+            s[i] = slow
+        return panel, n
+    n = 0
+    while n < most and pixels[first + n] // area == panel:
+        rest = pixels[first + n] - panel * area
+        slow = rest // fast_count
+        f[n] = rest - slow * fast_count
+        s[n] = slow
+        n += 1
+    return panel, n
+
+
+@compiled(error_model="numpy")
+def _look(
+    panel: Reals, size: Reals, depth: float, close: float, point_pixel: bool, u: float, v: float, f: Reals, s: Reals,
+    x: Reals, y: Reals, z: Reals, own: Reals,
+) -> None:  # fmt: skip
+    """Unit vectors to a run of pixels, at shares u and v of their edges, and solid angle times capture."""
+    ox, oy, oz = panel[0, 0], panel[0, 1], panel[0, 2]
+    fx, fy, fz = panel[1, 0] * size[0], panel[1, 1] * size[0], panel[1, 2] * size[0]
+    sx, sy, sz = panel[2, 0] * size[1], panel[2, 1] * size[1], panel[2, 2] * size[1]
+    nx, ny, nz = panel[3, 0], panel[3, 1], panel[3, 2]
+    area = size[0] * size[1] * close
+    for i in range(len(f)):
+        a, b = f[i] + u, s[i] + v
+        px, py, pz = ox + a * fx + b * sx, oy + a * fy + b * sy, oz + a * fz + b * sz
+        inverse = 1.0 / math.sqrt(px * px + py * py + pz * pz)
+        x[i], y[i], z[i] = px * inverse, py * inverse, pz * inverse
+        own[i] = inverse * inverse * (1.0 if point_pixel else area * inverse)
+    if depth > 0:
+        for i in range(len(f)):
+            lengths = min(depth / (x[i] * nx + y[i] * ny + z[i] * nz), DEEPEST)
+            t = -lengths * (LOG2_E * SIXTY_FOURTH)
+            low = _P7 + t * (_P8 + t * (_P9 + t * (_P10 + t * _P11)))
+            left = _P0 + t * (_P1 + t * (_P2 + t * (_P3 + t * (_P4 + t * (_P5 + t * (_P6 + t * low))))))
+            left *= left
+            left *= left
+            left *= left
+            left *= left
+            left *= left
+            own[i] *= 1.0 - left * left
+
+
+@compiled(error_model="numpy")
+def _weigh(
+    incident: Reals, m: Reals, per_step: float, top: float, x: Reals, y: Reals, z: Reals, own: Reals, place: Reals,
+    weight: Reals,
+) -> None:  # fmt: skip
+    """Places in the table and what its value is multiplied by, for one direction of the beam."""
+    ix, iy, iz = incident[0], incident[1], incident[2]
+    xx, yy, zz = m[0, 0], m[1, 1], m[2, 2]
+    xy, xz, yz = m[0, 1] + m[1, 0], m[0, 2] + m[2, 0], m[1, 2] + m[2, 1]
+    for i in range(len(x)):
+        a, b, c = x[i], y[i], z[i]
+        dx, dy, dz = a - ix, b - iy, c - iz
+        place[i] = min(0.5 * per_step * math.sqrt(dx * dx + dy * dy + dz * dz), top)
+        weight[i] = 0.5 * own[i] * (1.0 + a * (xx * a + xy * b + xz * c) + b * (yy * b + yz * c) + zz * c * c)
+
+
+@compiled()
+def _add(row: Reals, place: Reals, weight: Reals, total: Reals) -> None:
+    for i in range(len(total)):
+        low = np.int32(place[i])
+        below = row[low]
+        total[i] += weight[i] * (below + (place[i] - low) * (row[low + 1] - below))
+
+
+@compiled(title="the radial background")
+def render_rows(
+    table: Reals, per_step: float, panels: Reals, sizes: Reals, depths: Reals, closes: Reals, incident: Reals,
+    polarization: Reals, slow_count: int, fast_count: int, oversample: int, point_pixel: bool, pixels: Index,
+    first: int, values: Any,
+) -> None:  # fmt: skip
+    """Values [n] of the pixels from place `first` on."""
+    room = np.empty((9, BLOCK))
+    top, share, start = table.shape[1] - 1.001, 1.0 / (oversample * oversample), 0
+    while start < len(values):
+        panel, n = _run(panels, sizes, slow_count, fast_count, pixels, first + start,
+                        min(BLOCK, len(values) - start), room[0], room[1])  # fmt: skip
+        f, s, x, y, z = room[0, :n], room[1, :n], room[2, :n], room[3, :n], room[4, :n]
+        own, place, weight, total = room[5, :n], room[6, :n], room[7, :n], room[8, :n]
+        total[:] = 0.0
+        for sub in range(oversample * oversample):
+            u, v = (sub % oversample + 0.5) / oversample, (sub // oversample + 0.5) / oversample
+            _look(panels[panel], sizes[panel], depths[panel], closes[panel], point_pixel, u, v, f, s, x, y, z, own)
+            for d in range(len(incident)):
+                _weigh(incident[d], polarization[d], per_step, top, x, y, z, own, place, weight)
+                _add(table[d], place, weight, total)
+        for i in range(n):
+            values[start + i] = total[i] * share
+        start += n
+
+
+@compiled(title="the adjoint of the radial background")
+def pull_rows(
+    slopes: Reals, per_step: float, panels: Reals, sizes: Reals, depths: Reals, closes: Reals, incident: Reals,
+    polarization: Reals, slow_count: int, fast_count: int, oversample: int, point_pixel: bool, pixels: Index,
+    first: int, given: Reals,
+) -> None:  # fmt: skip
+    """Add to the slopes by the table [D, m] what slopes by the values [n] from place `first` on give."""
+    room = np.empty((8, BLOCK))
+    top, share, start = slopes.shape[1] - 1.001, 1.0 / (oversample * oversample), 0
+    while start < len(given):
+        panel, n = _run(panels, sizes, slow_count, fast_count, pixels, first + start,
+                        min(BLOCK, len(given) - start), room[0], room[1])  # fmt: skip
+        f, s, x, y, z = room[0, :n], room[1, :n], room[2, :n], room[3, :n], room[4, :n]
+        own, place, weight = room[5, :n], room[6, :n], room[7, :n]
+        for sub in range(oversample * oversample):
+            u, v = (sub % oversample + 0.5) / oversample, (sub // oversample + 0.5) / oversample
+            _look(panels[panel], sizes[panel], depths[panel], closes[panel], point_pixel, u, v, f, s, x, y, z, own)
+            for d in range(len(incident)):
+                _weigh(incident[d], polarization[d], per_step, top, x, y, z, own, place, weight)
+                for i in range(n):
+                    low = int(place[i])
+                    slope = given[start + i] * weight[i] * share
+                    slopes[d, low] += slope * (1.0 - (place[i] - low))
+                    slopes[d, low + 1] += slope * (place[i] - low)
+        start += n
