@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy import integrate
 
+from nanobrag_torch import DetectorConfig
+from nanobrag_torch.background.materials import MaterialConfig
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.models.detector import Detector
 from nanobrag_torch.response.chain import Response
 from nanobrag_torch.response.config import (
+    BeamStopConfig,
     CountRateConfig,
     GainModesConfig,
     ResponseConfig,
     SpreadConfig,
 )
+from nanobrag_torch.response.shadow import beamstop_shadow
+from nanobrag_torch.testing import cubic_still
 
 PIXEL_UM = 75.0
 SPREADS = {
@@ -298,3 +305,62 @@ def test_a_bad_value_gets_its_line(fields, name):
 def test_other_bad_values_get_theirs(make, name):
     with pytest.raises(InputError, match=f"^{name}"):
         make()
+
+
+def test_a_few_pixels_have_the_values_of_the_whole_image():
+    simulator = cubic_still().with_fields(spixels=40, fpixels=36, distance_mm=50.0, fluence=1e19).simulator(
+        dtype=torch.float64,
+        background=[MaterialConfig(thickness_mm=0.5)],
+        response=ResponseConfig(
+            spread=SpreadConfig(fwhm_um=150.0),
+            gain=torch.rand(40, 36) + 1,
+            pedestal=7.0,
+            beamstop=BeamStopConfig(diameter_mm=0.3, distance_mm=10.0),
+        ),
+    )  # fmt: skip
+    whole = simulator.run()
+    some = torch.tensor([0, 35, 36, 700, 701, 1439, 20 * 36 + 18])
+    assert torch.allclose(simulator.pixel_values(some), whole.reshape(-1)[some], rtol=1e-12)
+    assert torch.allclose(simulator.pixel_values(None), whole.reshape(-1), rtol=1e-12)
+    drawn = simulator.record(3, image=4)
+    assert torch.equal(drawn, simulator.record(3, image=4)) and drawn.dtype == torch.int32
+    assert simulator.photons().max() > 0 and not torch.allclose(simulator.photons(), whole)
+
+
+def test_the_shadow_of_a_beamstop_is_where_lines_cross_it():
+    detector = Detector(DetectorConfig(distance_mm=100, pixel_size_mm=0.1, spixels=100, fpixels=100))
+    geometry = detector.geometry()
+    stop = BeamStopConfig(diameter_mm=1.0, distance_mm=25.0, penumbra_mm=0.05, transmission=1e-3)
+    shadow = beamstop_shadow(stop, geometry, (100, 100))[0]
+    beam = np.array([float(geometry.Fbeam), float(geometry.Sbeam)]) / 1e-4
+    f, s = np.meshgrid(np.arange(100) + 0.5, np.arange(100) + 0.5)
+    radius = np.hypot(f - beam[0], s - beam[1]) * 0.1 / 4  # mm, at the stop
+    edge = 0.5 * (1 + np.vectorize(math.erf)((radius - 0.5) / (0.05 / 2.5631031) / math.sqrt(2)))
+    assert np.abs(shadow.numpy() - (1e-3 + 0.999 * edge)).max() < 1e-8
+    assert shadow.min() < 1.001e-3 and shadow.max() > 1 - 1e-12
+    width = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    slope = torch.autograd.grad(beamstop_shadow(replace(stop, diameter_mm=width), geometry, (100, 100)).sum(), width)[0]
+    ends = [float(beamstop_shadow(replace(stop, diameter_mm=d), geometry, (100, 100)).sum()) for d in (1.0001, 0.9999)]
+    assert abs(float(slope) - (ends[0] - ends[1]) / 2e-4) < 1e-6 * abs(float(slope))
+
+
+def test_a_refinement_sees_the_width_and_the_background_through_a_list_of_pixels():
+    some = torch.tensor([100, 101, 500, 900])
+
+    def total(width, thickness):
+        config = ResponseConfig(spread=SpreadConfig(fwhm_um=width, radius_pixels=4), gain=2.0)
+        return (
+            cubic_still()
+            .with_fields(spixels=40, fpixels=36, distance_mm=50.0, fluence=1e19)
+            .simulator(dtype=torch.float64, response=config, background=[MaterialConfig(thickness_mm=thickness)])
+            .pixel_values(some)
+            .sum()
+        )
+
+    point = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (150.0, 0.5)]
+    slopes = torch.autograd.grad(total(*point), point)
+    for i, slope in enumerate(slopes):
+        ends = [float(total(*(float(p.detach()) * (1 + (sign * 1e-4 if j == i else 0)) for j, p in enumerate(point))))
+                for sign in (1, -1)]  # fmt: skip
+        central = (ends[0] - ends[1]) / (2e-4 * float(point[i].detach()))
+        assert abs(float(slope) - central) < 1e-6 * max(abs(central), 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from nanobrag_torch.background import water
+from nanobrag_torch.background.amorphous import amorphous_values
+from nanobrag_torch.background.materials import MaterialConfig, names_of
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.compat_phi import first_step, with_first_step
 from nanobrag_torch.config import BeamConfig, CrystalConfig
@@ -28,6 +30,8 @@ from nanobrag_torch.physics.lattice_factor import PROFILES, amplitude, shape_mat
 from nanobrag_torch.physics.rotations import unit
 from nanobrag_torch.records.images import as_array
 from nanobrag_torch.records.statistics import image_statistics, last_subpixel_m
+from nanobrag_torch.response.chain import Response
+from nanobrag_torch.response.config import ResponseConfig
 from nanobrag_torch.response.photons import poisson_counts
 from nanobrag_torch.tracing.log import log_lines
 from nanobrag_torch.tracing.pixel import trace_pixel
@@ -36,6 +40,9 @@ from nanobrag_torch.units import ANGSTROM, R_E_SQUARED
 
 class Simulator:
     """Renders one crystal on one detector in one beam: photons per pixel (design, the one equation).
+
+    background: amorphous materials that scatter besides the crystal. response: what the detector makes of the photons;
+    images are then what it is expected to record, and `record` draws one.
 
     compat: "corrected", "c" or a Compat; phi_mode: "spec" or "c-parity" for the phi row alone; kernel: "auto",
     "reference" or "fused"; dtype: float32 or float64 of the image; threads: at most so many cores. crystal_config:
@@ -58,6 +65,8 @@ class Simulator:
         phi_mode: str | None = None,
         kernel: str = "auto",
         threads: int | None = None,
+        background: Sequence[MaterialConfig] = (),
+        response: ResponseConfig | None = None,
     ) -> None:
         if dtype not in (torch.float32, torch.float64):
             raise InputError("dtype", dtype, "float32, float64")
@@ -74,6 +83,9 @@ class Simulator:
         self.debug_config = dict(debug_config or {})
         self.compat = Compat.of(compat, phi_mode)
         self.threads = threads or 0
+        self.background, self.response_config = tuple(background), response
+        if self.background and self.detector.config.curved_detector:
+            raise InputError("background", names_of(self.background), "nothing on a curved detector")
 
     @property
     def geometry(self) -> DetectorGeometry:
@@ -111,6 +123,11 @@ class Simulator:
         config = self.crystal.config
         return self.sources.wavelengths.numel() * config.phi_steps * self.crystal.domain_count * self.oversample**2
 
+    @property
+    def response(self) -> Response | None:
+        """What the detector makes of photons; None: it counts them all."""
+        return None if self.response_config is None else Response(self.response_config, geometry=self.geometry)
+
     def run(
         self,
         pixel_batch_size: int | None = None,
@@ -123,11 +140,11 @@ class Simulator:
         progress: Progress | None = None,
         check: bool = True,
     ) -> Tensor:
-        """The image (slow, fast), or (panel, slow, fast) of given panels, in photons per pixel.
+        """The image (slow, fast), or (panel, slow, fast) of given panels, photons or what the response has.
 
-        Pixels outside the region of interest or the mask are zero. Raises InputError when a pixel is not finite;
-        check=False does not look, and so does not wait for a GPU. oversample and its companions replace those of the
-        detector for this run; override_a_star [3] (1/Angstrom): one still orientation, with this a*. pixel_batch_size
+        Pixels outside the region of interest or the mask expect no photons. Raises InputError when a pixel is not
+        finite; check=False does not look, and so does not wait for a GPU. oversample and its companions replace those
+        of the detector for this run; override_a_star [3] (1/Angstrom): one still orientation, with this a*. pixel_batch_size
         is accepted and changes nothing: memory is bounded without it.
         """
         asked = {
@@ -141,9 +158,14 @@ class Simulator:
             return self._with(override_a_star, given).run(progress=progress, check=check)
         for slow, fast in _traced_pixels(self.debug_config):
             print("\n".join(log_lines(trace_pixel(self, slow, fast))), flush=True)
+        photons, response = self.photons(progress=progress, check=check), self.response
+        return photons if response is None else response.expected(photons)
+
+    def photons(self, *, progress: Progress | None = None, check: bool = True) -> Tensor:
+        """The image in photons per pixel before the response; shape and errors as for `run`."""
         pixels, shape = self.detector.pixels(), self.image_shape
         count = math.prod(shape)
-        values = self.pixel_values(pixels, progress=progress, check=False)
+        values = self.photon_values(pixels, progress=progress, check=False)
         if check and not bool(torch.isfinite(values).all()):
             raise InputError("image", "not finite", "parameters that give finite pixels")
         if pixels is None:
@@ -160,7 +182,7 @@ class Simulator:
         return other
 
     def counts(self, seed: int, *, image: int = 0, progress: Progress | None = None) -> Tensor:
-        """The image as counted: whole photons, int32, drawn from the Poisson distribution about `run()`.
+        """The image as counted: whole photons, int32, drawn from the Poisson distribution about `photons()`.
 
         image: number of this image among those of the seed. What is drawn for a pixel depends on the seed, this number,
         the place of the pixel and what is expected there, and on nothing else: not on the images drawn before, the
@@ -168,7 +190,15 @@ class Simulator:
         for a seed or number that is negative. response.photons.recorded_counts adds an offset and saturates.
         """
         with torch.no_grad():
-            return poisson_counts(self.run(progress=progress)[None], seed, first_image=image)[0]
+            return poisson_counts(self.photons(progress=progress)[None], seed, first_image=image)[0]
+
+    def record(self, seed: int, *, image: int = 0, progress: Progress | None = None) -> Tensor:
+        """One image as the response records it (Response.record); photons counted where there is no response."""
+        response = self.response
+        if response is None:
+            return self.counts(seed, image=image, progress=progress)
+        with torch.no_grad():
+            return response.record(self.photons(progress=progress), seed, image)
 
     def compute_statistics(self, image: Tensor) -> dict[str, float | int]:
         """Largest value and its pixel, mean, RMS, RMSD and N, within the region of interest and the mask.
@@ -252,9 +282,22 @@ class Simulator:
     def pixel_values(self, pixels: Tensor | None, *, progress: Progress | None = None, check: bool = True) -> Tensor:
         """Values [n] of the flat pixel indices [n] over [panel, slow, fast]; None: all of them, without a list.
 
-        A few pixels cost only their own. Raises InputError for indices that no pixel has; check=False does not look,
-        and so does not wait for a GPU.
+        Photons, or what the response expects of them: a few pixels cost their own and the halo of the spread. Raises
+        InputError for indices that no pixel has; check=False does not look, and so does not wait for a GPU.
         """
+        if check and pixels is not None:
+            _require_pixels(pixels, self.detector.panel_count * math.prod(self.detector.image_shape))
+        response, shape = self.response, self.detector.image_shape
+        if response is None:
+            return self.photon_values(pixels, progress=progress, check=False)
+        if pixels is None:
+            whole = self.photon_values(None, progress=progress, check=False)
+            return response.expected(whole.reshape(-1, *shape)).reshape(-1)
+        halo = response.halo(pixels, shape)
+        return response.expected_at(self.photon_values(halo.pixels, progress=progress, check=False), halo, shape)
+
+    def photon_values(self, pixels: Tensor | None, *, progress: Progress | None = None, check: bool = True) -> Tensor:
+        """Photons [n] of pixels before the response; arguments and errors as for `pixel_values`."""
         if check and pixels is not None:
             _require_pixels(pixels, self.detector.panel_count * math.prod(self.detector.image_shape))
         scene, options = self.scene(), self.options()
@@ -263,8 +306,27 @@ class Simulator:
             listed = self.wanted_pixels() if pixels is None else pixels
             first = first_step(self.crystal, self.geometry.spindle, self.compat, listed, scene, options)
             values = with_first_step(values, first, listed, scene, options)
-        added = self.water_values(pixels, scene, options)
-        return values if added is None else values + added
+        for added in (self.water_values(pixels, scene, options), self.background_values(pixels)):
+            values = values if added is None else values + added
+        return values
+
+    def background_values(self, pixels: Tensor | None) -> Tensor | None:
+        """What the amorphous materials add to the pixels [n]; None without any."""
+        if not self.background:
+            return None
+        geometry, config = self.geometry, self.detector.config
+        sources = self._sources(geometry)
+        return amorphous_values(
+            self.background,
+            pixels,
+            beam=self.beam,
+            sources=sources,
+            polarization=self.beam.polarization(sources.incident, geometry.polar, unpolarized=self.beam.config.nopolar),
+            geometry=geometry,
+            image_shape=self.detector.image_shape,
+            dtype=self.dtype,
+            point_pixel=config.point_pixel,
+        )
 
     def water_values(self, pixels: Tensor | None, scene: Scene, options: Options) -> Tensor | None:
         """What water around the crystal adds to the pixels [n]; None without water, or when the offset has it (D7)."""

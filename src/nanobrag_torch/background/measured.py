@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ def measure_profile(
     top = last_sine(view)
     ramp = torch.linspace(0, top * (1 + 1e-9), ENTRIES, dtype=torch.float64)[None]
     step = float(ramp[0, 1])
-    first = View(*(t[:1] if i > 3 else t for i, t in enumerate(view.tensors())), view.image_shape)
+    first = replace(view, incident=view.incident[:1], polarization=view.polarization[:1], oversample=1)
     own = radial_image(None, first, torch.ones_like(ramp), step, torch.float64)
     sine = radial_image(None, first, ramp, step, torch.float64) / own
     wanted = torch.isfinite(values) if mask is None else torch.isfinite(values) & (mask.reshape(-1) != 0)

@@ -3,8 +3,8 @@
 Water: as it was measured, with Compton scattering in it; the profile that J. Holton's programs are used with. Its
 forward value is that of the compressibility of water, 10 sqrt(n k T chi). Air: N2 and O2 by Debye's formula (Ann.
 Phys. 351 (1915), 809) and argon, with the form factors of International Tables C and the bond lengths of Huber
-and Herzberg (1979); coherent scattering alone. Ice Ih: powder rings of the cell of Kuhs and Lehmann (J. Phys. Chem. 87 (1983), 4312)
-with the atoms of Goto, Hondoh and Mae (J. Chem. Phys. 93 (1990), 1412), on an absolute scale.
+and Herzberg (1979); coherent scattering alone. Ice Ih: powder rings of the cell of Kuhs and Lehmann (J. Phys. Chem. 87
+(1983), 4312) with the atoms of Goto, Hondoh and Mae (J. Chem. Phys. 93 (1990), 1412), on an absolute scale.
 """
 
 from __future__ import annotations

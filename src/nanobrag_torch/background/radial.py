@@ -10,6 +10,7 @@ is differentiated: the image is linear in it, and the adjoint is the transposed 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ from nanobrag_torch.physics.polarization import polarization_factor
 
 _AT_ONCE = 2**19
 _A_THREAD = 2**15
+_FILL: Callable[..., None] = render_rows
+_PULL: Callable[..., None] = pull_rows
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ def radial_values(pixels: Tensor, view: View, table: Tensor, step: float) -> Ten
     cosine = (direction * view.panels[panel, 3][:, None]).sum(-1)
     depth = view.depth[panel, None]
     capture = torch.where(depth > 0, -torch.expm1(-depth / cosine), torch.ones_like(cosine))
-    return ((profile * polarization_factor(direction, view.polarization)).sum(-1) * omega * capture).mean(-1)
+    seen: Tensor = (profile * polarization_factor(direction, view.polarization)).sum(-1)
+    return (seen * omega * capture).mean(-1)
 
 
 def last_sine(view: View) -> float:
@@ -122,14 +126,14 @@ class _Fused(torch.autograd.Function):
 def _arguments(view: View, pixels: Tensor | None) -> tuple[Any, ...]:
     arrays = [np.ascontiguousarray(tensor.detach().numpy(), np.float64) for tensor in view.tensors()]
     index = np.empty(0, np.int64) if pixels is None else np.ascontiguousarray(pixels.numpy(), np.int64)
-    return (*arrays, view.image_shape[0], view.image_shape[1], view.oversample, view.point_pixel, index)
+    return (*arrays, *view.image_shape, view.oversample, view.point_pixel, index)
 
 
 def _render(table: Tensor, pixels: Tensor | None, view: View, step: float, dtype: torch.dtype) -> Tensor:
     count = view.panels.shape[0] * math.prod(view.image_shape) if pixels is None else pixels.numel()
     image = torch.empty(count, dtype=dtype)
     arguments, rows, target = _arguments(view, pixels), table.detach().contiguous().numpy(), image.numpy()
-    _in_threads(count, lambda start, end: render_rows(rows, 1 / step, *arguments, start, target[start:end]))
+    _in_threads(count, lambda start, end: _FILL(rows, 1 / step, *arguments, start, target[start:end]))
     return image
 
 
@@ -140,7 +144,7 @@ def _pull(slopes: Tensor, pixels: Tensor | None, view: View, step: float, entrie
 
     def pull(start: int, end: int) -> None:
         part = np.zeros((view.incident.shape[0], entries))
-        pull_rows(part, 1 / step, *arguments, start, given[start:end])
+        _PULL(part, 1 / step, *arguments, start, given[start:end])
         parts.append((start, part))
 
     _in_threads(given.size, pull, at_once=max(_A_THREAD, -(-given.size // (2 * torch.get_num_threads()))))

@@ -22,6 +22,7 @@ from nanobrag_torch.response import readout
 from nanobrag_torch.response.config import ResponseConfig
 from nanobrag_torch.response.counters import FLICKER, MODE_NOISE, READOUT, SENSITIVITY, THINNING
 from nanobrag_torch.response.formulas import LARGEST_MEAN
+from nanobrag_torch.response.halo import Halo, halo_of
 from nanobrag_torch.response.photons import normal_deviates, poisson_counts, uniform_deviates
 from nanobrag_torch.response.shadow import beamstop_shadow
 from nanobrag_torch.response.spread import Spread
@@ -54,17 +55,47 @@ class Response:
         Linear in the image but for count-rate loss, where that is configured. Flicker and calibration are errors that
         nobody knows, and are left out. Differentiable by the image and every Real of the configuration.
         """
-        photons = self.photons(image)
-        if self.config.count_rate is not None:
-            photons = readout.observed_rate(photons, self.config.count_rate)
-        if self.config.gain_modes is not None:
-            return photons
-        return self._map("gain", photons) * photons + self._map("pedestal", photons)
+        return self._recordable(self.photons(image))
 
     def linear(self, image: Tensor) -> Tensor:
         """`expected` without the pedestal and the count-rate loss: what it does to tangents [..., slow, fast]."""
-        photons = self.photons(image)
-        return photons if self.config.gain_modes is not None else self._map("gain", photons) * photons
+        return self._recordable(self.photons(image), linear=True)
+
+    def halo(self, pixels: Tensor, image_shape: tuple[int, int]) -> Halo:
+        """The pixels that send photons to some flat indices [n]; image_shape: slow and fast of a panel.
+
+        Raises InputError for a spread without an end.
+        """
+        return halo_of(pixels, image_shape, 0 if self.config.spread is None else self.spread().halo_radius())
+
+    def expected_at(self, values: Tensor, halo: Halo, image_shape: tuple[int, int], *, linear: bool = False) -> Tensor:
+        """`expected` [..., n] of a few pixels, of photons [..., m] at the pixels of their halo; linear: without offset.
+
+        The same numbers as of the whole image, at the cost of the halo alone; differentiable alike.
+        """
+        reached = self._reached_at(values, halo.pixels, image_shape)
+        if self.config.spread is None:
+            photons = reached[..., halo.places[:, 0]]
+        else:
+            photons = halo.spread(reached, self.spread(values.device).kernel((halo.radius, halo.radius)))
+        return self._recordable(photons, linear=linear, pixels=halo.wanted)
+
+    def _reached_at(self, values: Tensor, pixels: Tensor, image_shape: tuple[int, int]) -> Tensor:
+        transmission = self._map("transmission", values, pixels=pixels)
+        if self.config.beamstop is not None:
+            assert self.geometry is not None
+            shadow = beamstop_shadow(self.config.beamstop, self.geometry, image_shape, pixels)
+            transmission = transmission * shadow.to(values)
+        return values * transmission
+
+    def _recordable(self, photons: Tensor, *, linear: bool = False, pixels: Tensor | None = None) -> Tensor:
+        """Photons as the file holds them on average; linear: what is linear in them alone."""
+        if self.config.count_rate is not None and not linear:
+            photons = readout.observed_rate(photons, self.config.count_rate)
+        if self.config.gain_modes is not None:
+            return photons
+        recordable = self._map("gain", photons, pixels=pixels) * photons
+        return recordable if linear else recordable + self._map("pedestal", photons, pixels=pixels)
 
     def variance(self, image: Tensor) -> Tensor:
         """Variance of what is recorded about `expected`: counting through the gain, and readout noise."""
@@ -171,9 +202,10 @@ class Response:
                 recorded = torch.where(chosen.to(recorded.device), torch.full_like(recorded, value), recorded)
         return recorded
 
-    def _map(self, name: str, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """A field of the configuration on the pixels of an image."""
-        return as_tensor(getattr(self.config, name), like.device).to(dtype or like.dtype)
+    def _map(self, name: str, like: Tensor, dtype: torch.dtype | None = None, pixels: Tensor | None = None) -> Tensor:
+        """A field of the configuration on the pixels of an image, or on some of them."""
+        given = as_tensor(getattr(self.config, name), like.device).to(dtype or like.dtype)
+        return given if pixels is None or given.dim() == 0 else given.reshape(-1)[pixels]
 
     def _pixel_size(self) -> tuple[float, float]:
         """Fast and slow size (m). Raises InputError where nobody states it, or panels differ."""
