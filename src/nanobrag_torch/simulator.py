@@ -144,8 +144,8 @@ class Simulator:
 
         Pixels outside the region of interest or the mask expect no photons. Raises InputError when a pixel is not
         finite; check=False does not look, and so does not wait for a GPU. oversample and its companions replace those
-        of the detector for this run; override_a_star [3] (1/Angstrom): one still orientation, with this a*. pixel_batch_size
-        is accepted and changes nothing: memory is bounded without it.
+        of the detector for this run; override_a_star [3] (1/Angstrom): one still orientation, with this a*.
+        pixel_batch_size is accepted and changes nothing: memory is bounded without it.
         """
         asked = {
             "oversample": oversample,
