@@ -144,7 +144,7 @@ def _gauss_newton_stage(data: Tensor, fit: Fit, cells: int, rounds: int) -> Fit:
         leaves = [fit.turn_deg.clone().requires_grad_(), fit.cell_A.clone().requires_grad_()]
         run = simulator(Fit(*leaves), cells)
         residual = data / scale - run.run().detach()
-        matrix, gradient = normal_equations(run, leaves, residual, weights * scale**2)
+        matrix, gradient, _ = normal_equations(run, leaves, residual, weights * scale**2)
         step = torch.linalg.solve(matrix + damping * torch.diag(matrix.diagonal()), gradient)
         trial = Fit(fit.turn_deg + step[:3], fit.cell_A + step[3:])
         model = simulator(trial, cells).run()

@@ -1,4 +1,4 @@
-"""What the user asked for: frozen dataclasses that own the defaults and the validation, and know no physics.
+"""What the user asked for: dataclasses that own the defaults and the validation, and know no physics.
 
 Any real-valued field may be a float or a tensor; a tensor that requires grad makes the image differentiable by it.
 A default of None means "automatic": the value that the C program would choose (reference-behaviour sections 3 and 5.1).
@@ -7,11 +7,12 @@ A default of None means "automatic": the value that the C program would choose (
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from nanobrag_torch.checked import Checked
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.units import DEFAULT_FLUENCE
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 MOSAIC_DOMAINS = 10
 """Domains for a spread whose domains nobody counted: as the C program has them."""
+
+
+SHORTEST_A = 1e-6
+"""Wavelengths below are metres that were taken for Angstrom."""
 
 
 class CrystalShape(Enum):
@@ -61,9 +66,14 @@ class MosaicSampling(Enum):
     QUADRATURE = "quadrature"
 
 
-@dataclass(frozen=True, kw_only=True)
-class CrystalConfig:
+@dataclass(kw_only=True, repr=False)
+class CrystalConfig(Checked):
     """The crystal: cell, orientation, rotation, mosaicity, size and shape. Lengths in Angstrom, angles in degrees."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("misset_random", "misset_seed"), "misset_deg, from utils.c_random.random_misset_deg(seed)"),
+        **dict.fromkeys(("sample_x", "sample_y", "sample_z"), "sample_size_mm, which sets the number of cells"),
+    }
 
     cell_a: Real | None = None
     cell_b: Real | None = None  # None: cell_a
@@ -171,13 +181,18 @@ REPLACED_BY_PANELS = (
 """Fields of DetectorConfig that each panel has for itself."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DetectorConfig:
+@dataclass(kw_only=True, repr=False)
+class DetectorConfig(Checked):
     """The detector: distances and pixel sizes in mm, angles in degrees, sensor in micrometres, lab-frame vectors.
 
     beam_center_f, beam_center_s are the numbers that the convention itself uses (mm): MOSFLM and DENZO Ybeam and Xbeam,
     ADXV Xbeam and Ybeam (counted from the far edge), XDS and DIALS the foot of the perpendicular from the sample.
     """
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "pix0_override_m": "pix0_vector_mm, in millimetres: the corner of the first pixel, whatever the pivot",
+        "beam_center_source": "beam_center_f and beam_center_s, which count where they are given",
+    }
 
     distance_mm: Real | None = None  # None: 100, or what close_distance_mm implies
     close_distance_mm: Real | None = None  # wins over distance_mm
@@ -240,6 +255,22 @@ class DetectorConfig:
             if a is not None and b is not None and 0 <= b < a:
                 raise InputError(f"{low}, {high}", (a, b), "first <= last")
 
+    @classmethod
+    def from_cli_args(
+        cls,
+        distance_mm: Real | None = None,
+        close_distance_mm: Real | None = None,
+        pivot: str | None = None,
+        **given: Any,
+    ) -> DetectorConfig:
+        """A detector whose pivot follows from the distance that is given, as the command's does: of -close_distance the
+        sample, of -distance the beam; pivot, "beam" or "sample", wins."""
+        if pivot is None and (distance_mm is not None or close_distance_mm is not None):
+            pivot = "beam" if close_distance_mm is None else "sample"
+        if pivot is not None:
+            given["detector_pivot"] = pivot
+        return cls(distance_mm=distance_mm, close_distance_mm=close_distance_mm, **given)
+
     def _require_unused(self, *names: str) -> None:
         """What the panels replace must not be given beside them: it would do nothing."""
         for field in fields(self):
@@ -262,9 +293,14 @@ class DetectorConfig:
                 above = parents[above]
 
 
-@dataclass(frozen=True, kw_only=True)
-class BeamConfig:
+@dataclass(kw_only=True, repr=False)
+class BeamConfig(Checked):
     """The beam: wavelength in Angstrom, divergence in mrad, dispersion in percent, size in mm, fluence in 1/m^2."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("N_source_points", "source_distance_mm", "source_size_mm"),
+        "hdiv_range_mrad, hdiv_steps and their like, or source_directions",
+    )
 
     wavelength_A: Real = 1.0
     fluence: Real = DEFAULT_FLUENCE
@@ -286,12 +322,15 @@ class BeamConfig:
     source_directions: Any | None = None  # [S, 3] from the sample to each source, any length; replaces the grid
     source_wavelengths: Any | None = None  # [S] Angstrom
     source_weights: Any | None = None  # [S] relative intensities
-    dmin: float = 0.0  # Angstrom; 0 = no limit
+    dmin: float | None = 0.0  # Angstrom; 0 or None: no limit
     water_size_um: Real = 0.0
 
     def __post_init__(self) -> None:
         _require_finite(self)
         _require_positive(self, "wavelength_A", "source_wavelengths")
+        for name in ("wavelength_A", "source_wavelengths"):
+            if any(x < SHORTEST_A for x in _flat(getattr(self, name))):
+                raise InputError(name, _shown(getattr(self, name)), "Angstrom; these look like metres: times 1e10")
         _require_at_least(
             self, 0, "flux", "exposure", "fluence", "dmin", "water_size_um", "source_weights", "beamsize_mm"
         )
@@ -315,6 +354,24 @@ class BeamConfig:
             raise InputError("source_weights", _shown(self.source_weights), "numbers from 0 up, one above 0 at least")
         if directions is not None and not all(any(_flat(row)) for row in directions):
             raise InputError("source_directions", _shown(directions), "sources that are not at the sample (0 0 0)")
+
+
+@dataclass(kw_only=True, repr=False)
+class NoiseConfig(Checked):
+    """Counting and reading: what response.Response records by, in brief; ADU are photons plus the offset."""
+
+    seed: int | None = None  # None: another one for each image
+    adc_offset: float = 40.0  # ADU
+    readout_noise: float = 3.0  # ADU rms
+    overload_value: float = 65535.0  # the highest value that is recorded
+    generate_noise_image: bool = False
+    intfile_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_finite(self)
+        _require_at_least(self, 0, "readout_noise", "seed")
+        _require_positive(self, "overload_value", "intfile_scale")
+        _require_whole(self, "seed")
 
 
 def _require_mask(config: Any) -> None:

@@ -22,6 +22,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.kernels.reference import Progress
+from nanobrag_torch.models import departures
 from nanobrag_torch.models.beam import Beam, Sources
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector, DetectorGeometry, roi_bounds
@@ -36,6 +37,9 @@ from nanobrag_torch.response.photons import poisson_counts
 from nanobrag_torch.tracing.log import log_lines
 from nanobrag_torch.tracing.pixel import trace_pixel
 from nanobrag_torch.units import ANGSTROM, R_E_SQUARED
+
+EDGE_ON = 1e-12
+"""Cosine between the normal and the way to the panel below which no pixel can be seen."""
 
 
 class Simulator:
@@ -81,6 +85,10 @@ class Simulator:
         self.detector = detector if detector is not None else Detector(device=device)
         self.beam = Beam(crystal.beam_config if beam_config is None else beam_config, device=self.device)
         self.debug_config = dict(debug_config or {})
+        departures.say(departures.given_otherwise(self.detector.config, self.beam.config))
+        if crystal_config is not None:
+            configs = crystal.config, self.detector.config, self.beam.config
+            departures.say(departures.default_otherwise(*configs))
         self.compat = Compat.of(compat, phi_mode)
         self.threads = threads or 0
         self.background, self.response_config = tuple(background), response
@@ -104,8 +112,10 @@ class Simulator:
 
     @property
     def recommended_oversample(self) -> int:
-        """Sub-pixels along an edge that sample the narrowest spot three times (section 3.6)."""
+        """Sub-pixels along an edge that sample the narrowest spot three times (3.6); one of an edge-on detector."""
         geometry = self.geometry
+        if bool(_is_edge_on(geometry)):
+            return 1
         edges = torch.linalg.vector_norm(self.crystal.cell(self.compat)[0], dim=-1) * ANGSTROM
         wavelength = self.beam.wavelength()
         reciprocal_pixel = wavelength * geometry.image_distance / geometry.pixel_size[0, 0]
@@ -354,6 +364,8 @@ class Simulator:
         lattice, weights = crystal.lattice(geometry.spindle, compat, rows)
         table, _ = crystal.structure_factors(self.dtype)
         scale = R_E_SQUARED * self.beam.fluence() * amplitude(shape, cells) ** 2
+        if self.detector.panel_count == 1:
+            scale = torch.where(_is_edge_on(geometry), 0.0, scale)
         config = self.detector.config
         scene = Scene(
             panels=geometry.panels,
@@ -391,7 +403,7 @@ class Simulator:
             hkl_first=self.crystal.hkl_first,
             oversample=self.oversample,
             layers=self.detector.layers,
-            dmin=self.beam.config.dmin * ANGSTROM,
+            dmin=(self.beam.config.dmin or 0.0) * ANGSTROM,
             interpolate=interpolate,
             point_pixel=config.point_pixel,
             curved=config.curved_detector,
@@ -412,6 +424,12 @@ class Simulator:
     def _has_water(self) -> bool:
         size = self.beam.config.water_size_um
         return isinstance(size, Tensor) or size != 0
+
+
+def _is_edge_on(geometry: DetectorGeometry) -> Tensor:
+    """Whether the first panel lies in a plane through the sample []: what is left of its close distance is rounding."""
+    edge_on: Tensor = geometry.close_distance.abs() <= EDGE_ON * torch.linalg.vector_norm(geometry.panels[0, 0])
+    return edge_on
 
 
 def _traced_pixels(debug_config: Mapping[str, Any]) -> list[tuple[int, int]]:

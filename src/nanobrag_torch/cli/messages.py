@@ -6,6 +6,8 @@ import logging
 import sys
 
 LOGGER = "nanobrag_torch"
+DEPARTURES = "nanobrag_torch.departures"
+"""Lines for scripts: what they are about has a flag of its own in a command, with one meaning."""
 
 
 class _Lines(logging.Handler):
@@ -20,5 +22,6 @@ def show_messages() -> None:
     logger = logging.getLogger(LOGGER)
     if not any(isinstance(handler, _Lines) for handler in logger.handlers):
         handler = _Lines()
+        handler.addFilter(lambda record: record.name != DEPARTURES)
         handler.setFormatter(logging.Formatter(f"{LOGGER}: %(message)s"))
         logger.addHandler(handler)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanobrag_torch.config import NoiseConfig
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.models.detector import DetectorGeometry
 from nanobrag_torch.models.tensors import as_tensor
@@ -36,8 +37,10 @@ class Response:
     Parameters are read anew at every call, so that an optimiser may change tensors in place.
     """
 
-    def __init__(self, config: ResponseConfig | None = None, *, geometry: DetectorGeometry | None = None) -> None:
-        self.config = ResponseConfig() if config is None else config
+    def __init__(
+        self, config: ResponseConfig | NoiseConfig | None = None, *, geometry: DetectorGeometry | None = None
+    ) -> None:
+        self.config = ResponseConfig.of(config)
         self.geometry = geometry
         if self.config.spread is not None and self.config.spread.shape != "kernel":
             self._pixel_size()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from nanobrag_torch.config import NoiseConfig
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.response.counters import require_number
 
@@ -187,6 +188,15 @@ class ResponseConfig:
         self._require_values()
         if self.gain_modes is not None:
             self._require_defaults("gain", "readout_noise", "pedestal")
+
+    @classmethod
+    def of(cls, config: ResponseConfig | NoiseConfig | None) -> ResponseConfig:
+        """A response as it is given, in brief or at length; the default counts photons and nothing else."""
+        if not isinstance(config, NoiseConfig):
+            return cls() if config is None else config
+        return cls(
+            readout_noise=config.readout_noise, pedestal=config.adc_offset, saturation=config.overload_value, lowest=0.0
+        )
 
     def _require_values(self) -> None:
         if self.dtype not in (*WORDS, "float32"):

@@ -124,7 +124,7 @@ def _water_once(scene: Scene) -> bool:
 
 def _cuts_a_pixel(simulator: Simulator) -> bool:
     """Whether -dmin leaves out the centre of a pixel of the region of interest; looked at on a grid."""
-    finest = simulator.beam.config.dmin * ANGSTROM
+    finest = (simulator.beam.config.dmin or 0.0) * ANGSTROM
     if finest <= 0:
         return False
     import torch
@@ -215,7 +215,7 @@ def _scattering(simulator: Simulator, lattices: int) -> Tensor:
     directions = _directions(simulator, side)
     vectors = (directions - sources.incident.cpu()[:, None]) / sources.wavelengths.cpu()[:, None, None]
     vectors = vectors.reshape(-1, 3)
-    finest = simulator.beam.config.dmin * ANGSTROM
+    finest = (simulator.beam.config.dmin or 0.0) * ANGSTROM
     return vectors if finest <= 0 else vectors[torch.linalg.vector_norm(vectors, dim=-1) * finest <= 1]
 
 

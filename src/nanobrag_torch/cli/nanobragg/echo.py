@@ -62,7 +62,7 @@ def _beam(simulator: Simulator) -> Iterator[str]:
     yield f"  Fluence: {float(beam.fluence()):.6e} photons/m²"
     yield f"  Polarization: {_polarization(simulator)}"
     yield f"  Sources: {simulator.sources.wavelengths.numel()} sources"
-    yield f"  Resolution limit: {beam.config.dmin:g} Å"
+    yield f"  Resolution limit: {beam.config.dmin or 0:g} Å"
 
 
 def _polarization(simulator: Simulator) -> str:
