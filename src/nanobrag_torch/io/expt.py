@@ -66,9 +66,9 @@ def read_expts(path: str | os.PathLike[str]) -> list[ExperimentData]:
 
 
 def _experiment(root: Node, chosen: Node) -> ExperimentData:
-    identifier, template = chosen.get("identifier"), None
+    identifier, template, images, numbers = chosen.get("identifier"), None, None, None
     if (imageset := _part(root, chosen, "imageset", lambda node: node)) is not None:
-        template = imageset.get("template")
+        template, images, numbers = (imageset.get(name) for name in ("template", "images", "single_file_indices"))
     return ExperimentData(
         beam=_part(root, chosen, "beam", _beam),
         detector=_part(root, chosen, "detector", _detector),
@@ -77,6 +77,8 @@ def _experiment(root: Node, chosen: Node) -> ExperimentData:
         crystal=_part(root, chosen, "crystal", _crystal),
         identifier="" if identifier is None else identifier.text(),
         image_template=None if template is None else template.text(),
+        images=() if images is None else tuple(image.text() for image in images.items()),
+        image_numbers=() if numbers is None else tuple(number.whole() for number in numbers.items()),
     )
 
 

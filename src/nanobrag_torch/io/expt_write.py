@@ -40,11 +40,12 @@ def write_expt(target: Target, data: ExperimentData | Sequence[ExperimentData], 
 def experiment_list(experiments: Sequence[ExperimentData]) -> Json:
     """The JSON tree of an experiment list; a model that experiments share is written once."""
     models = {name: all_parts(experiments, name) for name in _PARTS}
-    templates = list(dict.fromkeys(e.image_template for e in experiments if e.image_template is not None))
+    sets = [_imageset(e) for e in experiments]
+    imagesets = [entry for i, entry in enumerate(sets) if entry is not None and entry not in sets[:i]]
     return {
         "__id__": "ExperimentList",
-        "experiment": [_pointers(experiment, models, templates) for experiment in experiments],
-        "imageset": [{"__id__": "ImageSequence", "template": template} for template in templates],
+        "experiment": [_pointers(experiment, models, imagesets) for experiment in experiments],
+        "imageset": imagesets,
         "beam": [_beam(beam) for beam in models["beam"]],
         "detector": [_detector(detector) for detector in models["detector"]],
         "goniometer": [_goniometer(goniometer) for goniometer in models["goniometer"]],
@@ -55,15 +56,25 @@ def experiment_list(experiments: Sequence[ExperimentData]) -> Json:
     }
 
 
-def _pointers(experiment: ExperimentData, models: dict[str, list[Any]], templates: list[str]) -> Json:
+def _pointers(experiment: ExperimentData, models: dict[str, list[Any]], imagesets: list[Json]) -> Json:
     places = {
         name: next(i for i, model in enumerate(models[name]) if model is part)
         for name in _PARTS
         if (part := getattr(experiment, name)) is not None
     }
-    if experiment.image_template is not None:
-        places["imageset"] = templates.index(experiment.image_template)
+    if (imageset := _imageset(experiment)) is not None:
+        places["imageset"] = imagesets.index(imageset)
     return {"__id__": "Experiment", "identifier": experiment.identifier, **places}
+
+
+def _imageset(experiment: ExperimentData) -> Json | None:
+    """Where the images are: a template, or a list of files."""
+    if experiment.image_template is not None:
+        return {"__id__": "ImageSequence", "template": experiment.image_template}
+    if not experiment.images:
+        return None
+    numbers = {"single_file_indices": list(experiment.image_numbers)} if experiment.image_numbers else {}
+    return {"__id__": "ImageSet", "images": list(experiment.images), **numbers}
 
 
 def _beam(beam: BeamData) -> Json:

@@ -344,6 +344,8 @@ class ExperimentData:
     crystal: CrystalData | None = None
     identifier: str = ""
     image_template: str | None = None
+    images: tuple[str, ...] = ()  # files, where no template names them
+    image_numbers: tuple[int, ...] = ()  # which image of its file each is, from 0
     source: str | None = None  # the facility, or that it is a simulation
 
     def need(self, *parts: str, where: str) -> None:

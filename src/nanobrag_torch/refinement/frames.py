@@ -13,6 +13,7 @@ from nanobrag_torch.records.experiment import DetectorData
 
 SMALLEST_PEDESTAL = 3.0
 """Counts; a lower offset cannot be told from the noise of the background, and matters as little."""
+ROUND_NUMBER = 1.5
 RIM = 2  # pixels at the edge of a box
 LEAST_RIMS = 10
 MAD = 1.4826
@@ -124,7 +125,8 @@ def with_offset(frame: Frame, noise: Noise | None) -> Frame:
         return frame
     lacking = noise.mean - noise.variance
     if lacking > max(SMALLEST_PEDESTAL, 5 * noise.error, 0.3 * noise.mean):
-        offset = float(np.round(lacking))
+        tens = 10 * np.round(lacking / 10)  # what programs add is a round number; readout noise takes a little off
+        offset = float(tens if abs(tens - lacking) < ROUND_NUMBER else np.round(lacking))
         note = f"the background varies as if {offset:.0f} counts were added to every pixel: taken away (pedestal)"
         good = frame.good & (frame.photons > 0)
         return Frame(frame.photons - offset, good, 0.0, frame.gain, offset * frame.gain, (*frame.notes, note))

@@ -22,6 +22,8 @@ from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.records.reflections import Cell, Reflections
 from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.setup import space_group_of
+from nanobrag_torch.refinement.spectra import read_spectrum
+from nanobrag_torch.units import EV_ANGSTROM
 
 PathLike = str | os.PathLike[str]
 Geometry = PathLike | ExperimentData | Experiment | Sequence[ExperimentData]
@@ -52,6 +54,7 @@ def read_shot(
     frame: int = 0,
     shot: int = 0,
     column: str | None = None,
+    spectrum: PathLike | None = None,
 ) -> Shot:
     """The exposure `shot` of an experiment list: experiments that share detector, beam and image are its crystals.
 
@@ -66,6 +69,7 @@ def read_shot(
     chosen = groups[shot]
     members = tuple(experiments[i] for i in chosen)
     members[0].need("beam", "detector", "crystal", where="a refinement")
+    members = members if spectrum is None else with_spectrum(members, spectrum)
     several = structure_factors if isinstance(structure_factors, list | tuple) else [structure_factors] * len(members)
     if len(several) != len(members):
         raise InputError("structure_factors", len(several), f"one, or one for each of {len(members)} crystals")
@@ -77,6 +81,17 @@ def read_shot(
     counts = _counts(image, members[0], folder, frame)
     numbers = {i: place for place, i in enumerate(chosen)}
     return Shot(members, numbers, table, counts, tuple(factors), frame, tuple(notes))
+
+
+def with_spectrum(experiments: Sequence[ExperimentData], path: PathLike) -> tuple[ExperimentData, ...]:
+    """The experiments in a beam of the wavelengths and weights of a file; the wavelength is their mean."""
+    wavelengths, weights = read_spectrum(Path(path))
+    beam = experiments[0].beam
+    assert beam is not None
+    mean = float((wavelengths * weights).sum() / weights.sum())
+    energies = EV_ANGSTROM / wavelengths
+    changed = replace(beam, wavelength_A=mean, spectrum_energies_eV=energies, spectrum_weights=weights)
+    return tuple(replace(data, beam=changed) for data in experiments)
 
 
 def _experiments(given: Geometry) -> tuple[list[ExperimentData], Path]:
@@ -95,8 +110,13 @@ def shots_of(experiments: Sequence[ExperimentData]) -> list[list[int]]:
     groups: dict[tuple[object, ...], list[int]] = {}
     for number, data in enumerate(experiments):
         parts = (id(data.beam), id(data.detector), id(data.goniometer), id(data.scan))
-        alone = data.image_template is None and data.scan is None
-        same_image = (data.image_template, number if alone and not _is_shared(experiments, number) else None)
+        alone = data.image_template is None and not data.images and data.scan is None
+        same_image = (
+            data.image_template,
+            data.images,
+            data.image_numbers,
+            number if alone and not _is_shared(experiments, number) else None,
+        )
         groups.setdefault((*parts, *same_image), []).append(number)
     return list(groups.values())
 
@@ -139,6 +159,10 @@ def image_of(data: ExperimentData, folder: Path, frame: int) -> tuple[Path, int]
 
     Raises InputError for an experiment without a template, or a file that is not there.
     """
+    if data.images:
+        place = min(frame, len(data.images) - 1)
+        inside = data.image_numbers[place] if place < len(data.image_numbers) else frame if len(data.images) == 1 else 0
+        return _found(Path(data.images[place]), folder), inside
     template = data.image_template
     if template is None:
         raise InputError("image", None, "an image: the experiment does not name one")
@@ -148,12 +172,16 @@ def image_of(data: ExperimentData, folder: Path, frame: int) -> tuple[Path, int]
         width = template.count(mark)
         if width and mark * width in template:
             name, inside = template.replace(mark * width, str(number).zfill(width)), 0
-    place = Path(name)
+    return _found(Path(name), folder), inside
+
+
+def _found(place: Path, folder: Path) -> Path:
+    """A file as named, relative to the experiment list or beside it."""
     tried = [place] if place.is_absolute() else [folder / place, place]
     tried += [folder / place.name]
     for path in tried:
         if path.is_file():
-            return path, inside
+            return path
     raise InputError("image", str(tried[0]), "a file that is there, or the images themselves (--images)")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +31,17 @@ EXPERIMENTS, REFLECTIONS, UNMERGED = "refined.expt", "refined.refl", "unmerged.m
 FIGURES = ("boxes.png", "fit.png")
 
 
-def write_result(result: StillResult, folder: str | os.PathLike[str], *, figures: bool = True) -> None:
+def write_result(
+    result: StillResult,
+    folder: str | os.PathLike[str],
+    *,
+    figures: bool = True,
+    more: Mapping[str, Any] | None = None,
+) -> None:
     """Write the files of one shot into a folder, which is made if need be.
 
-    parameters.json is always there; refined.expt, refined.refl, unmerged.mtz and the figures where there is a fit.
+    more: entries of parameters.json beside `record`. That file is always there; the experiments, the table, the MTZ and
+    the figures where there is a fit.
     Raises InputError for a file that cannot be written, and then writes none.
     """
     place = Path(folder)
@@ -42,14 +49,16 @@ def write_result(result: StillResult, folder: str | os.PathLike[str], *, figures
     with OutputSet() as outputs:
         if result.fit is not None and result.intensities is not None:
             write_expt(outputs.open(place / EXPERIMENTS, "-o"), list(result.experiments))
-            write_refl(outputs.open(place / REFLECTIONS, "-o"), reflection_table(result))
-            write_unmerged_mtz(outputs.open(place / UNMERGED, "-o"), unmerged([result]))
+            table = reflection_table(result)
+            group = None if result.shot is None else result.shot.factors[0].space_group
+            write_refl(outputs.open(place / REFLECTIONS, "-o"), table)
+            write_unmerged_mtz(outputs.open(place / UNMERGED, "-o"), observations(table, result.experiment, group, 1))
             if figures:
                 from nanobrag_torch.refinement.figures import draw_boxes, draw_fit
 
                 draw_boxes(result, outputs.open(place / FIGURES[0], "-o"))
                 draw_fit(result, outputs.open(place / FIGURES[1], "-o"))
-        text = json.dumps(record(result), indent=1, allow_nan=False)
+        text = json.dumps({**record(result), **(more or {})}, indent=1, allow_nan=False)
         outputs.open(place / PARAMETERS, "-o").write(text.encode() + b"\n")
 
 
@@ -80,6 +89,7 @@ def record(result: StillResult) -> dict[str, Any]:
         "notes": list(result.notes),
         "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
         "reflections": 0 if result.intensities is None else len(result.intensities),
+        "space_group": None if result.shot is None else result.shot.factors[0].space_group,
         "frame": None if result.shot is None else result.shot.frame,
         "identifiers": [data.identifier for data in result.experiments],
         "versions": {
@@ -133,39 +143,25 @@ def reflection_table(result: StillResult) -> ReflectionData:
     return ReflectionData(rows=len(spots), identifiers=identifiers, columns=columns)
 
 
-def unmerged(results: Sequence[StillResult]) -> Unmerged:
-    """The observations of shots, a batch each: intensities on the scale of the structure factors."""
-    fits = [(r, r.fit, r.intensities) for r in results if r.fit is not None and r.intensities is not None]
-    pieces: dict[str, list[Any]] = {name: [] for name in ("hkl", "batch", "I", "SIGI", *_FURTHER)}
-    for number, (result, fit, found) in enumerate(fits):
-        values = fit.problem.parameters.unpack(fit.state.raw)
-        where = predicted(fit.problem.model, values, fit.problem.boxes.spots)
-        s1 = torch.linalg.vector_norm(where.s1, dim=1)
-        pieces["hkl"].append(found.hkl)
-        pieces["batch"].append(np.full(len(found), number + 1))
-        pieces["I"].append(found.intensity)
-        pieces["SIGI"].append(found.sigma)
-        pieces["PARTIAL"].append(found.partiality)
-        pieces["XDET"].append(where.centre[:, 0].numpy())
-        pieces["YDET"].append(where.centre[:, 1].numpy())
-        pieces["EWALD"].append((where.excitation * s1).numpy())
-        pieces["BG"].append(found.background)
-        del result
-    first: ExperimentData = fits[0][0].experiment
-    assert first.crystal is not None and first.beam is not None
-    cell = first.crystal.cell
-    shot = fits[0][0].shot
-    joined = {name: np.concatenate(parts) for name, parts in pieces.items()}
+def observations(table: ReflectionData, data: ExperimentData, space_group: str | None, batch: int) -> Unmerged:
+    """The rows of a table that `reflection_table` made as one batch: intensities on the scale of the given F^2."""
+    assert data.crystal is not None and data.beam is not None
+    columns, cell = table.columns, data.crystal.cell
+    length = np.linalg.norm(columns["s1"], axis=1)
+    further = {
+        "PARTIAL": columns["partiality"],
+        "XDET": columns["xyzcal.px"][:, 0],
+        "YDET": columns["xyzcal.px"][:, 1],
+        "EwaldOffset": columns["delpsical.rad"] * length,
+        "BG": columns["background.mean"],
+    }
     return Unmerged(
-        hkl=joined["hkl"],
-        batch=joined["batch"],
-        intensity=joined["I"],
-        sigma=joined["SIGI"],
+        hkl=columns["miller_index"].astype(np.int64),
+        batch=np.full(table.rows, batch, np.int64),
+        intensity=columns["nb.intensity"],
+        sigma=columns["nb.intensity.sigma"],
         cell=(cell[0], cell[1], cell[2], cell[3], cell[4], cell[5]),
-        space_group=None if shot is None else shot.factors[0].space_group,
-        wavelength_A=first.beam.wavelength_A,
-        columns={_FURTHER[name]: ("R", joined[name]) for name in _FURTHER},
+        space_group=space_group,
+        wavelength_A=data.beam.wavelength_A,
+        columns={name: ("R", values) for name, values in further.items()},
     )
-
-
-_FURTHER: Mapping[str, str] = {"PARTIAL": "PARTIAL", "XDET": "XDET", "YDET": "YDET", "EWALD": "EwaldOffset", "BG": "BG"}

@@ -78,6 +78,7 @@ ALIASES = {
     "G": "scale", "detz_shift": "distance", "spec": "spectrum", "gonio_angle": "phi", "Ncells": "N",
 }  # fmt: skip
 """Names of other programs for the same."""
+ANGLES = ("alpha", "beta", "gamma")
 BY_DEFAULT = ("rotation", "cell", "N", "spread", "scale", "distance")
 
 
@@ -347,7 +348,8 @@ def _chosen(found: list[Parameter], choices: Choices) -> ParameterSet:
         by_user = p.name in wanted or (stem in wanted and (grouped or not moved_groups or stem not in _MOVED))
         is_free = (stem in free and not grouped or by_user) and stem not in fixed and p.name not in fixed
         kept.append(_as_told(replace(p, free=is_free), stem, choices))
-    unused = {word for word in (*choices.start, *choices.priors) if not any(_means(word, p) for p in kept)}
+    unused = {word for word in choices.start if not any(_means(word, p) for p in kept)}
+    unused |= {word for word in choices.priors if not family(word)}
     if unused:
         raise InputError("start, prior", ", ".join(sorted(unused)), ", ".join(p.name for p in kept))
     needed = {*FAMILIES["rotation"], *FAMILIES["cell"], *FAMILIES["N"], *FAMILIES["spread"], "scale"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from nanobrag_torch.config import CrystalShape
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.images import read_image
 from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.build import IntensityPrior, Slots, build_problem, in_table, predicted_resolution
 from nanobrag_torch.refinement.centroids import Centroids, predicted, refine_centroids
@@ -67,12 +69,14 @@ class Options(Choices):
     shape: auto tries square, round and gauss_hkl. boxes: at most so many, the strongest; half_box: pixels to either
     side of the centre. d_min, d_max (Angstrom). intensities: free, or held at those of the structure factors; sigma_F:
     how wrong F is taken to be (inf: no prior). background: planes, constant, none. readout_noise, gain and pedestal in
-    photons, counts a photon and counts. most_steps of each fit.
+    photons, counts a photon and counts; mask: an array or an image file, not 0 = use the pixel. most_steps of each fit.
+    spectrum: a file of wavelengths and weights.
     """
 
     frame: int = 0
     shot: int = 0
     column: str | None = None
+    spectrum: str | None = None
     shape: str = "auto"
     boxes: int = 400
     half_box: int | None = None
@@ -110,7 +114,14 @@ def refine_still(
     chosen = _options(options)
     clock = Clock()
     shot = read_shot(
-        experiment, reflections, image, structure_factors, frame=chosen.frame, shot=chosen.shot, column=chosen.column
+        experiment,
+        reflections,
+        image,
+        structure_factors,
+        frame=chosen.frame,
+        shot=chosen.shot,
+        column=chosen.column,
+        spectrum=chosen.spectrum,
     )
     clock.lap("read")
     return Refinement(shot, chosen, clock).run()
@@ -203,10 +214,10 @@ class Refinement:
         shot, options = self.shot, self.options
         detector = shot.experiments[0].detector
         assert detector is not None
-        mask = None if options.mask is None else np.asarray(options.mask)
+        mask = read_image(options.mask).pixels if isinstance(options.mask, str | Path) else options.mask
         frame = frame_of(
             shot.counts, detector, gain=options.gain, pedestal=options.pedestal, readout_noise=options.readout_noise,
-            mask=mask, trusted_range=options.trusted_range,
+            mask=None if mask is None else np.asarray(mask) != 0, trusted_range=options.trusted_range,
         )  # fmt: skip
         spots, listed = self._chosen_spots(found.parameters)
         half = (options.half_box,) * 2 if options.half_box else half_size(listed, frame)

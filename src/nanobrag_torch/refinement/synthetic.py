@@ -27,11 +27,10 @@ from nanobrag_torch.records.experiment import (
 )
 from nanobrag_torch.records.reflections import Cell, Reflections
 from nanobrag_torch.records.tables import ReflectionData
-from nanobrag_torch.refinement.prediction import predict
+from nanobrag_torch.refinement.predicting import reach_of, together, visible
 from nanobrag_torch.refinement.setup import exposure, held_rows
 from nanobrag_torch.refinement.shoeboxes import Spots
 from nanobrag_torch.refinement.symmetry import direct_rows
-from nanobrag_torch.units import ANGSTROM, MM
 
 REACH = 14  # pixels about a spot that are rendered
 INDEXED = 1 << 2
@@ -80,9 +79,7 @@ def rendered(truth: Truth) -> Exposure:
         total[pixels] += simulator.pixel_values(torch.from_numpy(pixels)).numpy()
     spot = total.reshape(shape)
     level = _background(truth, shape)
-    joined = Spots(
-        *(np.concatenate([getattr(s, f) for s in spots]) for f in ("hkl", "crystal", "panel", "centre", "row"))
-    )
+    joined = together(spots)
     table = _table(joined, spot, spot + level, truth)
     final = detector.shape
     return Exposure((spot + level).reshape(final), table, spot.reshape(final), joined)
@@ -103,48 +100,20 @@ def counted(exposure: Exposure, truth: Truth, seed: int) -> Exposure:
 
 
 def expected_spots(truth: Truth, number: int = 0) -> Spots:
-    """The reflections of one crystal that light the detector, those nearest to the Ewald sphere first."""
+    """The reflections of one crystal that light the detector."""
     data = truth.experiments[number]
-    detector, beam = data.detector, data.beam
-    assert detector is not None and beam is not None
-    spindle, rotation, angle = exposure(data, truth.frame)
-    rows = torch.from_numpy(held_rows(data, truth.frame, angle))
+    _, _, angle = exposure(data, truth.frame)
     hkl = _whole_sphere(truth.factors)
-    found = []
-    for place, panel in enumerate(detector.panels):
-        one = torch.from_numpy(np.stack([panel.origin_mm * MM, panel.fast, panel.slow, panel.normal]))
-        size = torch.tensor(panel.pixel_size_mm, dtype=torch.float64) * MM
-        where = predict(
-            torch.from_numpy(hkl), rows, torch.from_numpy(-beam.direction),
-            torch.tensor(beam.wavelength_A * ANGSTROM, dtype=torch.float64),
-            one.expand(len(hkl), 4, 3), size.expand(len(hkl), 2), spindle=spindle, rotation=rotation,
-        )  # fmt: skip
-        slow, fast = panel.shape
-        centre = where.centre.numpy()
-        inside = where.forward.numpy() & (centre > 0).all(1) & (centre[:, 0] < fast) & (centre[:, 1] < slow)
-        near = inside & (np.abs(where.excitation.numpy()) < _reach(truth, rows, hkl))
-        rows_of = np.flatnonzero(near)
-        ones = np.ones(len(rows_of), np.int64)
-        found.append(Spots(hkl[rows_of], ones * number, ones * place, centre[rows_of], ones * -1))
-    return Spots(
-        *(np.concatenate([getattr(s, f) for s in found]) for f in ("hkl", "crystal", "panel", "centre", "row"))
-    )
+    cells = np.array(truth.options.get("N_cells", (30, 30, 30)), np.float64)
+    spread = float(np.max(truth.options.get("mosaic_spread_deg", 0.0)))
+    reach = reach_of(held_rows(data, truth.frame, angle), hkl, cells, spread, truth.extra.get("bandwidth", 0.0))
+    return visible(data, truth.frame, hkl, reach, number)[0]
 
 
 def _whole_sphere(factors: Reflections) -> NDArray[np.int64]:
     from nanobrag_torch.crystallography.symmetry import expand_to_p1
 
     return expand_to_p1(factors).hkl.astype(np.int64)
-
-
-def _reach(truth: Truth, rows: torch.Tensor, hkl: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Excitation (radians) up to which a reflection is seen."""
-    cells = np.array(truth.options.get("N_cells", (30, 30, 30)), np.float64)
-    edges = np.linalg.norm(rows.numpy(), axis=1)
-    length = np.linalg.norm(hkl @ np.linalg.inv(rows.numpy()).T, axis=1).clip(1e-6)
-    spread = np.radians(float(np.max(truth.options.get("mosaic_spread_deg", 0.0))))
-    width = np.asarray(truth.extra.get("bandwidth", 0.0))
-    return np.asarray(1.2 / (cells * edges).min() / length + 1.2 * spread + width, np.float64)
 
 
 def _around(spots: Spots, shape: tuple[int, ...]) -> NDArray[np.int64]:

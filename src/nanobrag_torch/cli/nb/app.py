@@ -30,6 +30,8 @@ VERBS: dict[str, str] = {
     "convert": "nanobrag_torch.cli.nb.convert:convert",
     "view": "nanobrag_torch.cli.nb.view:view",
     "dataset": "nanobrag_torch.cli.nb.dataset:dataset",
+    "refine": "nanobrag_torch.cli.nb.refine:refine",
+    "predict": "nanobrag_torch.cli.nb.predict:predict",
 }
 """Name of each verb -> "module:function"; in the order that help shows them."""
 UsageError: Any = typer.BadParameter.__base__  # what the parser raises; typer has no public name for it

@@ -1,0 +1,187 @@
+"""Many exposures, one process each with one thread: folders that can be gone on with, and one table of all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.geometry import read_experiments
+from nanobrag_torch.refinement.inputs import shots_of
+from nanobrag_torch.refinement.outputs import PARAMETERS
+
+FINGERPRINT = "fingerprint"
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One exposure of a run: shot and frame number, its image where it is not the experiment's, and its folder."""
+
+    name: str
+    shot: int
+    frame: int
+    image: str | None
+    folder: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A refinement of many exposures: the files, the options of `refine_still`, and the folder."""
+
+    experiments: str
+    reflections: str
+    structure_factors: str | None
+    folder: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    figures: bool = True
+
+
+def tasks_of(
+    run: Run,
+    *,
+    images: Sequence[str] = (),
+    frames: Sequence[int] | None = None,
+    skip: int = 0,
+    limit: int | None = None,
+) -> list[Task]:
+    """A task for every exposure of the experiment list: each still, and the frames of each scan.
+
+    images: a file for each exposure, or one for all of them. frames: of the scans, from 0; None: all. Raises InputError
+    for another number of images, or where nothing is left.
+    """
+    experiments = read_experiments(run.experiments)
+    places = []
+    for shot, members in enumerate(shots_of(experiments)):
+        scan = experiments[members[0]].scan
+        count = 1 if scan is None else scan.frames
+        wanted = range(count) if frames is None else [f for f in frames if 0 <= f < count]
+        places += [(shot, frame) for frame in wanted]
+    chosen = places[skip : None if limit is None else skip + limit]
+    if not chosen:
+        raise InputError("shots", len(places), "at least one exposure after --skip, --limit and --frames")
+    if len(images) not in (0, 1, len(chosen), len(places)):
+        raise InputError("--images", len(images), f"none, one, or one for each of {len(chosen)} exposures")
+    given = list(images) * len(chosen) if len(images) == 1 else list(images)
+    given = given[skip : skip + len(chosen)] if len(given) == len(places) else given
+    found = []
+    for place, (shot, frame) in enumerate(chosen):
+        name = f"shot_{shot:05d}" if frames is None and places.count((shot, 0)) and _is_still(places, shot) else ""
+        name = name or f"shot_{shot:05d}_{frame:05d}"
+        image = given[place] if given else None
+        found.append(Task(name=name, shot=shot, frame=frame, image=image, folder=str(Path(run.folder) / name)))
+    return found
+
+
+def _is_still(places: Sequence[tuple[int, int]], shot: int) -> bool:
+    return sum(s == shot for s, _ in places) == 1
+
+
+def fingerprint(run: Run, task: Task) -> str:
+    """Of everything that decides a task's result: names, sizes and times of the files, and the options."""
+    files = [run.experiments, run.reflections, run.structure_factors, task.image]
+    known = {name: Path(name).stat() for name in files if name and Path(name).exists()}
+    stats = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in known.items()]
+    text = json.dumps([stats, task.shot, task.frame, {k: repr(v) for k, v in sorted(run.options.items())}])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def finished(run: Run, task: Task) -> dict[str, Any] | None:
+    """The record of a task that was done before with the same inputs; None: to do."""
+    path = Path(task.folder) / PARAMETERS
+    if not path.is_file():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+    except ValueError:
+        return None
+    return record if record.get(FINGERPRINT) == fingerprint(run, task) else None
+
+
+def refine_one(run: Run, task: Task) -> dict[str, Any]:
+    """Refine one exposure in this process, write its folder, and return its record.
+
+    Input that cannot be refined is a record with the status `input` and the reason, so that others go on.
+    """
+    import torch
+
+    from nanobrag_torch.refinement.outputs import record, write_result
+    from nanobrag_torch.refinement.still import refine_still
+
+    torch.set_num_threads(1)
+    begun = time.perf_counter()
+    own = {**run.options, "shot": task.shot, "frame": task.frame}
+    mark = {"name": task.name, FINGERPRINT: fingerprint(run, task)}
+    try:
+        result = refine_still(run.experiments, run.reflections, task.image, run.structure_factors, **own)
+    except InputError as error:
+        return {**mark, "status": "input", "reason": str(error), "seconds_in_all": time.perf_counter() - begun}
+    found = {**record(result), **mark, "seconds_in_all": round(time.perf_counter() - begun, 3)}
+    write_result(result, task.folder, figures=run.figures, more=mark)
+    return found
+
+
+def refine_many(
+    run: Run,
+    tasks: Sequence[Task],
+    *,
+    workers: int = 1,
+    resume: bool = False,
+    report: Callable[[dict[str, Any], int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Records of all tasks, in order; report is called with each record and how many are done.
+
+    resume: those that were done before are only read. The table of all is written at the end.
+    """
+    Path(run.folder).mkdir(parents=True, exist_ok=True)
+    before = {task.name: finished(run, task) if resume else None for task in tasks}
+    left = [task for task in tasks if before[task.name] is None]
+    records = {name: record for name, record in before.items() if record is not None}
+    for record in _results(run, left, workers):
+        records[record["name"]] = record
+        if report is not None:
+            report(record, len(records))
+    found = [records[task.name] for task in tasks]
+    (Path(run.folder) / SUMMARY).write_text(json.dumps([brief(record) for record in found], indent=1) + "\n")
+    return found
+
+
+def _results(run: Run, tasks: Sequence[Task], workers: int) -> Iterator[dict[str, Any]]:
+    if workers <= 1 or len(tasks) <= 1:
+        for task in tasks:
+            yield refine_one(run, task)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        for future in as_completed([pool.submit(refine_one, run, task) for task in tasks]):
+            yield future.result()
+
+
+def _one_thread() -> None:
+    """Many processes of one thread each: pools of threads would wait for each other."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"
+
+
+def brief(record: Mapping[str, Any]) -> dict[str, Any]:
+    """One row a shot: status, figures of the fit, every parameter with sigma and start."""
+    row: dict[str, Any] = {
+        name: record.get(name)
+        for name in ("name", "frame", "status", "reason", "sigma_z", "steps", "shape", "reflections", "seconds_in_all")
+    }
+    for p in record.get("parameters", ()):
+        row |= {p["name"]: p["value"], f"{p['name']}_sigma": p["sigma"], f"{p['name']}_start": p["start"]}
+    return row
+
+
+def exit_code(records: Iterable[Mapping[str, Any]]) -> int:
+    """Of one exposure its own: 0 converged, 3 stalled, 4 failed, 2 bad input; of several 0 if any converged."""
+    codes = [{"converged": 0, "stalled": 3, "failed": 4}.get(record["status"], 2) for record in records]
+    return codes[0] if len(codes) == 1 else 0 if 0 in codes else max(codes)

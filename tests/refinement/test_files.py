@@ -1,0 +1,211 @@
+"""From files to files: what `nb refine` and `nb predict` read and leave behind, and how they go on and fail."""
+
+import json
+import re
+from dataclasses import replace
+
+import gemmi
+import numpy as np
+import pytest
+
+from nanobrag_torch.cli.nb.app import main
+from nanobrag_torch.io.expt import read_expts
+from nanobrag_torch.io.expt_write import write_expt
+from nanobrag_torch.io.images import write_image
+from nanobrag_torch.io.mtz import write_mtz
+from nanobrag_torch.io.refl import read_refl
+from nanobrag_torch.io.refl_write import write_refl
+from nanobrag_torch.records.tables import ReflectionData
+from nanobrag_torch.refinement.synthetic import Start, errors, wrong_factors, wrong_start
+
+QUICK = ["--shape", "gauss_hkl", "--boxes", "60"]
+PEDESTAL = 40
+
+
+@pytest.fixture(scope="module")
+def files(still, tmp_path_factory):
+    """A still as an SMV image with a pedestal, a table without more than DIALS' strong spots have, and an MTZ."""
+    truth, exposure = still
+    folder = tmp_path_factory.mktemp("shot")
+    begin = wrong_start(truth, Start(), 3)[0]
+    counts = np.rint(exposure.counts + PEDESTAL).clip(0, 65535).astype("u2")
+    write_image(folder / "image_001.img", counts, truth.experiments[0])
+    write_expt(folder / "shot.expt", replace(begin, image_template="image_001.img"))
+    write_refl(folder / "shot.refl", exposure.table)
+    write_mtz(folder / "model.mtz", wrong_factors(truth.factors, 0.15, 5))
+    return folder
+
+
+def by_index(table, name):
+    """The rows of a column by the indices of their reflections."""
+    return dict(zip(map(tuple, table.columns["miller_index"].tolist()), table.columns[name], strict=True))
+
+
+def run(files, output, *more):
+    words = [str(files / "shot.expt"), str(files / "shot.refl"), "-F", str(files / "model.mtz"), "-o", str(output)]
+    return main(["refine", *words, *QUICK, *more])
+
+
+@pytest.fixture(scope="module")
+def refined(files, tmp_path_factory):
+    output = tmp_path_factory.mktemp("out")
+    assert run(files, output) == 0
+    return output
+
+
+def test_files_out_hold_the_truth(still, refined):
+    truth, _ = still
+    (found,) = read_expts(refined / "shot_00000" / "refined.expt")
+    off = errors(truth.experiments[0], found)
+    assert off.rotation_deg < 0.002 and off.cell_percent < 0.02
+    record = json.loads((refined / "shot_00000" / "parameters.json").read_text())
+    assert record["status"] == "converged" and record["sigma_z"] < 1.05
+    assert any("40 counts" in note for note in record["notes"])  # the pedestal that nobody mentioned
+    for name in ("boxes.png", "fit.png"):
+        assert (refined / "shot_00000" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_has_what_dials_asks_for(refined):
+    table = read_refl(refined / "refined.refl")
+    assert table.rows > 40 and (table.columns["intensity.prf.variance"] > 0).all()
+    assert {"xyzcal.px", "xyzcal.mm", "s1", "d", "partiality", "background.mean", "delpsical.rad"} <= set(table.columns)
+    off = table.columns["xyzcal.px"][:, :2] - table.columns["xyzobs.px.value"][:, :2]
+    assert np.abs(np.median(off, axis=0)).max() < 0.2
+    s1 = np.linalg.norm(table.columns["s1"], axis=1)
+    assert np.allclose(s1, 1 / 0.9795, rtol=1e-6)
+
+
+def test_the_unmerged_file_has_an_observation_a_row(refined):
+    mtz = gemmi.read_mtz_file(str(refined / "unmerged.mtz"))
+    assert mtz.column_labels()[:7] == ["H", "K", "L", "M/ISYM", "BATCH", "I", "SIGI"]
+    assert {"PARTIAL", "XDET", "YDET", "EwaldOffset"} <= set(mtz.column_labels())
+    assert len(mtz.batches) == 1 and mtz.nreflections == read_refl(refined / "refined.refl").rows
+    mtz.switch_to_original_hkl()
+    table = read_refl(refined / "refined.refl")
+    ours = {
+        tuple(h): i for h, i in zip(table.columns["miller_index"].tolist(), table.columns["nb.intensity"], strict=True)
+    }
+    theirs = {tuple(map(int, row[:3])): row[5] for row in mtz.array}
+    assert set(ours) == set(theirs)
+    assert all(theirs[h] == pytest.approx(i, rel=1e-5) for h, i in ours.items())
+
+
+def test_what_is_done_is_kept(files, refined, capsys):
+    before = (refined / "shot_00000" / "parameters.json").stat().st_mtime_ns
+    assert run(files, refined, "--resume") == 0
+    assert (refined / "shot_00000" / "parameters.json").stat().st_mtime_ns == before
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--free", "colour"], "rotation, cell"),
+        (["--prior", "cell=-1%"], "above 0"),
+        (["--prior", "cell"], "name=value"),
+        (["--frames", "x"], "numbers and ranges"),
+        (["--mask", "mask.pkl"], "pickle"),
+        (["--shape", "cube"], "gauss_hkl"),
+        (["--images", "nowhere.img"], "nowhere.img"),
+    ],
+)
+def test_bad_words_end_with_a_line(files, tmp_path, capsys, words, says):
+    assert run(files, tmp_path / "none", *words) == 2
+    seen = capsys.readouterr()
+    assert says in seen.err + seen.out and "Traceback" not in seen.err
+
+
+def test_missing_files_are_named(files, tmp_path, capsys):
+    assert main(["refine", str(files / "shot.expt"), "-o", str(tmp_path)]) == 2
+    assert "reflections" in capsys.readouterr().err
+
+
+def test_a_wrong_indexing_ends_with_code_4(files, tmp_path, capsys):
+    table = read_refl(files / "shot.refl")
+    columns = {**table.columns, "miller_index": table.columns["miller_index"] + np.array([1, 0, 0], np.int32)}
+    write_refl(tmp_path / "wrong.refl", replace(table, columns=columns))
+    words = [str(files / "shot.expt"), str(tmp_path / "wrong.refl"), "-F", str(files / "model.mtz")]
+    assert main(["refine", *words, "-o", str(tmp_path / "out"), *QUICK]) == 4
+    assert re.search(r"shot_00000: failed \(centroids", capsys.readouterr().out)
+    assert not (tmp_path / "out" / "refined.expt").exists()
+
+
+def test_predicted_spots_are_where_the_image_has_them(still, files, tmp_path, capsys):
+    truth, exposure = still
+    write_expt(tmp_path / "true.expt", truth.experiments[0])
+    output = tmp_path / "predicted.refl"
+    words = ["--d-min", "1.9", "--N", "42", "42", "55", "--spread", "0.05"]
+    assert main(["predict", str(tmp_path / "true.expt"), "-o", str(output), *words]) == 0
+    table = read_refl(output)
+    predicted = {
+        tuple(h): xyz for h, xyz in zip(table.columns["miller_index"].tolist(), table.columns["xyzcal.px"], strict=True)
+    }
+    seen = exposure.table
+    missing = 0
+    for h, xyz in zip(seen.columns["miller_index"].tolist(), seen.columns["xyzobs.px.value"], strict=True):
+        missing += tuple(h) not in predicted
+        assert tuple(h) not in predicted or np.abs(predicted[tuple(h)][:2] - xyz[:2]).max() < 3
+    assert missing == 0
+    capsys.readouterr()
+
+
+def test_tables_are_written_as_they_are_read(tmp_path):
+    generator = np.random.default_rng(1)
+    columns = {
+        "miller_index": generator.integers(-9, 9, (5, 3)).astype(np.int32),
+        "flags": generator.integers(0, 9, 5).astype(np.uint64),
+        "id": np.arange(5, dtype=np.int32),
+        "bbox": generator.integers(0, 99, (5, 6)).astype(np.int32),
+        "s1": generator.normal(size=(5, 3)),
+        "d": generator.normal(size=5),
+        "entering": generator.random(5) > 0.5,
+    }
+    write_refl(tmp_path / "t.refl", ReflectionData(rows=5, identifiers={0: "a"}, columns=columns))
+    found = read_refl(tmp_path / "t.refl")
+    assert found.identifiers == {0: "a"} and found.skipped == ()
+    for name, values in columns.items():
+        assert np.array_equal(found.columns[name], values) and found.columns[name].dtype == values.dtype
+
+
+PHIL = """
+# a comment
+roi { shoebox_size = 12
+  trusted_range = 0 60000
+}
+init.Nabc = [20,30,40]
+fix { ucell = True  # held
+  detz_shift = False
+  Fhkl = False
+}
+ucell_edge_perc = 10
+refiner.sigma_r = 3
+simulator.oversample = 2
+use_diffuse_models = True
+"""
+
+
+def test_a_phil_file_becomes_a_command(tmp_path, capsys):
+    (tmp_path / "hopper.phil").write_text(PHIL)
+    assert main(["refine", "--import-phil", str(tmp_path / "hopper.phil")]) == 0
+    command, *rest = capsys.readouterr().out.splitlines()
+    for words in (
+        "--box 6",
+        "--trusted 0 60000",
+        "--start=N_b=30",
+        "--fix=cell",
+        "--prior=cell=10%",
+        "--readout-noise 3",
+    ):
+        assert words in command
+    assert "#   simulator.oversample = 2: samples are raised until they change nothing" in rest
+    assert rest[rest.index("# no equivalent:") + 1] == "#   use_diffuse_models = True"
+
+
+def test_the_command_of_a_phil_file_is_understood(files, tmp_path, capsys):
+    (tmp_path / "hopper.phil").write_text(
+        "fix.spec=True\nucell_edge_perc=1\nroi.shoebox_size=14\ninit.eta_abc=[0.1,0.1,0.1]"
+    )
+    assert main(["refine", "--import-phil", str(tmp_path / "hopper.phil")]) == 0
+    words = capsys.readouterr().out.splitlines()[0].split()[4:]
+    assert run(files, tmp_path / "out", *words) == 0
+    capsys.readouterr()
