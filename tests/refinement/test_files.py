@@ -151,7 +151,7 @@ def test_predicted_spots_are_where_the_image_has_them(still, files, tmp_path, ca
 
 def test_tables_are_written_as_they_are_read(tmp_path):
     generator = np.random.default_rng(1)
-    columns = {
+    columns: dict[str, np.ndarray] = {
         "miller_index": generator.integers(-9, 9, (5, 3)).astype(np.int32),
         "flags": generator.integers(0, 9, 5).astype(np.uint64),
         "id": np.arange(5, dtype=np.int32),

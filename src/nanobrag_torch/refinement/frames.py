@@ -129,7 +129,8 @@ def with_offset(frame: Frame, noise: Noise | None) -> Frame:
         offset = float(tens if abs(tens - lacking) < ROUND_NUMBER else np.round(lacking))
         note = f"the background varies as if {offset:.0f} counts were added to every pixel: taken away (pedestal)"
         good = frame.good & (frame.photons > 0)
-        return Frame(frame.photons - offset, good, 0.0, frame.gain, offset * frame.gain, (*frame.notes, note))
+        sigma = float(np.sqrt(offset - lacking)) if offset - lacking > 3 * noise.error else 0.0
+        return Frame(frame.photons - offset, good, sigma, frame.gain, offset * frame.gain, (*frame.notes, note))
     if -lacking > max(5 * noise.error, 0.1 * noise.mean):
         sigma = float(np.sqrt(-lacking))
         note = f"the background varies more than its counts do: readout noise of {sigma:.2f} photons assumed"
