@@ -100,7 +100,7 @@ def misset_angles(streams: Streams, state: int) -> tuple[float, float, float]:
     Its spread of 90 is taken as radians, so orientations are not quite uniform; `uniform_misset_angles` gives those.
     """
     rotations, _ = random_rotations(streams, state, 90.0, 1)
-    return _angles_about_xyz(rotations[0])
+    return angles_about_xyz(rotations[0])
 
 
 def uniform_misset_angles(state: int) -> tuple[float, float, float]:
@@ -116,10 +116,10 @@ def uniform_misset_angles(state: int) -> tuple[float, float, float]:
     x, y = near * math.sin(2.0 * math.pi * first), near * math.cos(2.0 * math.pi * first)
     z, w = far * math.sin(2.0 * math.pi * second), far * math.cos(2.0 * math.pi * second)
     quaternion = torch.tensor([w, x, y, z], dtype=torch.float64)
-    return _angles_about_xyz(quaternion_rotation(quaternion).numpy())
+    return angles_about_xyz(quaternion_rotation(quaternion).numpy())
 
 
-def _angles_about_xyz(rotation: Reals) -> tuple[float, float, float]:
+def angles_about_xyz(rotation: Reals) -> tuple[float, float, float]:
     """Angles whose product Rz Ry Rx is the rotation."""
     (xx, xy, _), (yx, yy, _), (zx, zy, zz) = rotation / np.linalg.norm(rotation, axis=1, keepdims=True)
     if zx * zx >= 1.0:

@@ -212,7 +212,7 @@ def test_misset_angles_rebuild_the_random_rotation():
 
 def test_misset_angles_where_x_turns_onto_z():
     rotation = np.array([[0.0, 0.6, 0.8], [0.0, -0.8, 0.6], [1.0, 0.0, 0.0]])
-    assert c_random._angles_about_xyz(rotation) == (math.pi, math.pi / 2, math.atan2(0.6, 0.8))
+    assert c_random.angles_about_xyz(rotation) == (math.pi, math.pi / 2, math.atan2(0.6, 0.8))
 
 
 def test_uniform_missets_are_uniform_over_orientations():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanobrag_torch.cli.nanobragg.sampling import (
+from nanobrag_torch.sampling import (
     ONE_STEP,
     Steps,
     cells_along,

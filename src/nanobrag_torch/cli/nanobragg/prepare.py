@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from nanobrag_torch.cli.nanobragg import sampling, settings
+from nanobrag_torch import sampling
+from nanobrag_torch.cli.nanobragg import settings
 from nanobrag_torch.cli.nanobragg.ingest import Ingested, check_mask, ingest
 from nanobrag_torch.cli.nanobragg.outputs import check_outputs
 from nanobrag_torch.cli.nanobragg.parsing import apply_words, compat_of, last_value

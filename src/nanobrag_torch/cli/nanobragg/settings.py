@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from nanobrag_torch.cli.nanobragg import sampling
+from nanobrag_torch import sampling
 from nanobrag_torch.cli.nanobragg.flags import FLAGS, flags_of_config
 from nanobrag_torch.cli.nanobragg.request import Request
-from nanobrag_torch.cli.nanobragg.sampling import Steps
 from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig, DetectorConvention, DetectorPivot
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.models.conventions import CONVENTIONS
+from nanobrag_torch.sampling import Steps
 from nanobrag_torch.units import DEFAULT_FLUENCE
 
 MM_PER_M = 1000.0

@@ -9,8 +9,8 @@ from nanobrag_torch.cli.nanobragg import settings
 from nanobrag_torch.cli.nanobragg.flags import FLAGS
 from nanobrag_torch.cli.nanobragg.prepared import Prepared
 from nanobrag_torch.cli.nanobragg.request import Request
-from nanobrag_torch.cli.nanobragg.sampling import RANGE_OF_STEPS_RAD
 from nanobrag_torch.config import DetectorConvention
+from nanobrag_torch.sampling import RANGE_OF_STEPS_RAD
 
 ORTHOGONAL = 1e-3
 """Cosine below which two detector axes count as orthogonal."""

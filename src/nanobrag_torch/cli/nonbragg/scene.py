@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nanobrag_torch import sampling
 from nanobrag_torch.background.as_nonbragg import Source, padded_table, render
 from nanobrag_torch.cli.dropin import smv_text
-from nanobrag_torch.cli.nanobragg import sampling, settings
+from nanobrag_torch.cli.nanobragg import settings
 from nanobrag_torch.cli.nanobragg.prepare import source_fields, source_table
 from nanobrag_torch.config import DetectorPivot
 from nanobrag_torch.io.stol import read_stol_file
