@@ -33,6 +33,7 @@ from nanobrag_torch.models.detector import Detector
 from nanobrag_torch.records.experiment import CrystalData, ExperimentData, GroupData, PanelData
 from nanobrag_torch.records.frames import electric_axis, incident, kahn_factor
 from nanobrag_torch.records.reflections import Reflections
+from nanobrag_torch.response.panels import panel_response
 from nanobrag_torch.simulator import Simulator
 from nanobrag_torch.units import EV_ANGSTROM
 
@@ -83,20 +84,26 @@ class Experiment:
         return 1 if self.data.scan is None else self.data.scan.frames
 
     def simulate(self, frame: int = 0, **simulator: Any) -> Tensor:
-        """The image of a frame, counted from 0, in photons: [panel, slow, fast], (slow, fast) of a single panel.
+        """The image of a frame, counted from 0: [panel, slow, fast], (slow, fast) of a single panel.
 
-        simulator: options of Simulator, such as dtype, device and kernel.
+        Photons, or gain times photons plus pedestal where panels state those, or a response is given.
+        simulator: options of Simulator, such as dtype, device, kernel, background and response.
         """
-        image = self.simulator(frame, **simulator).run()
-        return image[0] if image.shape[0] == 1 and image.dim() == 3 else image
+        return _without_panel(self.simulator(frame, **simulator).run())
 
     def counts(self, frame: int = 0, *, seed: int, **simulator: Any) -> Tensor:
         """The image of a frame as counted: whole photons, int32, shaped as by `simulate`.
 
         A frame of a seed is the same whichever frames are rendered beside it, and wherever: see Simulator.counts.
         """
-        image = self.simulator(frame, **simulator).counts(seed, image=frame)
-        return image[0] if image.shape[0] == 1 and image.dim() == 3 else image
+        return _without_panel(self.simulator(frame, **simulator).counts(seed, image=frame))
+
+    def record(self, frame: int = 0, *, seed: int, **simulator: Any) -> Tensor:
+        """The image of a frame as its detector records it: by gain, pedestal, trusted range and masks of the panels.
+
+        Shaped as by `simulate`, whole numbers; what is drawn depends on seed and frame alone: see Response.record.
+        """
+        return _without_panel(self.simulator(frame, **simulator).record(seed, image=frame))
 
     def simulator(self, frame: int = 0, **options: Any) -> Simulator:
         """The Simulator of a frame, for pixels, gradients and refinement; its detector has `panels`."""
@@ -107,6 +114,8 @@ class Experiment:
         if self.structure_factors is not None:
             attach_structure_factors(crystal, self.structure_factors, default_F=self.options.get("default_F", 0.0))
         detector = Detector(self.detector_config(), device=device)
+        assert self.data.detector is not None
+        options["response"] = panel_response(self.data.detector, options.get("response"))
         return Simulator(crystal, detector, beam_config=self.beam_config(frame), **options)
 
     def crystal_config(self, frame: int = 0) -> CrystalConfig:
@@ -174,6 +183,11 @@ class Experiment:
         assert self.data.crystal is not None
         stars = _setting(self.data, frame) @ _fixed(self.data) @ _matrix_of_frame(self.data.crystal, frame)
         return {f"mosflm_{axis}_star": stars[:, i] for i, axis in enumerate("abc")}
+
+
+def _without_panel(image: Tensor) -> Tensor:
+    """The image (slow, fast) of a single panel."""
+    return image[0] if image.shape[0] == 1 and image.dim() == 3 else image
 
 
 def _setting(data: ExperimentData, frame: int) -> Any:

@@ -95,7 +95,8 @@ class Response:
         """Photons as the file holds them on average; linear: what is linear in them alone."""
         if self.config.count_rate is not None and not linear:
             photons = readout.observed_rate(photons, self.config.count_rate)
-        if self.config.gain_modes is not None:
+        plain = _is_one(self.config.gain) and (linear or _is_zero(self.config.pedestal))
+        if self.config.gain_modes is not None or plain:
             return photons
         recordable = self._map("gain", photons, pixels=pixels) * photons
         return recordable if linear else recordable + self._map("pedestal", photons, pixels=pixels)

@@ -19,6 +19,7 @@ from nanobrag_torch.errors import InputError
 
 VERBS: dict[str, str] = {
     "simulate": "nanobrag_torch.cli.nb.simulate:simulate",
+    "record": "nanobrag_torch.cli.nb.record:record",
     "trace": "nanobrag_torch.cli.nb.trace:trace",
     "compare-traces": "nanobrag_torch.cli.nb.compare_traces:compare_traces",
     "compare": "nanobrag_torch.cli.nb.compare:compare",

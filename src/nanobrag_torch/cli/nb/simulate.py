@@ -8,6 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanobrag_torch.cli.nb.response_words import (
+    BACKGROUND_HELP,
+    BEAMSTOP_HELP,
+    DETECTOR_HELP,
+    PERCENT_HELP,
+    PSF_HELP,
+    ResponseWords,
+    materials_of,
+)
 from nanobrag_torch.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,6 +79,17 @@ def simulate(
     seed: Annotated[
         int | None, typer.Option(help="of the noise [1]; each image has its own, whichever others are rendered")
     ] = None,
+    background: Annotated[list[str] | None, typer.Option(help=BACKGROUND_HELP)] = None,
+    psf: Annotated[str | None, typer.Option(help=PSF_HELP)] = None,
+    detector: Annotated[str | None, typer.Option(help=DETECTOR_HELP)] = None,
+    beamstop: Annotated[str | None, typer.Option(help=BEAMSTOP_HELP)] = None,
+    gain: Annotated[float | None, typer.Option(help="ADU a photon [as the geometry says, or 1]")] = None,
+    pedestal: Annotated[float | None, typer.Option(help="offset (ADU) [as the geometry says, or 0]")] = None,
+    readout_noise: Annotated[float, typer.Option(help="rms (ADU)")] = 0.0,
+    flicker: Annotated[str | None, typer.Option(help=f"of the source, once an image: {PERCENT_HELP}")] = None,
+    calibration: Annotated[str | None, typer.Option(help=f"of the sensitivity of pixels: {PERCENT_HELP}")] = None,
+    detector_seed: Annotated[int | None, typer.Option(help="which detector the calibration is of")] = None,
+    frame_time: Annotated[float | None, typer.Option(help="time of an image (s), for the count rate")] = None,
     picture: Annotated[Path | None, typer.Option("--png", help="also draw the first image here")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with a series that was cut off")] = False,
     allow_loss: Annotated[
@@ -87,7 +107,10 @@ def simulate(
     made_of = _ingredients(dict(locals()))
     path = _one_of(experiment, geometry)
     _require_use("--column", column, structure_factors is not None, "nothing without --structure-factors")
-    _require_use("--seed", seed, noise, "nothing without --noise")
+    words = ResponseWords(psf, detector, beamstop, gain, pedestal, readout_noise, flicker, calibration, detector_seed,
+                          frame_time)  # fmt: skip
+    materials = materials_of(background)
+    _require_use("--seed", seed, noise or words.draws, "nothing without --noise")
     options: dict[str, Any] = {
         "N_cells": cells, "shape": shape, "mosaic_spread_deg": mosaic_spread, "oversample": oversample,
         "mosaic_domains": _domains(mosaic_domains, mosaic_spread), "water_size_um": water,
@@ -95,10 +118,12 @@ def simulate(
     given = {"fluence": fluence, "phi_steps": phi_steps, "default_F": default_f}
     options |= {name: value for name, value in given.items() if value is not None}
     described = _experiment(path, structure_factors, column, {**options, **_crystal(path, matrix, cell, misset)})
+    described = _told(described, words, background)
     chosen = _frames(frames, described)
     place = checked_device(device, "--device")
     simulator = {"dtype": _dtype(dtype), "device": place, "kernel": kernel, "threads": threads}
-    job = _Job(described, simulator, noise, 1 if seed is None else seed, output_format(output), made_of)
+    simulator |= {"background": materials} if materials else {}
+    job = _Job(described, simulator, noise, 1 if seed is None else seed, output_format(output), made_of, words)
     start = time.perf_counter()
     if len(chosen) == 1:
         _write_one(job, chosen[0], output, allow_loss)
@@ -122,14 +147,20 @@ class _Job:
         seed: int,
         output: FileFormat,
         made_of: dict[str, object],
+        words: ResponseWords,
     ) -> None:
         self.experiment, self.simulator, self.noise, self.seed = experiment, simulator, noise, seed
         self.output, self.made_of = output, made_of
+        self.recorded = noise or words.draws or (words.given and not output.fractions)
+        if words.given:
+            assert experiment.data.beam is not None
+            wavelength = experiment.data.beam.wavelength_A
+            self.simulator["response"] = words.config(wavelength, counting=noise, dtype="int32")
 
     def photons(self, frame: int) -> NDArray[Any]:
-        """Expected photons of a frame, or drawn ones: whole numbers."""
-        if self.noise:
-            image = self.experiment.counts(frame, seed=self.seed, **self.simulator)
+        """What is expected of a frame, or what is recorded: whole numbers."""
+        if self.recorded:
+            image = self.experiment.record(frame, seed=self.seed, **self.simulator)
         else:
             image = self.experiment.simulate(frame, **self.simulator)
         photons: NDArray[Any] = image.cpu().numpy()
@@ -142,7 +173,8 @@ class _Job:
         image = self.photons(frame)
         if self.output.fractions:
             return image.astype(self.dtype, copy=False)
-        counts: NDArray[Any] = np.clip(np.rint(image), 0, self.output.largest_count).astype(self.dtype)
+        least = np.iinfo(self.dtype).min if self.recorded else 0  # values below 0 are those of gaps
+        counts: NDArray[Any] = np.clip(np.rint(image), least, self.output.largest_count).astype(self.dtype)
         return counts
 
     @property
@@ -187,6 +219,17 @@ def _draw(job: _Job, frame: int, picture: Path) -> None:
 def _ingredients(options: dict[str, Any]) -> dict[str, object]:
     """What decides the pixels of a series: every option but those that do not, files by their content."""
     return {f"--{name.replace('_', '-')}": value for name, value in options.items() if name not in WITHOUT_EFFECT}
+
+
+def _told(experiment: Experiment, words: ResponseWords, background: list[str] | None) -> Experiment:
+    """The experiment with the detector that is named; its source, which headers keep, says what was done."""
+    from dataclasses import replace
+
+    story = ", ".join([*(background or ()), *filter(None, [words.story()])])
+    data = words.placed(experiment.data)
+    if story:
+        data = replace(data, source="; ".join(filter(None, (data.source, f"simulated with {story}"))))
+    return replace(experiment, data=data)
 
 
 def _one_of(experiment: Path | None, geometry: Path | None) -> Path:
