@@ -92,12 +92,12 @@ def test_an_integrating_detector_gives_photons_or_raw_words():
 def test_gain_pedestal_and_trusted_range_of_a_panel_act_and_are_written(folder):
     bright = {**OPTIONS, "fluence": 1e29}
     plain = Experiment(data=with_panels(), options=bright)
-    told = Experiment(data=with_panels(gain=2.5, pedestal=30.0, trusted_range=(0.0, 900.0)), options=bright)
+    told = Experiment(data=with_panels(gain=2.5, pedestal=30.0, trusted_range=(0.0, 600.0)), options=bright)
     photons = plain.simulate()
     assert torch.allclose(told.simulate(), 2.5 * photons + 30)
     drawn = told.record(seed=3)
-    assert drawn.max() == 901 and drawn.min() >= 30
-    inside = photons < 100
+    assert drawn.max() == 601 and drawn.min() >= 30
+    inside = photons < 60
     expected = 2.5 * plain.counts(seed=3)[inside] + 30
     assert torch.equal(drawn[inside], torch.floor(expected + 0.5).int())
     write_geometry(folder / "told.expt", told.data)
@@ -105,9 +105,9 @@ def test_gain_pedestal_and_trusted_range_of_a_panel_act_and_are_written(folder):
     read = read_image("told.nxs")
     assert np.array_equal(read.pixels, drawn.numpy())
     panel = read.experiment.detector.panels[0]
-    assert (panel.gain, panel.pedestal, panel.trusted_range) == (2.5, 30.0, (0.0, 900.0))
+    assert (panel.gain, panel.pedestal, panel.trusted_range) == (2.5, 30.0, (0.0, 600.0))
     again = read_geometry(folder / "told.expt").detector.panels[0]
-    assert (again.gain, again.pedestal, again.trusted_range) == (2.5, 30.0, (0.0, 900.0))
+    assert (again.gain, again.pedestal, again.trusted_range) == (2.5, 30.0, (0.0, 600.0))
 
 
 def test_panels_with_gains_of_their_own():
