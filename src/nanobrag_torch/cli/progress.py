@@ -67,10 +67,11 @@ class LineMeter:
         if 0 < fraction < 1 and now - self.last >= SECONDS_BETWEEN_LINES:
             self.last = now
             left = (now - self.begun) * (1 - fraction) / fraction
-            print(f"{100 * fraction:.0f}% done, about {_duration(left)} left", file=self.stream, flush=True)
+            print(f"{100 * fraction:.0f}% done, about {duration(left)} left", file=self.stream, flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, in words."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -127,10 +127,16 @@ def by_dask(client: Any) -> Engine:
     return engine
 
 
-def run(folder: Folder, engine: Engine, shards: Sequence[int] | None = None) -> Tally:
+def run(
+    folder: Folder,
+    engine: Engine,
+    shards: Sequence[int] | None = None,
+    notice: Callable[[Outcome], None] = lambda _: None,
+) -> Tally:
     """Have an engine make what is missing, and wait for what other runs in the folder are making.
 
-    shards: only these. Raises InputError at once when the folder cannot be written; other failures are in the tally.
+    shards: only these. notice: called with how each shard ended. Raises InputError at once when the folder cannot be
+    written; other failures are in the tally.
     """
     tally, token = Tally(), secrets.token_hex(8)
     folder.remove_leftovers()
@@ -141,6 +147,7 @@ def run(folder: Folder, engine: Engine, shards: Sequence[int] | None = None) -> 
             states = []
             for outcome in engine(folder, wanted, token):
                 tally.outcomes.append(outcome)
+                notice(outcome)
                 states.append(outcome.state)
                 if outcome.fatal:
                     tally.raise_failures()

@@ -49,8 +49,13 @@ class _Assigned:
     boxes: NDArray[np.int32]
 
 
-def labels_of(renderer: Renderer, frame: Frame, recorded: NDArray[np.generic] | None) -> Labels:
-    """The labels of a frame. recorded: its pixels as the detector has them, for what is saturated."""
+def labels_of(
+    renderer: Renderer, frame: Frame, recorded: NDArray[np.generic] | None, *, pixels: bool | None = None
+) -> Labels:
+    """The labels of a frame. recorded: its pixels as the detector has them, for what is saturated.
+
+    pixels: whether to say what each pixel shows; None: as the recipe says.
+    """
     shape = np.array(renderer.image_shape[-2:])
     assigned = [_assign(renderer, frame, lattice, shape) for lattice in frame.lattices]
     crystal = frame.expected - frame.background
@@ -60,7 +65,7 @@ def labels_of(renderer: Renderer, frame: Frame, recorded: NDArray[np.generic] | 
     ]
     table = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]} if tables else _no_spots()
     classes, owner = None, None
-    if renderer.recipe.labels.pixels:
+    if renderer.recipe.labels.pixels if pixels is None else pixels:
         classes, owner = _pixel_labels(renderer, frame, assigned, recorded)
     return Labels(table, classes, owner, _resolution(table))
 

@@ -225,18 +225,17 @@ class Renderer:
             self._options,
             profile=PROFILES[shape],
             hkl_first=material.first,
-            oversample=self.oversample(plan, lattice, scene),
+            oversample=self.oversample(plan, lattice),
         )
         return operation.intensity(None, whole, options).to(torch.float32).numpy()
 
-    def oversample(self, plan: ImagePlan, lattice: LatticePlan, scene: Scene) -> int:
+    def oversample(self, plan: ImagePlan, lattice: LatticePlan) -> int:
         """Sub-pixels along an edge: as the recipe says, else three across the narrowest spot."""
         if self.recipe.render.oversample:
             return self.recipe.render.oversample
         largest = max(edge * cells for edge, cells in zip(lattice.cell, lattice.cells, strict=False)) * ANGSTROM
-        origin, normal = scene.panels[0, 0], scene.panels[0, 3]
-        distance = abs(float(origin @ normal))
-        spot = float(plan.wavelengths_A.min()) * ANGSTROM * distance / float(scene.pixel_size.min())
+        origin, normal = self._scene.panels[0, 0].numpy() + plan.shift_mm * MM, self._scene.panels[0, 3].numpy()
+        spot = float(plan.wavelengths_A.min()) * ANGSTROM * abs(float(origin @ normal)) / float(self.pixel_size.min())
         return int(min(max(1, math.ceil(SAMPLES_A_SPOT * largest / spot)), LARGEST_OVERSAMPLE))
 
     def _background(self, plan: ImagePlan, scene: Scene) -> Image:

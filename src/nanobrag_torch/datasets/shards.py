@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from nanobrag_torch.datasets.labels import Labels, labels_of
 from nanobrag_torch.datasets.render import Frame, Renderer
-from nanobrag_torch.datasets.store import Folder
+from nanobrag_torch.datasets.store import FLAG, Folder
 from nanobrag_torch.datasets.truth import StillsTruth
-from nanobrag_torch.io.hdf5_frames import frame_dataset
+from nanobrag_torch.io.hdf5_frames import frame_dataset, memory_file
 
 Array = NDArray[Any]
 
@@ -22,7 +22,8 @@ def make_shard(folder: Folder, number: int, renderer: Renderer, report: Callable
     """Write shard `number` of a data set. report is called with the images done. Raises InputError."""
     images = folder.recipe.images_of(number)
     with folder.writing(number) as place:
-        with _ImageFile(place / "h5", renderer, len(images)) as file:
+        with memory_file(place / "h5", FLAG) as content:
+            file = _ImageFile(content, renderer, len(images))
             rows, spots, truth = [], [], StillsTruth(renderer)
             for done, image in enumerate(images):
                 frame = renderer.frame(image)
@@ -45,10 +46,7 @@ def make_shard(folder: Folder, number: int, renderer: Renderer, report: Callable
 class _ImageFile:
     """The HDF5 file of a shard."""
 
-    def __init__(self, path: Path, renderer: Renderer, count: int) -> None:
-        import h5py
-
-        self._file = h5py.File(path, "w")
+    def __init__(self, file: Any, renderer: Renderer, count: int) -> None:
         detector, output, labels = renderer.data.detector, renderer.recipe.output, renderer.recipe.labels
         assert detector is not None
         self._detector, self._shape = detector, renderer.image_shape
@@ -59,9 +57,7 @@ class _ImageFile:
             "spot_of_pixel": "int32" if labels.spots and labels.pixels else None,
         }
         stacked = detector.stacked_shape
-        self._sets = {
-            name: frame_dataset(self._file, name, count, stacked, kind) for name, kind in kinds.items() if kind
-        }
+        self._sets = {name: frame_dataset(file, name, count, stacked, kind) for name, kind in kinds.items() if kind}
 
     def put(self, place: int, frame: Frame, recorded: Array | None, labels: Labels | None) -> None:
         """Store the images of a frame."""
@@ -75,12 +71,6 @@ class _ImageFile:
             image = found[name]
             assert image is not None
             dataset[place] = self._detector.stack(image.reshape(self._shape))
-
-    def __enter__(self) -> _ImageFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
 
 def image_row(renderer: Renderer, frame: Frame, recorded: Array | None, labels: Labels | None) -> dict[str, Any]:

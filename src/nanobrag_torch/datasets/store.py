@@ -113,11 +113,14 @@ class Folder:
     def writing(self, number: int) -> Iterator[Path]:
         """A folder for the files of a shard; when the block ends well they get their names, and the shard its record.
 
-        A full disk and the like are an InputError; nothing is left behind then.
+        What a killed writer of the shard left is removed: who writes has the claim on it. A full disk and the like are
+        an InputError; nothing is left behind then.
         """
         place = self.path / "shards" / f".{number:05d}.{secrets.token_hex(4)}.part"
         try:
             with disk_errors(self.path):
+                for left in (self.path / "shards").glob(f".{number:05d}.*.part"):
+                    shutil.rmtree(left, ignore_errors=True)
                 place.mkdir(parents=True)
                 yield place
                 files = {f"{number:05d}.{p.name}": p for p in sorted(place.iterdir())}
