@@ -62,7 +62,7 @@ def train(batches: Iterable[Batch], seconds: float, *, seed: int = 0, most: int 
             break
         loss = nn.functional.binary_cross_entropy_with_logits(model(batch["recorded"]), truth(batch).float())
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
     return model
 

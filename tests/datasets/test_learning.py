@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
+from pathlib import Path
 
 import h5py
 import hdf5plugin
@@ -10,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from dataset_recipes import STILLS, changed
-from spot_finder import WANTED, score, train
 from torch.utils.data import DataLoader
 
 from nanobrag_torch.datasets import ShardDataset, SimulatedDataset, collate
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.workers import Place
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+from spot_finder import WANTED, score, train  # noqa: E402
 
 assert hdf5plugin
 
