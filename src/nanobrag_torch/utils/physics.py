@@ -28,7 +28,7 @@ def sinc3(x: Tensor) -> Tensor:
 
 def polarization_factor(kahn_factor: Tensor | float, incident: Tensor, diffracted: Tensor, axis: Tensor) -> Tensor:
     """P [...] of directions [..., 3] of any length; axis [3] or [..., 3] of the polarization."""
-    shape = torch.broadcast_shapes(incident.shape, axis.shape, diffracted.shape)
+    shape = torch.broadcast_shapes(incident.shape, axis.shape, diffracted.shape)  # type: ignore[no-untyped-call]
     incident, axis, diffracted = (unit(x).expand(shape) for x in (incident, axis, diffracted))
     kahn = torch.as_tensor(kahn_factor, dtype=diffracted.dtype, device=diffracted.device)
 
