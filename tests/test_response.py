@@ -364,3 +364,18 @@ def test_a_refinement_sees_the_width_and_the_background_through_a_list_of_pixels
                 for sign in (1, -1)]  # fmt: skip
         central = (ends[0] - ends[1]) / (2e-4 * float(point[i].detach()))
         assert abs(float(slope) - central) < 1e-6 * max(abs(central), 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_spread_in_machine_code_is_the_plain_one(dtype):
+    image = torch.rand(2, 150, 37, dtype=dtype)
+    here = Response(ResponseConfig(spread=SpreadConfig(fwhm_um=130.0), pixel_size_um=[75.0, 60.0]))
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-14
+    assert torch.allclose(here.photons(image, fused=True), here.photons(image), rtol=tolerance)
+    tiny = torch.rand(1, 2, 3, dtype=dtype)
+    assert torch.allclose(here.photons(tiny, fused=True), here.photons(tiny), rtol=tolerance)
+
+
+def test_negative_photons_are_refused_with_a_spread_too():
+    with pytest.raises(InputError, match="^image"):
+        response(spread=SPREADS["gauss"]).record(torch.full((9, 9), -1.0), 1)

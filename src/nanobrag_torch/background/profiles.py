@@ -9,6 +9,7 @@ and Herzberg (1979); coherent scattering alone. Ice Ih: powder rings of the cell
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Substance:
         return number * area / MM_PER_M
 
 
+@functools.cache
 def substance(name: str) -> Substance:
     """A built-in material by name. Raises InputError."""
     if name not in SUBSTANCES:

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from nanobrag_torch.compilation import available
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.response.config import SpreadConfig
+from nanobrag_torch.response.spread_fused import spread_along_lines
 from nanobrag_torch.units import MICRON
 
 FIBRE_G = 0.652383013252053
@@ -39,10 +41,15 @@ class Spread:
     ) -> None:
         self.config, self.pixel_size, self.device = config, pixel_size, torch.device(device)
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """The image [..., slow, fast] after the spread, in its dtype; panels are spread each on its own."""
+    def __call__(self, image: Tensor, *, fused: bool = False) -> Tensor:
+        """The image [..., slow, fast] after the spread, in its dtype; panels are spread each on its own.
+
+        fused: in machine code where that can be, which nothing can be differentiated through.
+        """
         radii = self.radii((int(image.shape[-2]), int(image.shape[-1])))
         if self.config.shape == "gauss" and self.config.radius_pixels is None:
+            if fused and image.device.type == "cpu" and available().usable:
+                return spread_along_lines(image, self.line(radii[0], 1), self.line(radii[1], 0))
             return _along(_along(image, self.line(radii[1], 0), -1), self.line(radii[0], 1), -2)
         kernel = self.kernel(radii)
         return _direct(image, kernel) if max(radii) <= DIRECT_RADIUS else _through_fourier(image, kernel)
