@@ -98,7 +98,7 @@ def test_a_series_goes_on_where_it_was_cut_off(folder):
         (("one.expt", "--frames", "0-3"), "--frames"),
         (("one.expt", "--frames", "x"), "--frames"),
         (("one.expt", "--frames", "1", "-o", "a.tif"), "a.tif"),
-        (("one.expt", "--frames", "1", "-o", "a.cbf"), "--allow-loss"),
+        (("two.expt", "--frames", "1", "-o", "a.cbf"), "--allow-loss"),
         (("one.expt", "--frames", "1-2", "-o", "a.npy"), "####"),
         (("one.expt", "--structure-factors", "one.expt"), "one.expt"),
         (("one.expt", "--structure-factors", "model.mtz", "--column", "FOO"), "FOO"),

@@ -62,13 +62,20 @@ class Experiment:
 
     @classmethod
     def from_file(
-        cls, path: str | Path, *, structure_factors: str | Path | Reflections | None = None, **options: Any
+        cls,
+        path: str | Path,
+        *,
+        structure_factors: str | Path | Reflections | None = None,
+        index: int | None = None,
+        data_file: str | Path | None = None,
+        **options: Any,
     ) -> Experiment:
         """Read DIALS .expt, XDS XPARM, CrystFEL .geom, or the header of an SMV, CBF or NXmx image.
 
-        structure_factors: a file that read_structure_factors takes, or what it returned. Raises InputError.
+        structure_factors: a file that read_structure_factors takes, or what it returned. index: which experiment of
+        several in a .expt file. data_file: images that hold the values a .geom locates. Raises InputError.
         """
-        data = read_geometry(path)
+        data = read_geometry(path, index=index, data_file=data_file)
         if structure_factors is not None and not isinstance(structure_factors, Reflections):
             wavelength = None if data.beam is None else data.beam.wavelength_A
             structure_factors = read_structure_factors(structure_factors, wavelength_A=wavelength)
@@ -113,7 +120,7 @@ class Experiment:
         crystal = Crystal(self.crystal_config(frame), device=device)
         if self.structure_factors is not None:
             attach_structure_factors(crystal, self.structure_factors, default_F=self.options.get("default_F", 0.0))
-        detector = Detector(self.detector_config(), device=device)
+        detector = Detector(self.detector_config(frame), device=device)
         assert self.data.detector is not None
         options["response"] = panel_response(self.data.detector, options.get("response"))
         return Simulator(crystal, detector, beam_config=self.beam_config(frame), **options)
@@ -138,29 +145,31 @@ class Experiment:
             chosen.setdefault("spindle_axis", _setting(self.data, frame) @ goniometer.rotation_axis)
         return CrystalConfig(**{k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in chosen.items()})
 
-    def detector_config(self) -> DetectorConfig:
+    def detector_config(self, frame: int = 0) -> DetectorConfig:
         """Panels in their groups; a group is moved by replacing its shift_mm and rotation_deg."""
         self.data.need("detector", "beam", where="an image")
         assert self.data.detector is not None and self.data.beam is not None
+        beam = self.data.beam.of_frame(frame)
         owner: dict[int, str] = {}
         groups = [] if self.data.detector.root is None else _groups(self.data.detector.root, None, owner)
         panels = [_panel(panel, owner.get(i)) for i, panel in enumerate(self.data.detector.panels)]
-        frame: dict[str, Any] = {
+        placed: dict[str, Any] = {
             "detector_convention": DetectorConvention.CUSTOM,
-            "custom_beam_vector": incident(self.data.beam).tolist(),
+            "custom_beam_vector": incident(beam).tolist(),
             "panels": panels,
             "groups": groups,
         }
-        electric = electric_axis(self.data.beam)
+        electric = electric_axis(beam)
         if electric is not None:
-            frame["custom_polar_vector"] = electric.tolist()
-        return DetectorConfig(**{**frame, **self._options_of(DetectorConfig)})
+            placed["custom_polar_vector"] = electric.tolist()
+        return DetectorConfig(**{**placed, **self._options_of(DetectorConfig)})
 
     def beam_config(self, frame: int = 0) -> BeamConfig:
         """Wavelength or spectrum of a frame, and the polarization where the file has it."""
         self.data.need("beam", where="an image")
-        beam = self.data.beam
-        assert beam is not None
+        assert self.data.beam is not None
+        beam = self.data.beam.of_frame(frame)
+        require_monochromatic_xrays(self.data)
         chosen: dict[str, Any] = {"wavelength_A": beam.wavelength_A}
         if beam.frame_wavelengths_A is not None:
             chosen["wavelength_A"] = float(beam.frame_wavelengths_A[min(frame, len(beam.frame_wavelengths_A) - 1)])
@@ -188,6 +197,17 @@ class Experiment:
 def _without_panel(image: Tensor) -> Tensor:
     """The image (slow, fast) of a single panel."""
     return image[0] if image.shape[0] == 1 and image.dim() == 3 else image
+
+
+def require_monochromatic_xrays(data: ExperimentData) -> None:
+    """Raise InputError naming what a file says of its beam that no image here is made of."""
+    beam, scan = data.beam, data.scan
+    if beam is not None and beam.probe != "x-ray":
+        raise InputError("probe", beam.probe, "x-ray: images of other probes are not rendered")
+    if beam is not None and beam.wavelength_range_A is not None and beam.spectrum_energies_eV is None:
+        raise InputError("wavelength_range", beam.wavelength_range_A, "a wavelength or a spectrum, not a range alone")
+    if scan is not None and scan.time_of_flight is not None:
+        raise InputError("time_of_flight", f"{len(scan.time_of_flight)} times", "a scan of one wavelength")
 
 
 def _setting(data: ExperimentData, frame: int) -> Any:

@@ -246,7 +246,7 @@ def test_a_pilatus_header_is_read(tmp_path):
     tilted = header.replace("2theta 0.0000", "2theta 12.0").encode()
     (tmp_path / "t.cbf").write_bytes(whole[:start] + tilted + whole[end:])
     assert "Detector_2theta" in read_image(tmp_path / "t.cbf").no_geometry
-    with pytest.raises(InputError, match="t.cbf: Detector_2theta: got 12.0"):
+    with pytest.raises(InputError, match="t.cbf: Detector_2theta: got .12.0"):
         read_geometry(tmp_path / "t.cbf")
 
 
@@ -467,7 +467,9 @@ def test_nxmx_that_lacks_something_is_named(tmp_path):
         "module": lambda f: f["entry/instrument/detector"].pop("module"),
         "chain": lambda f: f["entry/instrument/detector/module/module_offset"].attrs.modify("depends_on", "/no/where"),
         "unit": lambda f: f["entry/instrument/detector/module/module_offset"].attrs.modify("units", "furlong"),
-        "size": lambda f: f["entry/instrument/detector/module/data_size"].write_direct(np.array([12, 10**9])),
+        "stride": lambda f: f["entry/instrument/detector/module"].create_dataset("data_stride", data=[2, 1]),
+        "vector": lambda f: f["entry/instrument/detector/module/module_offset"].attrs.pop("vector"),
+        "translation unit": lambda f: f["entry/instrument/detector/module/module_offset"].attrs.pop("units"),
     }.items():
         path = tmp_path / f"{name}.nxs"
         write_nxmx(path, noise((3, 12, 20)), plain())

@@ -358,7 +358,7 @@ def test_files_that_cannot_be_used(tmp_path):
     refuses("line 2")
     make_mtz(path, [F], batches=True)
     refuses("unmerged")
-    make_mtz(path, [F, ("M_ISYM", "Y", tenth)])
+    make_mtz(path, [F, ("BATCH", "B", tenth)])
     refuses("unmerged")
     make_mtz(path, [F])
     refuses("resolution", dmax=1.0)

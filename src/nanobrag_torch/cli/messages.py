@@ -11,16 +11,26 @@ DEPARTURES = "nanobrag_torch.departures"
 
 
 class _Lines(logging.Handler):
-    """Writes to what sys.stderr is at the time, which tests and notebooks change."""
+    """Writes each line once to what sys.stderr is at the time, which tests and notebooks change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        line = self.format(record)
+        if line not in self.said:
+            self.said.add(line)
+            print(line, file=sys.stderr, flush=True)
 
 
 def show_messages() -> None:
     """From here on lines of the library's log go to stderr, each once, after the name of the package."""
     logger = logging.getLogger(LOGGER)
-    if not any(isinstance(handler, _Lines) for handler in logger.handlers):
+    attached = [handler for handler in logger.handlers if isinstance(handler, _Lines)]
+    for handler in attached:
+        handler.said.clear()
+    if not attached:
         handler = _Lines()
         handler.addFilter(lambda record: record.name != DEPARTURES)
         handler.setFormatter(logging.Formatter(f"{LOGGER}: %(message)s"))

@@ -26,7 +26,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from nanobrag_torch.datasets.ingredients import Ingredients, ingredients, require_same
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.atomic import OutputFile, open_output
+from nanobrag_torch.io.atomic import open_output, require_writable
 from nanobrag_torch.io.digest import file_digest
 from nanobrag_torch.io.fileformat import FileFormat, FrameStore
 from nanobrag_torch.io.geometry import refuse_losses
@@ -182,7 +182,7 @@ class _NumberedStore:
         if resume and (self.journal.exists() or any(path.exists() for path in self.paths)):
             require_same(_first_line(self.journal), whole, template)
         else:
-            _require_writable(self.paths[0])
+            require_writable(self.paths[0])
             with open_output(self.journal) as file:
                 file.write(json.dumps(whole).encode() + b"\n")
 
@@ -223,7 +223,7 @@ class _OneFileStore:
         self.path, self.how, self.experiment, self.frames, self.dtype = path, how, experiment, frames, dtype
         self.folder = path.with_name(f".{path.name}.frames")
         self.whole = whole
-        _require_writable(path)
+        require_writable(path)
         note = self.folder / "series"
         if not resume:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -263,13 +263,6 @@ class _OneFileStore:
 
     def _has_chunks(self) -> bool:
         return self.folder.is_dir() and any(entry.name != "series" for entry in self.folder.iterdir())
-
-
-def _require_writable(path: Path) -> None:
-    """Fail now, not after the last frame."""
-    probe = OutputFile(path, "output file")
-    probe.finish()
-    probe.discard()
 
 
 def _first_line(path: Path) -> Ingredients | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.fileformat import Choice, FileFormat
 from nanobrag_torch.io.formats import find_format, reads_amplitudes, require_name
 from nanobrag_torch.records.reflections import Reflections
+
+_LOG = logging.getLogger(__name__)
 
 FLAG = "structure factors"
 
@@ -32,7 +35,10 @@ def read_reflections(
     found = amplitude_format(path, flag=flag)
     if found.read_reflections is None:
         raise InputError(flag, str(path), "a file of reflections, not of atoms")
-    return found.read_reflections(Path(path), Choice(column=column, anomalous=anomalous, flag=flag))
+    reflections = found.read_reflections(Path(path), Choice(column=column, anomalous=anomalous, flag=flag))
+    if reflections.remark:
+        _LOG.warning("%s: %s", path, reflections.remark)
+    return reflections
 
 
 def writes_amplitudes(found: FileFormat) -> object:

@@ -12,6 +12,7 @@ import io
 import os
 import secrets
 import stat
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -64,6 +65,21 @@ def read_start(path: str | os.PathLike[str], flag: str, accepted: str) -> bytes:
     if not start or is_packed(start):
         return read_input(path, flag, accepted)[:START]
     return start
+
+
+@contextmanager
+def unpacked_path(path: str | os.PathLike[str], flag: str, accepted: str) -> Iterator[Path]:
+    """The file for a library that opens it by name: itself, or what it unpacks to, which is removed afterwards."""
+    given = Path(path)
+    with given.open("rb") as file:
+        packed = is_packed(file.read(8))
+    if not packed:
+        yield given
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        bare = Path(folder) / (given.stem if given.suffix in (".gz", ".bz2") else given.name)
+        bare.write_bytes(read_input(path, flag, accepted))
+        yield bare
 
 
 def is_packed(start: bytes) -> bool:
@@ -179,6 +195,13 @@ def output_path(path: str | os.PathLike[str], flag: str = "output file") -> Iter
         output.commit()
     finally:
         output.discard()
+
+
+def require_writable(path: str | os.PathLike[str], flag: str = "output file") -> None:
+    """Raise InputError now, not after the work, if path cannot be written; nothing is left behind."""
+    probe = OutputFile(path, flag)
+    probe.finish()
+    probe.discard()
 
 
 def _places(path: str) -> tuple[Path, Path | None]:

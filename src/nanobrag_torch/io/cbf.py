@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output, read_input
-from nanobrag_torch.io.fields import Node, naming
+from nanobrag_torch.io.fields import naming
 from nanobrag_torch.io.fileformat import FileFormat, ImageOptions
 from nanobrag_torch.io.header_entries import MARK, experiment_of_entries, own_entries
+from nanobrag_torch.io.imgcif import experiment_of_imgcif
+from nanobrag_torch.io.unit_words import ANGLES_DEG, LENGTHS_MM, TIMES_S, WAVELENGTHS_A, Units, quantities
 from nanobrag_torch.records.contents import HEADER
 from nanobrag_torch.records.experiment import (
     BeamData,
@@ -47,11 +49,12 @@ ELEMENTS = {
     "unsigned 16-bit integer": "u2",
     "unsigned 32-bit integer": "u4",
 }
+COUNTS = Units("a number of counts", {}, {"count": 1.0, "ADU": 1.0, "photon": 1.0})
+PIXEL_COUNTS = Units("pixels or lengths", {"px": 1.0}, {"pixel": 1.0})
 MATERIALS = {"Silicon": "Si", "CdTe": "CdTe", "GaAs": "GaAs"}
 """What headers call a sensor -> its formula."""
 
 _RECORD = re.compile(r"^#\s*([A-Za-z_0-9]+)[:=]?\s+(.*?)\s*$", re.MULTILINE)
-_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _MIME = re.compile(rb"^([A-Za-z0-9-]+):\s*\"?(.*?)\"?\s*$", re.MULTILINE)
 
 
@@ -66,7 +69,7 @@ class CbfFile:
 
     def records(self) -> dict[str, str]:
         """Key and text of every "# Key value" line."""
-        return dict(_RECORD.findall(self.text.replace("\r", "")))
+        return dict(_RECORD.findall(self.text.replace("\r\n", "\n").replace("\r", "\n")))
 
     def whole(self, field: str) -> int:
         """A whole number of a field of the binary section."""
@@ -98,7 +101,8 @@ def open_cbf(path: str | os.PathLike[str]) -> CbfFile:
     mime = content[section:start]
     if b"x-CBF_BYTE_OFFSET" not in mime:
         raise InputError(f"{path}: conversions", mime[:120].decode("latin-1"), "x-CBF_BYTE_OFFSET")
-    fields = {key.decode("latin-1"): value.decode("latin-1") for key, value in _MIME.findall(mime.replace(b"\r", b""))}
+    lines = mime.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    fields = {key.decode("latin-1"): value.decode("latin-1") for key, value in _MIME.findall(lines)}
     found = CbfFile(str(path), content[:section].decode("latin-1"), fields, content[start + len(START) :])
     size = found.whole("X-Binary-Size")
     if len(found.packed) < size:
@@ -132,7 +136,8 @@ def read_cbf_geometry(path: str | os.PathLike[str]) -> ExperimentData:
 def experiment_of_cbf(file: CbfFile) -> ExperimentData:
     """The experiment that a header describes: our own entries, or a panel square to the beam at Detector_distance.
 
-    Raises InputError if it is no mini-CBF header, lacks distance, centre or pixel size, or states a tilt.
+    A full imgCIF header is read by its axes. Raises InputError naming what is missing, a tilt without an axis, and what
+    is no unit.
     """
     with naming(file.path):
         return _experiment(file, file.records())
@@ -140,15 +145,16 @@ def experiment_of_cbf(file: CbfFile) -> ExperimentData:
 
 def _experiment(file: CbfFile, records: dict[str, str]) -> ExperimentData:
     if "_array_data.header_convention" not in file.text:
-        raise InputError(file.path, "a CBF header that is not mini-CBF", "_array_data.header_convention (mini-CBF)")
+        return experiment_of_imgcif(file.text, file.path)
     if MARK in records:
         return experiment_of_entries(records, file.image_size, file.path)
-    tilt = _numbers(records, "Detector_2theta", file.path, 1)
-    if tilt is not None and tilt[0] != 0:
-        raise InputError(f"{file.path}: Detector_2theta", tilt[0], "0, for the axis of a tilt is not stated")
-    wavelength = _numbers(records, "Wavelength", file.path, 1)
+    for key, units, unit in (("Detector_2theta", ANGLES_DEG, "deg"), ("Detector_Voffset", LENGTHS_MM, "m")):
+        moved = _stated(records, key, file.path, units, unit)
+        if moved is not None and moved != 0:
+            raise InputError(f"{file.path}: {key}", records[key], "0, for its axis is not stated")
+    wavelength = _stated(records, "Wavelength", file.path, WAVELENGTHS_A, "A")
     return ExperimentData(
-        beam=None if wavelength is None else _beam(records, wavelength[0], file.path),
+        beam=None if wavelength is None else _beam(records, wavelength, file.path),
         detector=DetectorData(panels=(_panel(records, file),)),
         goniometer=GoniometerData(rotation_axis=np.array([1.0, 0.0, 0.0])),
         scan=_scan(records, file.path),
@@ -274,61 +280,63 @@ def _check_sum(packed: bytes) -> str:
     return base64.b64encode(hashlib.md5(packed, usedforsecurity=False).digest()).decode()
 
 
-def _numbers(records: dict[str, str], key: str, path: str, count: int) -> list[float] | None:
-    """The first numbers of a record; None if there is no such record."""
+def _stated(records: dict[str, str], key: str, path: str, units: Units, unit: str) -> float | None:
+    """The number of a record, by the unit that it states, else by the usual one; None if there is no such record."""
+    return quantities(records[key], units, unit, f"{path}: {key}")[0] if key in records else None
+
+
+def _needed(records: dict[str, str], key: str, path: str, units: Units, unit: str, count: int = 1) -> list[float]:
     if key not in records:
-        return None
-    found = [float(word) for word in _NUMBER.findall(records[key].replace("pixels", ""))]
-    if len(found) < count:
-        raise Node(path, key, records[key]).fail(f"{count} numbers" if count > 1 else "a number")
-    return found[:count]
-
-
-def _needed(records: dict[str, str], key: str, path: str, count: int) -> list[float]:
-    found = _numbers(records, key, path, count)
-    if found is None:
         raise InputError(f"{path}: {key}", None, "a value (the record is missing)")
-    return found
+    return quantities(records[key], units, unit, f"{path}: {key}", count)
 
 
 def _panel(records: dict[str, str], file: CbfFile) -> PanelData:
-    pixel_fast, pixel_slow = (1000 * size for size in _needed(records, "Pixel_size", file.path, 2))
-    beam_fast, beam_slow = _needed(records, "Beam_xy", file.path, 2)
-    distance = 1000 * _needed(records, "Detector_distance", file.path, 1)[0]
+    pitch = _needed(records, "Pixel_size", file.path, LENGTHS_MM, "m", 2)
+    beam = _beam_pixels(records, (pitch[0], pitch[1]), file.path)
+    distance = _needed(records, "Detector_distance", file.path, LENGTHS_MM, "m")[0]
     word = next((name for name in MATERIALS if name in records), None)
-    thickness = None if word is None else 1000 * _needed(records, word, file.path, 1)[0]
-    cutoff = _numbers(records, "Count_cutoff", file.path, 1)
+    cutoff = _stated(records, "Count_cutoff", file.path, COUNTS, "counts")
     return PanelData(
-        origin_mm=np.array([-beam_fast * pixel_fast, beam_slow * pixel_slow, -distance]),
+        origin_mm=np.array([-beam[0] * pitch[0], beam[1] * pitch[1], -distance]),
         fast=np.array([1.0, 0.0, 0.0]),
         slow=np.array([0.0, -1.0, 0.0]),
-        pixel_size_mm=(pixel_fast, pixel_slow),
+        pixel_size_mm=(pitch[0], pitch[1]),
         image_size=file.image_size,
-        thickness_mm=thickness,
+        thickness_mm=None if word is None else _needed(records, word, file.path, LENGTHS_MM, "m")[0],
         material=None if word is None else MATERIALS[word],
-        trusted_range=None if cutoff is None else (0.0, cutoff[0]),
+        trusted_range=None if cutoff is None else (0.0, cutoff),
     )
 
 
+def _beam_pixels(records: dict[str, str], pitch_mm: tuple[float, float], path: str) -> list[float]:
+    """The beam centre along fast and slow in pixels, whether it is stated so or as lengths."""
+    try:
+        return _needed(records, "Beam_xy", path, PIXEL_COUNTS, "pixels", 2)
+    except InputError:
+        lengths = _needed(records, "Beam_xy", path, LENGTHS_MM, "pixels", 2)
+    return [length / pitch for length, pitch in zip(lengths, pitch_mm, strict=True)]
+
+
 def _beam(records: dict[str, str], wavelength: float, path: str) -> BeamData:
-    polarization = _numbers(records, "Polarization", path, 1)
+    polarization = _stated(records, "Polarization", path, COUNTS, "counts")
     return BeamData(
         wavelength_A=wavelength,
-        polarization_fraction=None if polarization is None else polarization[0],
+        polarization_fraction=polarization,
         polarization_normal=None if polarization is None else np.array([0.0, 1.0, 0.0]),
     )
 
 
 def _scan(records: dict[str, str], path: str) -> ScanData | None:
-    start, width = (_numbers(records, key, path, 1) for key in ("Start_angle", "Angle_increment"))
+    start, width = (_stated(records, key, path, ANGLES_DEG, "deg") for key in ("Start_angle", "Angle_increment"))
     if start is None or width is None:
         return None
-    exposure = _numbers(records, "Exposure_time", path, 1)
+    exposure = _stated(records, "Exposure_time", path, TIMES_S, "s")
     return ScanData(
         image_range=(1, 1),
-        oscillation_start_deg=start[0],
-        oscillation_width_deg=width[0],
-        exposure_times_s=None if exposure is None else np.array(exposure),
+        oscillation_start_deg=start,
+        oscillation_width_deg=width,
+        exposure_times_s=None if exposure is None else np.array([exposure]),
     )
 
 

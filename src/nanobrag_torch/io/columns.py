@@ -37,7 +37,22 @@ class Quantity:
         return "/".join(self.labels)
 
 
-def choose(offered: Sequence[Quantity], column: str | None, anomalous: bool | None, path: str) -> Quantity:
+@dataclass(frozen=True)
+class Chosen:
+    """A quantity, and why it was taken."""
+
+    quantity: Quantity
+    reason: str
+
+    @property
+    def remark(self) -> str:
+        """One line for people: what was read, why, and what was made of it."""
+        made = "; F = sqrt(I), 0 where I is not positive" if self.quantity.intensity else ""
+        kind = "intensities" if self.quantity.intensity else "amplitudes"
+        return f"{kind} {self.quantity.name}, {self.reason}{made}"
+
+
+def choose(offered: Sequence[Quantity], column: str | None, anomalous: bool | None, path: str) -> Chosen:
     """The quantity that `column` names, else the best: amplitudes before intensities, pairs before means, measured
     before calculated, map coefficients never. anomalous False puts means before pairs.
 
@@ -45,18 +60,26 @@ def choose(offered: Sequence[Quantity], column: str | None, anomalous: bool | No
     """
     names = ", ".join(quantity.name for quantity in offered) or "none"
     if column is not None:
-        return _named(offered, column, names, path)
+        return Chosen(_named(offered, column, names, path), "the column asked for")
     usable = [quantity for quantity in offered if not _MAP.search(quantity.labels[0])]
     for group in _ranked(usable, anomalous):
         if len(group) == 1:
-            return group[0]
+            return Chosen(group[0], _reason(group[0], offered))
         usual = [q for label in _USUAL for q in group if q.labels[0] == label]
         if usual:
-            return usual[0]
+            return Chosen(usual[0], _reason(usual[0], offered))
         if group:
             several = ", ".join(quantity.name for quantity in group)
             raise InputError("column", f"none for {path}", f"one of {several}: the file has several alike")
     raise InputError("column", f"none for {path}", f"a column of amplitudes or intensities; the file has: {names}")
+
+
+def _reason(taken: Quantity, offered: Sequence[Quantity]) -> str:
+    others = [quantity.name for quantity in offered if quantity != taken]
+    if not others:
+        return "the only ones in the file"
+    kind = ("calculated" if taken.calculated else "measured") + (" and for h and -h apart" if taken.paired else "")
+    return f"taken because they are {kind}, before {', '.join(others)}"
 
 
 def _named(offered: Sequence[Quantity], column: str, names: str, path: str) -> Quantity:

@@ -31,6 +31,13 @@ from nanobrag_torch.records.experiment import (
     Vector,
 )
 
+PROPERTIES = ("oscillation", "oscillation_width", "exposure_time", "epochs", "time_of_flight")
+UNCERTAINTIES = (
+    "B_covariance", "B_covariance_at_scan_points", "recalculated_unit_cell", "recalculated_cell_parameter_sd",
+    "recalculated_cell_volume_sd",
+)  # fmt: skip
+LOOKUPS = {"mask": "mask file", "gain": "gain file", "pedestal": "pedestal file", "dx": "distortion file"}
+"""What an imageset may name of other files -> in words."""
 ACCEPTED = 'a DIALS experiment list: JSON with "__id__": "ExperimentList"'
 
 T = TypeVar("T")
@@ -67,7 +74,8 @@ def read_expts(path: str | os.PathLike[str]) -> list[ExperimentData]:
 
 def _experiment(root: Node, chosen: Node) -> ExperimentData:
     identifier, template, images, numbers = chosen.get("identifier"), None, None, None
-    if (imageset := _part(root, chosen, "imageset", lambda node: node)) is not None:
+    imageset = _part(root, chosen, "imageset", lambda node: node)
+    if imageset is not None:
         template, images, numbers = (imageset.get(name) for name in ("template", "images", "single_file_indices"))
     return ExperimentData(
         beam=_part(root, chosen, "beam", _beam),
@@ -79,7 +87,17 @@ def _experiment(root: Node, chosen: Node) -> ExperimentData:
         image_template=None if template is None else template.text(),
         images=() if images is None else tuple(image.text() for image in images.items()),
         image_numbers=() if numbers is None else tuple(number.whole() for number in numbers.items()),
+        not_kept=_not_kept(chosen, imageset),
     )
+
+
+def _not_kept(chosen: Node, imageset: Node | None) -> tuple[str, ...]:
+    """What an experiment points to that has no place here."""
+    models = [
+        word for key, word in (("profile", "profile model"), ("scaling_model", "scaling model")) if chosen.get(key)
+    ]
+    named = {} if imageset is None else imageset.value
+    return (*models, *(word for key, word in LOOKUPS.items() if isinstance(named, dict) and named.get(key)))
 
 
 def _part(root: Node, chosen: Node, name: str, read: Callable[[Node], T]) -> T | None:
@@ -116,6 +134,8 @@ def _beam(node: Node) -> BeamData:
         flux=_known(node, "flux"),
         transmission=number_or_none(node.get("transmission")),
         source_distance_mm=_known(node, "sample_to_source_distance"),
+        probe="x-ray" if (probe := node.get("probe")) is None else probe.text(),
+        s0_at_scan_points=None if (points := node.get("s0_at_scan_points")) is None else points.numbers(-1, 3),
     )
 
 
@@ -238,6 +258,8 @@ def _scan(node: Node) -> ScanData:
         exposure_times_s=_per_frame(table.get("exposure_time"), frames),
         epochs=_per_frame(table.get("epochs"), frames),
         batch_offset=0 if offset is None else offset.whole(),
+        time_of_flight=None if (flight := table.get("time_of_flight")) is None else flight.numbers(frames),
+        other_properties=tuple(name for name in (node.value.get("properties") or {}) if name not in PROPERTIES),
     )
 
 
@@ -282,6 +304,7 @@ def _crystal(node: Node) -> CrystalData:
         half_mosaicity_deg=number_or_none(node.get("ML_half_mosaicity_deg")),
         domain_size_A=number_or_none(node.get("ML_domain_size_ang")),
         A_at_scan_points=None if points is None else points.numbers(-1, 9).reshape(-1, 3, 3),
+        uncertainties={key: node.value[key] for key in UNCERTAINTIES if key in node.value} or None,
     )
 
 
@@ -296,6 +319,7 @@ FORMAT = FileFormat(
     | {
         "several panels", "groups of panels", "nested groups", "group frames", "untrusted rectangles", "parallax",
         "spectrum", "wavelength range", "goniometer axes", "scan-varying setting", "several images",
-        "scan-varying crystal", "mosaic blocks",
+        "scan-varying crystal", "mosaic blocks", "scan-varying beam", "time of flight", "uncertainties of the cell",
+        "probe electron", "probe neutron",
     },
 )  # fmt: skip

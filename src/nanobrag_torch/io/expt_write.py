@@ -86,12 +86,18 @@ def _beam(beam: BeamData) -> Json:
         entry["polarization_normal"] = beam.polarization_normal.tolist()
     if beam.polarization_fraction is not None:
         entry["polarization_fraction"] = beam.polarization_fraction
-    entry |= {"flux": beam.flux or 0.0, "probe": "x-ray", "sample_to_source_distance": beam.source_distance_mm or 0.0}
+    entry |= {
+        "flux": beam.flux or 0.0,
+        "probe": beam.probe,
+        "sample_to_source_distance": beam.source_distance_mm or 0.0,
+    }
     if beam.transmission is not None:
         entry["transmission"] = beam.transmission
     if beam.spectrum_energies_eV is not None and beam.spectrum_weights is not None:
         energies, weights = beam.spectrum_energies_eV.tolist(), beam.spectrum_weights.tolist()
         entry["spectrum"] = {"energies_eV": energies, "weights": weights}
+    if beam.s0_at_scan_points is not None:
+        entry["s0_at_scan_points"] = beam.s0_at_scan_points.tolist()
     return entry
 
 
@@ -170,13 +176,15 @@ def _scan(scan: ScanData) -> Json:
     def each(values: Vector | None) -> list[float]:
         return [0.0] * scan.frames if values is None else [float(x) for x in values]
 
+    common = {"image_range": list(scan.image_range), "batch_offset": scan.batch_offset, "valid_image_ranges": {}}
+    if scan.time_of_flight is not None:  # the properties of newer files: nothing turns, so no oscillation
+        times = {"exposure_time": each(scan.exposure_times_s), "epochs": each(scan.epochs)}
+        return {**common, "properties": {**times, "time_of_flight": scan.time_of_flight.tolist()}}
     return {
-        "image_range": list(scan.image_range),
-        "batch_offset": scan.batch_offset,
+        **common,
         "oscillation": [scan.oscillation_start_deg, scan.oscillation_width_deg],
         "exposure_time": each(scan.exposure_times_s),
         "epochs": each(scan.epochs),
-        "valid_image_ranges": {},
     }
 
 
@@ -191,6 +199,7 @@ def _crystal(crystal: CrystalData) -> Json:
         entry |= {"ML_half_mosaicity_deg": crystal.half_mosaicity_deg, "ML_domain_size_ang": crystal.domain_size_A}
     if crystal.A_at_scan_points is not None:
         entry["A_at_scan_points"] = crystal.A_at_scan_points.reshape(-1, 9).tolist()
+    entry |= crystal.uncertainties or {}
     return {"__id__": kind, **entry}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.atomic import read_input
+from nanobrag_torch.io.atomic import read_input, unpacked_path
 from nanobrag_torch.io.fileformat import FileFormat
 from nanobrag_torch.records.images import ImageData
 
@@ -25,7 +25,7 @@ def read_by_fabio(path: Path, frame: int) -> ImageData:
     level = logging.getLogger("fabio").level
     logging.getLogger("fabio").setLevel(logging.CRITICAL)  # it logs what it also raises
     try:
-        with fabio.open(os.fspath(path)) as file:
+        with unpacked_path(path, "image", ACCEPTED) as place, fabio.open(os.fspath(place)) as file:
             frames = int(file.nframes)
             if not 0 <= frame < frames:
                 raise InputError(f"{path}: frame", frame, f"a number from 0 to {frames - 1}")

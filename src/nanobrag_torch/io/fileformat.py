@@ -97,6 +97,7 @@ class FileFormat:
     write_reflections: Callable[[Target, Reflections, str], None] | None = None
     listed_in_P1: bool = False  # reflections are a list of all of P1, without symmetry
     read_atoms: Callable[[Path, str], AtomicModel] | None = None
+    rows: Callable[[Path], list[tuple[str, str]]] | None = None  # what else a file of reflections holds, for people
     read_table: Callable[[Path], ReflectionData] | None = None
 
     @property

@@ -8,15 +8,37 @@ import re
 import numpy as np
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.atomic import Target
+from nanobrag_torch.io.atomic import Target, read_start
 from nanobrag_torch.io.fileformat import FileFormat, Given
 from nanobrag_torch.io.mosflm import read_mosflm_matrix, write_mosflm_matrix
 from nanobrag_torch.records.experiment import BeamData, CrystalData, ExperimentData
 from nanobrag_torch.records.frames import from_imgcif, to_imgcif
 
-_NUMBER = rb"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eEdD][-+]?[0-9]+)?"
-_ROW = rb"[ \t]*" + rb"(?:[ \t]+|(?=-))".join([_NUMBER] * 3) + rb"[ \t]*\r?(?:\n|\Z)"
-_MATRIX = re.compile(rb"\s*?" + _ROW * 3)
+_NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eEdD][-+]?[0-9]+)?"
+_WORD = re.compile(_NUMBER)
+_LINE = re.compile(rf"\s*(?:{_NUMBER}(?:\s+|(?=-)))*{_NUMBER}\s*")
+BARE, WHOLE = (3, 3, 3), (3, 3, 3, 3, 3, 3, 3, 6)
+"""Numbers a line: A alone, or A, missetting angles, U and cell, then perhaps missetting angles again."""
+ACCEPTED = "a MOSFLM matrix: three lines of three numbers; or those, missetting angles, U and the cell"
+
+
+def is_matrix(start: bytes) -> bool:
+    """Whether a file that begins so is a MOSFLM matrix, not a list of other numbers."""
+    rows: list[int] = []
+    for line in start[:4096].decode("latin-1").splitlines():
+        if not line.strip():
+            continue
+        if not _LINE.fullmatch(line):
+            break
+        rows.append(len(_WORD.findall(line)))
+    return tuple(rows) == BARE or (tuple(rows[:8]) == WHOLE and rows[8:] in ([], [3]))
+
+
+def require_matrix(path: str | os.PathLike[str], flag: str) -> None:
+    """Raise InputError for a file that is no MOSFLM matrix."""
+    start = read_start(path, flag, ACCEPTED)
+    if not is_matrix(start):
+        raise InputError(flag, f"{path}: {start[:40].decode('latin-1')}", ACCEPTED)
 
 
 def read_mosflm_geometry(path: str | os.PathLike[str], given: Given) -> list[ExperimentData]:
@@ -41,7 +63,7 @@ def write_mosflm_geometry(target: Target, data: ExperimentData, *, flag: str = "
 FORMAT = FileFormat(
     name="mosflm",
     title="MOSFLM matrix",
-    recognises=lambda file: _MATRIX.match(file.start[:2000]) is not None,
+    recognises=lambda file: is_matrix(file.start),
     suffixes=(".mat",),
     read_experiments=read_mosflm_geometry,
     write_experiment=write_mosflm_geometry,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.atomic import Target, open_output, read_input
+from nanobrag_torch.io.atomic import Target, open_output, read_input, unpacked_path
 from nanobrag_torch.io.columns import Quantity, choose
 from nanobrag_torch.io.fileformat import Choice, FileFormat
 from nanobrag_torch.records.reflections import (
@@ -30,6 +30,7 @@ FLAG = "structure factors"
 ACCEPTED = "an MTZ file of merged reflections"
 
 _SIGMA_OF = {"F": "Q", "J": "Q", "G": "L", "K": "M"}
+LARGEST_INDEX = 2**20
 _TITLE = "written by nanobrag_torch"
 
 
@@ -42,11 +43,14 @@ def read_mtz(
     amplitudes (`amplitudes_of_intensities`). Rows without a value are left out. Raises InputError naming file and
     reason for a damaged or unmerged file, or a column that is not there.
     """
-    mtz = _open(path, flag)
+    mtz = open_mtz(path, flag)
+    if mtz.batches or any(item.type == "B" for item in mtz.columns):  # merged files have a column of type Y, too
+        raise InputError(flag, str(path), f"{ACCEPTED} (these are unmerged: merge them first)")
     labels = {item.label: item for item in mtz.columns}
-    quantity = choose(offered_by(mtz), column, anomalous, str(path))
-    values = [_amplitudes(labels, quantity, which) for which in range(len(quantity.labels))]
-    hkl = np.array(mtz.array[:, :3], dtype=np.int32)
+    hkl = _indices(mtz, path, flag)
+    chosen = choose(offered_by(mtz), column, anomalous, str(path))
+    quantity = chosen.quantity
+    values = [_amplitudes(mtz, labels, quantity, which) for which in range(len(quantity.labels))]
     split = quantity.paired and anomalous is not False
     group = _space_group(mtz, path, flag)
     if split:
@@ -62,6 +66,7 @@ def read_mtz(
         space_group=group.xhm(),
         anomalous=split,
         source=f"{quantity.name} of {path}",
+        remark=chosen.remark,
     )
     return reflections.rows(np.isfinite(amplitude))
 
@@ -100,27 +105,48 @@ def _sigma(columns: list[gemmi.Mtz.Column], label: str) -> str | None:
     return next(iter(named + [name for name in following if types[name] == wanted]), None)
 
 
-def _amplitudes(labels: dict[str, gemmi.Mtz.Column], quantity: Quantity, which: int) -> tuple[Floats, Floats | None]:
-    value = np.array(labels[quantity.labels[which]].array, np.float64)
-    sigma = np.array(labels[quantity.sigmas[which]].array, np.float64) if quantity.sigmas else None
+def _amplitudes(
+    mtz: gemmi.Mtz, labels: dict[str, gemmi.Mtz.Column], quantity: Quantity, which: int
+) -> tuple[Floats, Floats | None]:
+    value = _known(mtz, labels[quantity.labels[which]])
+    sigma = _known(mtz, labels[quantity.sigmas[which]]) if quantity.sigmas else None
     return amplitudes_of_intensities(value, sigma) if quantity.intensity else (value, sigma)
 
 
-def _open(path: str | os.PathLike[str], flag: str) -> gemmi.Mtz:
+def _known(mtz: gemmi.Mtz, column: gemmi.Mtz.Column) -> Floats:
+    """The values of a column; NaN where they are the number by which the header says "missing" (VALM)."""
+    values = np.array(column.array, np.float64)
+    return np.where(values == np.float64(np.float32(mtz.valm)), np.nan, values)
+
+
+def _indices(mtz: gemmi.Mtz, path: str | os.PathLike[str], flag: str) -> Indices:
+    """h, k, l [n, 3]: the columns of type H by label, wherever they stand; by order where they have other labels."""
+    columns = [item for item in mtz.columns if item.type == "H"]
+    by_label = {item.label.upper(): item for item in columns}
+    if len(columns) != 3 or len(by_label) != 3:
+        labels = ", ".join(item.label for item in columns) or "none"
+        raise InputError(flag, str(path), f"{ACCEPTED} with three index columns of type H (it has {labels})")
+    if set(by_label) == set("HKL"):
+        columns = [by_label[axis] for axis in "HKL"]
+    values = np.stack([np.array(item.array, np.float64) for item in columns], axis=1)
+    if not np.isfinite(values).all() or (values != np.rint(values)).any() or np.abs(values).max() > LARGEST_INDEX:
+        raise InputError(flag, str(path), f"{ACCEPTED} (an index is not a whole number)")
+    return values.astype(np.int32)
+
+
+def open_mtz(path: str | os.PathLike[str], flag: str) -> gemmi.Mtz:
+    """The file as gemmi reads it. Raises InputError naming file and reason if it is damaged or empty."""
     import gemmi
 
     if b"MTZENDOFHEADERS" not in read_input(path, flag, ACCEPTED):  # gemmi reads on without it
         raise InputError(flag, str(path), f"{ACCEPTED} (its end is missing)")
     try:
-        mtz = gemmi.read_mtz_file(str(path))
+        with unpacked_path(path, flag, ACCEPTED) as place:
+            mtz = gemmi.read_mtz_file(str(place))
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(flag, str(path), f"{ACCEPTED} ({_line(error)})") from error
-    if mtz.batches or any(item.type == "Y" for item in mtz.columns):
-        raise InputError(flag, str(path), f"{ACCEPTED} (these are unmerged: merge them first)")
     if mtz.nreflections == 0:
         raise InputError(flag, str(path), f"{ACCEPTED} (it has no reflection)")
-    if not np.isfinite(mtz.array[:, :3]).all():
-        raise InputError(flag, str(path), f"{ACCEPTED} (an index is not a number)")
     return mtz
 
 
@@ -237,6 +263,24 @@ def _write(target: Target, reflections: Reflections, label: str) -> None:
     write_mtz(target, reflections, label=label)
 
 
+def _rows(path: Path) -> list[tuple[str, str]]:
+    """Each column: label, type, values and how many are missing."""
+    mtz = open_mtz(path, str(path))
+    batches = [("batches", f"{len(mtz.batches)}: unmerged")] if mtz.batches else []
+    return [
+        ("title", mtz.title.strip() or "(none)"),
+        *batches,
+        *((f"column {item.label}", _of_column(mtz, item)) for item in mtz.columns),
+    ]
+
+
+def _of_column(mtz: gemmi.Mtz, column: gemmi.Mtz.Column) -> str:
+    values = _known(mtz, column)
+    there = values[np.isfinite(values)]
+    missing = f", {len(values) - len(there)} missing" if len(there) < len(values) else ""
+    return f"{column.type}  " + (f"{there.min():g} to {there.max():g}{missing}" if len(there) else "all missing")
+
+
 FORMAT = FileFormat(
     name="mtz",
     title="MTZ file",
@@ -244,4 +288,5 @@ FORMAT = FileFormat(
     suffixes=(".mtz",),
     read_reflections=_read,
     write_reflections=_write,
+    rows=_rows,
 )

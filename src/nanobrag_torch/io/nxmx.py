@@ -58,6 +58,7 @@ FORMAT = FileFormat(
     | {
         "several panels", "groups of panels", "nested groups", "group frames", "mask", "untrusted rectangles",
         "spectrum", "wavelength for each image", "goniometer axes", "several images",
+        "images that do not follow one another",
     },
     read_image=_read_image,
     write_image=_write_image,

@@ -325,7 +325,7 @@ def _write_goniometer(axes: Any, goniometer: GoniometerData, scan: ScanData | No
     for place, (name, direction, angle) in enumerate(chain):
         above = f"{SAMPLE_AXES}/{chain[place + 1][0]}" if place + 1 < len(chain) else "."
         scanned = angle is None and scan is not None
-        value = scan.start_deg(0) + scan.oscillation_width_deg * np.arange(scan.frames) if scanned and scan else angle
+        value = np.array([scan.start_deg(i) for i in range(scan.frames)]) if scanned and scan else angle
         _axis(axes, name, "rotation", 0.0 if value is None else value, "deg", direction, above)
         axes[name].attrs["scan_axis"] = angle is None
         if scanned and scan is not None:

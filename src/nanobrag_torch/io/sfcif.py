@@ -60,7 +60,8 @@ def read_sfcif(
     block = _block(path, flag)
     tags = _tags(block)
     offered = [_with_known_sigma(quantity, tags) for quantity in _KNOWN if set(quantity.labels) <= set(tags)]
-    quantity = choose(offered, column, anomalous, str(path))
+    chosen = choose(offered, column, anomalous, str(path))
+    quantity = chosen.quantity
     values = [_amplitudes(block, quantity, which) for which in range(len(quantity.labels))]
     hkl = np.array(block.make_miller_array(), np.int32)
     kept = _reliable(block, tags)
@@ -81,6 +82,7 @@ def read_sfcif(
         space_group=group.xhm(),
         anomalous=split,
         source=f"{quantity.name} of {path}",
+        remark=chosen.remark,
     )
     return reflections.rows(np.isfinite(amplitude))
 
@@ -88,9 +90,9 @@ def read_sfcif(
 def _block(path: str | os.PathLike[str], flag: str) -> gemmi.ReflnBlock:
     import gemmi
 
-    read_input(path, flag, ACCEPTED)
+    content = read_input(path, flag, ACCEPTED)
     try:
-        document = gemmi.cif.read(str(path))
+        document = gemmi.cif.read_string(content)
         blocks = [gemmi.hkl_cif_as_refln_block(b) for b in document if b.find_loop("_refln_index_h")]
         blocks = blocks or list(gemmi.as_refln_blocks(document))
     except (RuntimeError, ValueError, OSError) as error:

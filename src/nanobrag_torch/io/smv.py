@@ -32,6 +32,7 @@ PIXEL_TYPES = {
     "signed_long": "i4",
     "long_int": "i4",
     "long_integer": "i4",
+    "signed_long_int": "i4",
     "signed_int": "i4",
     "signed_short": "i2",
     "short_int": "i2",
@@ -119,8 +120,9 @@ class HeaderText:
         return math.nan if value is None else c_atof(value)
 
     def pixel_type(self) -> str:
-        """TYPE, or Data_type of d*TREK, with _ for blanks; unsigned_short if neither is stated."""
-        return (self.entry("TYPE") or self.entry("Data_type") or "unsigned_short").replace(" ", "_")
+        """TYPE, or Data_type of d*TREK where TYPE is no pixel's, with _ for blanks; unsigned_short without either."""
+        stated = [word.replace(" ", "_") for key in ("TYPE", "Data_type") if (word := self.entry(key))]
+        return next((word for word in stated if word in PIXEL_TYPES), (stated or ["unsigned_short"])[0])
 
     def dimensions(self) -> tuple[int, int]:
         """Slow and fast number of pixels: SIZE2 and SIZE1, or DETECTOR_DIMENSIONS for both if SIZE1 is absent or 0."""
@@ -156,7 +158,7 @@ def read_smv_image(path: str | os.PathLike[str], *, flag: str = FLAG) -> tuple[H
 
 def is_smv(start: bytes) -> bool:
     """Whether a file that begins so is an SMV image."""
-    return start.startswith(b"{\nHEADER_BYT")
+    return re.match(rb"\{\r?\n[ \t]*HEADER_BYT", start) is not None
 
 
 def read_smv(path: str | os.PathLike[str]) -> tuple[NDArray[Any], dict[str, str]]:
@@ -224,7 +226,8 @@ def _split(content: bytes, path: str | os.PathLike[str], flag: str) -> tuple[Hea
     size = HeaderText(content[:BLOCK].decode("latin-1")).real("HEADER_BYTES")
     if not BLOCK <= size <= len(content):
         raise InputError(flag, f"{path}: HEADER_BYTES={size:g}", f"a number from {BLOCK} to the length of the file")
-    return HeaderText(content[: int(size)].split(b"\0")[0].decode("latin-1")), content[int(size) :]
+    text = content[: int(size)].split(b"\0")[0].decode("latin-1").replace("\r\n", "\n")
+    return HeaderText(text), content[int(size) :]
 
 
 def _byte_order(header: HeaderText, path: str | os.PathLike[str], flag: str) -> str:

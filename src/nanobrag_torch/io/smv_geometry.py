@@ -22,6 +22,7 @@ from nanobrag_torch.io.fields import naming
 from nanobrag_torch.io.fileformat import FileFormat, ImageOptions
 from nanobrag_torch.io.header_entries import MARK, experiment_of_entries, own_entries
 from nanobrag_torch.io.smv import BLOCK, HeaderText, is_smv, read_smv_header, read_smv_image, write_smv_image
+from nanobrag_torch.io.unit_words import ANGLES_DEG, LENGTHS_MM, TIMES_S, WAVELENGTHS_A, Units, quantities
 from nanobrag_torch.records.contents import HEADER
 from nanobrag_torch.records.experiment import (
     BeamData,
@@ -63,7 +64,7 @@ def _experiment(header: HeaderText, path: str) -> ExperimentData:
     pixel, distance = (_needed(header, key, path) for key in ("PIXEL_SIZE", "DISTANCE"))
     _refuse_tilt(header, distance, path)
     along_fast, along_slow = _centre(header, pixel, path)
-    wavelength = header.exact_real("WAVELENGTH")
+    wavelength = _stated(header, "WAVELENGTH", path, WAVELENGTHS_A, "A")
     panel = PanelData(
         origin_mm=np.array([-along_fast, along_slow, -distance]),
         fast=np.array([1.0, 0.0, 0.0]),
@@ -75,19 +76,25 @@ def _experiment(header: HeaderText, path: str) -> ExperimentData:
         beam=BeamData(wavelength_A=wavelength) if wavelength > 0 else None,
         detector=DetectorData(panels=(panel,)),
         goniometer=GoniometerData(rotation_axis=np.array([1.0, 0.0, 0.0])),
-        scan=_scan(header),
+        scan=_scan(header, path),
     )
 
 
+def _stated(header: HeaderText, key: str, path: str, units: Units = LENGTHS_MM, unit: str = "mm") -> float:
+    """The number of an entry, by the unit that it states, else by the usual one; NaN if there is no such entry."""
+    value = header.entry(key)
+    return math.nan if value is None else quantities(value, units, unit, f"{path}: {key}")[0]
+
+
 def _needed(header: HeaderText, key: str, path: str) -> float:
-    value = header.exact_real(key)
+    value = _stated(header, key, path)
     if not (math.isfinite(value) and value > 0):
         raise InputError(f"{path}: {key}", header.entry(key), "a number above 0, or the entries of a full geometry")
     return value
 
 
 def _refuse_tilt(header: HeaderText, distance: float, path: str) -> None:
-    two_theta, close = header.exact_real("TWOTHETA"), header.exact_real("CLOSE_DISTANCE")
+    two_theta, close = _stated(header, "TWOTHETA", path, ANGLES_DEG, "deg"), _stated(header, "CLOSE_DISTANCE", path)
     tilted = math.isfinite(close) and abs(close - distance) > ROUND_OFF_MM * max(1.0, distance / 1000)
     if tilted or (math.isfinite(two_theta) and two_theta != 0):
         stated = f"TWOTHETA={header.entry('TWOTHETA')}, CLOSE_DISTANCE={header.entry('CLOSE_DISTANCE')}"
@@ -102,18 +109,18 @@ def _centre(header: HeaderText, pixel: float, path: str) -> tuple[float, float]:
         ("MOSFLM_CENTER_X", "MOSFLM_CENTER_Y", half),
         ("BEAM_CENTER_X", "BEAM_CENTER_Y", half),
     ):
-        x, y = header.exact_real(x_key), header.exact_real(y_key)
+        x, y = _stated(header, x_key, path), _stated(header, y_key, path)
         if math.isfinite(x) and math.isfinite(y):
             return y + shift, x + shift
     raise InputError(f"{path}: BEAM_CENTER_X, BEAM_CENTER_Y", None, "a beam centre (mm)")
 
 
-def _scan(header: HeaderText) -> ScanData | None:
-    start, width = header.exact_real("OSC_START"), header.exact_real("OSC_RANGE")
-    start = header.exact_real("PHI") if math.isnan(start) else start
+def _scan(header: HeaderText, path: str) -> ScanData | None:
+    start, phi, width = (_stated(header, key, path, ANGLES_DEG, "deg") for key in ("OSC_START", "PHI", "OSC_RANGE"))
+    start = phi if math.isnan(start) else start
     if not (math.isfinite(start) and math.isfinite(width)):
         return None
-    number, exposure = header.exact_real("IMAGE_NUMBER"), header.exact_real("TIME")
+    number, exposure = header.exact_real("IMAGE_NUMBER"), _stated(header, "TIME", path, TIMES_S, "s")
     image = int(number) if math.isfinite(number) else 1
     return ScanData(
         image_range=(image, image),

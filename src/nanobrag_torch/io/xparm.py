@@ -14,7 +14,7 @@ import numpy as np
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output, read_input
 from nanobrag_torch.io.fields import Node, naming, words_as_numbers
-from nanobrag_torch.io.fileformat import FileFormat
+from nanobrag_torch.io.fileformat import FileFormat, FileStart
 from nanobrag_torch.records.experiment import (
     BeamData,
     CrystalData,
@@ -32,6 +32,9 @@ ACCEPTED = "an XPARM.XDS or GXPARM.XDS file: a line that starts with XPARM.XDS, 
 HEADER_NUMBERS = 32  # before the segments
 SEGMENT_NUMBERS = 14
 PERPENDICULAR = 1e-9
+LONGEST_OLDER = 4096  # bytes
+OLDER_LINES = (6, 4, 4, 3, 3, 3, 3, 7, 3, 3, 3)
+"""Numbers a line of the older form."""
 
 
 def read_xparm(path: str | os.PathLike[str]) -> ExperimentData:
@@ -40,6 +43,9 @@ def read_xparm(path: str | os.PathLike[str]) -> ExperimentData:
     Raises InputError if the file cannot be read, is not such a file, or is cut short.
     """
     text = read_input(path, "XDS parameters", ACCEPTED).decode("latin-1")
+    if is_older(text):
+        with naming(str(path)):
+            return _older_experiment(words_as_numbers(str(path), "the file", text.split()), str(path))
     title, _, body = text.partition("\n")
     if "XPARM.XDS" not in title:
         raise InputError(f"{path}: line 1", title[:60], ACCEPTED)
@@ -67,6 +73,20 @@ def _experiment(numbers: Vector, path: str) -> ExperimentData:
             space_group_hall=hall_of_number(Node(path, "space group", float(numbers[10])).whole(), path),
         ),
     )
+
+
+def is_older(text: str) -> bool:
+    """Whether a file is the XPARM.XDS of versions before 2012: no title, one detector, geometry before the crystal."""
+    return tuple(len(line.split()) for line in text.splitlines() if line.strip()) == OLDER_LINES
+
+
+def _older_experiment(numbers: Vector, path: str) -> ExperimentData:
+    """Image, angle, width, axis; wavelength, beam; size, pixel; distance, origin; three axes; group, cell; a, b, c."""
+    cell, distance = numbers[26:42], numbers[14]
+    size, pixel = numbers[10:12], numbers[12:14]
+    segment = [1.0, 1.0, size[0], 1.0, size[1], 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    detector = [1.0, *size, *pixel, *numbers[15:17], distance, *numbers[17:26], *segment]
+    return _experiment(np.array([*numbers[:10], *cell, *detector]), path)
 
 
 def _detector(tail: Vector, path: str) -> DetectorData:
@@ -171,10 +191,16 @@ def _row(*values: Any) -> str:
     return " " + " ".join(repr(int(v)) if isinstance(v, int) else repr(float(v)) for v in values)
 
 
+def _recognises(file: FileStart) -> bool:
+    return b"XPARM.XDS" in file.start[:200].partition(b"\n")[0] or (
+        len(file.start) < LONGEST_OLDER and is_older(file.start.decode("latin-1"))
+    )
+
+
 FORMAT = FileFormat(
     name="xparm",
     title="XDS XPARM.XDS or GXPARM.XDS",
-    recognises=lambda file: b"XPARM.XDS" in file.start[:200].partition(b"\n")[0],
+    recognises=_recognises,
     suffixes=(".xds",),
     name_parts=("XPARM",),
     read_experiments=lambda path, _: [read_xparm(path)],

@@ -21,7 +21,7 @@ HEADER = PANEL | {
 def contents(data: ExperimentData) -> list[str]:
     """Everything that an experiment says, in words that formats name too."""
     said = {**_of_beam(data), **_of_detector(data.detector), **_of_movement(data), **_of_crystal(data)}
-    return [name for name, is_said in said.items() if is_said]
+    return [*(name for name, is_said in said.items() if is_said), *data.not_kept]
 
 
 def _of_beam(data: ExperimentData) -> dict[str, bool]:
@@ -37,6 +37,8 @@ def _of_beam(data: ExperimentData) -> dict[str, bool]:
         "wavelength for each image": beam.frame_wavelengths_A is not None,
         "divergence": beam.divergence_deg is not None or beam.sigma_divergence_deg is not None,
         "flux": beam.flux is not None,
+        f"probe {beam.probe}": beam.probe != "x-ray",
+        "scan-varying beam": beam.s0_at_scan_points is not None,
     }
 
 
@@ -77,8 +79,11 @@ def _of_movement(data: ExperimentData) -> dict[str, bool]:
     if scan is not None:
         said |= {
             "several images": scan.frames > 1,
+            "images that do not follow one another": scan.frames > 1 and scan.starts_deg is not None,
             "exposure times": scan.exposure_times_s is not None,
             "epochs": scan.epochs is not None,
+            "time of flight": scan.time_of_flight is not None,
+            **{f"{name} of each image": True for name in scan.other_properties},
         }
     return said
 
@@ -94,7 +99,8 @@ def _of_crystal(data: ExperimentData) -> dict[str, bool]:
     return {
         "crystal": True,
         "space group setting": not same_as_number(crystal.space_group_hall),
-        "mosaicity": crystal.mosaicity_deg is not None,
-        "mosaic blocks": crystal.half_mosaicity_deg is not None or crystal.domain_size_A is not None,
+        "mosaicity": bool(crystal.mosaicity_deg),
+        "mosaic blocks": bool(crystal.half_mosaicity_deg) or bool(crystal.domain_size_A),
+        "uncertainties of the cell": crystal.uncertainties is not None,
         "scan-varying crystal": crystal.A_at_scan_points is not None,
     }

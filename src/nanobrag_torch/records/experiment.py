@@ -197,6 +197,8 @@ class BeamData:
     flux: float | None = None  # photons a second
     transmission: float | None = None
     source_distance_mm: float | None = None
+    probe: str = "x-ray"  # or electron, neutron: kept for conversions, not rendered
+    s0_at_scan_points: Vector | None = None  # [n, 3] along the beam, 1/Angstrom, where it varies through the scan
 
     def __post_init__(self) -> None:
         _set(self, "direction", unit(self.direction, "direction"))
@@ -210,6 +212,17 @@ class BeamData:
         sizes = [None if x is None else x.shape for x in (self.spectrum_energies_eV, self.spectrum_weights)]
         if sizes[0] != sizes[1]:
             raise InputError("spectrum_energies_eV, spectrum_weights", sizes, "a weight for every energy")
+        if self.s0_at_scan_points is not None:
+            points = np.asarray(self.s0_at_scan_points, np.float64)
+            _set(self, "s0_at_scan_points", _array(points, (len(points), 3), "s0_at_scan_points"))
+
+    def of_frame(self, index: int) -> BeamData:
+        """The beam of one image, counted from 0: that of a beam that varies is the mean over the image."""
+        if self.s0_at_scan_points is None:
+            return self
+        last = len(self.s0_at_scan_points) - 1
+        s0 = (self.s0_at_scan_points[min(index, last)] + self.s0_at_scan_points[min(index + 1, last)]) / 2
+        return replace(self, direction=-s0, wavelength_A=1 / float(np.linalg.norm(s0)), s0_at_scan_points=None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -271,11 +284,14 @@ class ScanData:
     exposure_times_s: Vector | None = None  # [frames]
     epochs: Vector | None = None  # [frames] seconds since 1970
     batch_offset: int = 0
+    starts_deg: Vector | None = None  # [frames] where images do not follow one another
+    time_of_flight: Vector | None = None  # [frames] of a spallation source: kept for conversions, not rendered
+    other_properties: tuple[str, ...] = ()  # what else the file says of each image, which is not kept
 
     def __post_init__(self) -> None:
         if self.image_range[1] < self.image_range[0]:
             raise InputError("image_range", self.image_range, "first <= last")
-        for name in ("exposure_times_s", "epochs"):
+        for name in ("exposure_times_s", "epochs", "starts_deg", "time_of_flight"):
             given = getattr(self, name)
             if given is not None:
                 _set(self, name, _array(given, (self.frames,), name))
@@ -287,7 +303,14 @@ class ScanData:
 
     def start_deg(self, index: int) -> float:
         """The angle where image `index`, counted from 0, begins."""
+        if self.starts_deg is not None:
+            return float(self.starts_deg[index])
         return self.oscillation_start_deg + index * self.oscillation_width_deg
+
+    @property
+    def end_deg(self) -> float:
+        """The angle where the last image ends."""
+        return self.start_deg(self.frames - 1) + self.oscillation_width_deg
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -300,6 +323,7 @@ class CrystalData:
     half_mosaicity_deg: float | None = None
     domain_size_A: float | None = None
     A_at_scan_points: Vector | None = None  # [n, 3, 3] columns a*, b*, c* in 1/Angstrom
+    uncertainties: dict[str, Any] | None = None  # of the refined cell, as DIALS writes them
 
     def __post_init__(self) -> None:
         matrix = _array(self.real_space, (3, 3), "real_space")
@@ -347,6 +371,7 @@ class ExperimentData:
     images: tuple[str, ...] = ()  # files, where no template names them
     image_numbers: tuple[int, ...] = ()  # which image of its file each is, from 0
     source: str | None = None  # the facility, or that it is a simulation
+    not_kept: tuple[str, ...] = ()  # what the file says beside all this
 
     def need(self, *parts: str, where: str) -> None:
         """Raise InputError naming the first of the parts that is missing for `where`."""
@@ -388,15 +413,17 @@ def part_of_scan(data: ExperimentData, first: int, count: int) -> ExperimentData
         return data
     scan, crystal, goniometer, points = data.scan, data.crystal, data.goniometer, slice(first, first + count + 1)
     start = scan.image_range[0] + first
-    shorter = replace(
-        scan,
-        image_range=(start, start + count - 1),
-        oscillation_start_deg=scan.start_deg(first),
-        exposure_times_s=None if scan.exposure_times_s is None else scan.exposure_times_s[first : first + count],
-        epochs=None if scan.epochs is None else scan.epochs[first : first + count],
-    )
+    each: dict[str, Any] = {
+        name: None if (values := getattr(scan, name)) is None else values[first : first + count]
+        for name in ("exposure_times_s", "epochs", "starts_deg", "time_of_flight")
+    }
+    image_range = (start, start + count - 1)
+    shorter = replace(scan, image_range=image_range, oscillation_start_deg=scan.start_deg(first), **each)
     if crystal is not None and crystal.A_at_scan_points is not None:
         crystal = replace(crystal, A_at_scan_points=crystal.A_at_scan_points[points])
     if goniometer is not None and goniometer.setting_at_scan_points is not None:
         goniometer = replace(goniometer, setting_at_scan_points=goniometer.setting_at_scan_points[points])
-    return replace(data, scan=shorter, crystal=crystal, goniometer=goniometer)
+    beam = data.beam
+    if beam is not None and beam.s0_at_scan_points is not None:
+        beam = replace(beam, s0_at_scan_points=beam.s0_at_scan_points[points])
+    return replace(data, beam=beam, scan=shorter, crystal=crystal, goniometer=goniometer)

@@ -113,6 +113,11 @@ class BeamOnPanel:
     pixel_mm: tuple[float, float]
     size_mm: tuple[float, float]
 
+    @property
+    def inside(self) -> bool:
+        """Whether the beam meets the panel itself, not only its plane."""
+        return 0 <= self.fast_mm <= self.size_mm[0] and 0 <= self.slow_mm <= self.size_mm[1]
+
 
 def beam_on_panel(panel: PanelData, beam: BeamData) -> BeamOnPanel | None:
     """Where the beam meets a panel's plane; None where it runs parallel to it or away from it."""
@@ -178,7 +183,13 @@ def _in_plane(panel: PanelData, offset: Vector) -> tuple[float, float]:
 
 def _turn_beam(beam: BeamData, turn: Vector) -> BeamData:
     normal = beam.polarization_normal
-    return replace(beam, direction=turn @ beam.direction, polarization_normal=None if normal is None else turn @ normal)
+    points = beam.s0_at_scan_points
+    return replace(
+        beam,
+        direction=turn @ beam.direction,
+        polarization_normal=None if normal is None else turn @ normal,
+        s0_at_scan_points=None if points is None else points @ turn.T,
+    )
 
 
 def _turn_group(group: GroupData, turn: Vector) -> GroupData:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,7 @@ class Reflections:
     space_group: str | None = None  # extended Hermann-Mauguin name, as "R 3:H"
     anomalous: bool = False
     source: str = ""  # what was read, for people
+    remark: str = ""  # which of several columns that was, why, and what was made of it
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -63,16 +64,7 @@ class Reflections:
         """The rows where `kept` [n] is true."""
         sigma = None if self.sigma is None else self.sigma[kept]
         phase = None if self.phase_deg is None else self.phase_deg[kept]
-        return Reflections(
-            hkl=self.hkl[kept],
-            amplitude=self.amplitude[kept],
-            sigma=sigma,
-            phase_deg=phase,
-            cell=self.cell,
-            space_group=self.space_group,
-            anomalous=self.anomalous,
-            source=self.source,
-        )
+        return replace(self, hkl=self.hkl[kept], amplitude=self.amplitude[kept], sigma=sigma, phase_deg=phase)
 
 
 def require_cell(words: Sequence[float]) -> Cell:

@@ -25,20 +25,23 @@ def convert(
     experiment: Annotated[int | None, typer.Option(help="which experiment of several, from 0")] = None,
     frame: Annotated[int | None, typer.Option(help="which image of several, from 0")] = None,
     wavelength: Annotated[float | None, typer.Option(help="Angstrom; needed for a MOSFLM matrix")] = None,
+    data_file: Annotated[Path | None, typer.Option(help="images that hold the values a CrystFEL .geom locates")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with a series that was cut off")] = False,
 ) -> None:
     """Convert between geometry formats, or between image formats, refusing what would lose data silently."""
     from nanobrag_torch.io.geometry import geometry_output, read_geometry, write_geometry
 
     if geometry_output(output, to) is not None:
-        data = read_geometry(source, index=experiment, wavelength_A=wavelength)
+        data = read_geometry(source, index=experiment, wavelength_A=wavelength, data_file=data_file)
         written = write_geometry(output, data, to=to, allow_loss=allow_loss)
         left_out = f"; left out: {', '.join(written.lost)}" if written.lost else ""
         typer.echo(f"{output}: {written.format}{left_out}")
         return
     from nanobrag_torch.io.images import output_format
 
-    given = None if geometry is None else read_geometry(geometry, index=experiment, wavelength_A=wavelength)
+    given = None
+    if geometry is not None:
+        given = read_geometry(geometry, index=experiment, wavelength_A=wavelength, data_file=data_file)
     count = _convert_images(source, output, given, frame, allow_loss, resume)
     bare = "" if output_format(output).holds else "; left out: the geometry"
     typer.echo(f"{output}: {count} image{'s' if count > 1 else ''}{bare}")

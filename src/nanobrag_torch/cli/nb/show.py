@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nanobrag_torch.errors import InputError
+
 if TYPE_CHECKING:
     from numpy import ndarray
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
         GoniometerData,
         ScanData,
     )
-    from nanobrag_torch.records.frames import BeamOnPanel
     from nanobrag_torch.records.images import ImageData
     from nanobrag_torch.records.tables import ReflectionData
 
@@ -30,18 +31,31 @@ def show(
     file: Annotated[Path, typer.Argument(help="a geometry, image or reflection file of any kind that nb reads")],
     frame: Annotated[int, typer.Option(help="which image of several, from 0")] = 0,
     wavelength: Annotated[float | None, typer.Option(help="Angstrom; needed for a MOSFLM matrix")] = None,
+    experiment: Annotated[int | None, typer.Option(help="one experiment of several, from 0 [all]")] = None,
+    data_file: Annotated[Path | None, typer.Option(help="images that hold the values a CrystFEL .geom locates")] = None,
 ) -> None:
-    """Print distance, beam centres, cell, orientation, resolution, panels and scan of a file, and its pixels."""
-    for line in describe_file(file, frame, wavelength):
+    """Print what a file says: distance, beam centres, cell, orientation, panels, scan, pixels; reflections; atoms."""
+    for line in describe_file(file, frame, wavelength, experiment, data_file):
         typer.echo(line)
 
 
-def describe_file(path: Path, frame: int = 0, wavelength_A: float | None = None) -> Iterator[str]:
+def describe_file(
+    path: Path,
+    frame: int = 0,
+    wavelength_A: float | None = None,
+    which: int | None = None,
+    data_file: Path | None = None,
+) -> Iterator[str]:
     """The lines that `nb show` prints. Raises InputError for a file that is none of the kinds."""
     from nanobrag_torch.io.fileformat import Given
     from nanobrag_torch.io.formats import find_format
 
     found = find_format(path)
+    if found.read_reflections is not None or found.read_atoms is not None:
+        from nanobrag_torch.cli.nb.show_amplitudes import describe_amplitudes
+
+        yield from describe_amplitudes(path, found)
+        return
     if found.read_table is not None:
         yield from _table(path, found.read_table(path))
         return
@@ -52,12 +66,15 @@ def describe_file(path: Path, frame: int = 0, wavelength_A: float | None = None)
         yield from _pixels(image, frame)
         experiments = [] if image.experiment is None else [image.experiment]
     elif found.read_experiments is not None:
+        experiments = found.read_experiments(path, Given(wavelength_A=wavelength_A, data_file=data_file))
         yield f"{path}: {found.name} geometry"
-        experiments = found.read_experiments(path, Given(wavelength_A=wavelength_A))
+    if which is not None and not 0 <= which < len(experiments):
+        raise InputError("--experiment", which, f"a number from 0 to {len(experiments) - 1}")
     for number, experiment in enumerate(experiments):
-        if len(experiments) > 1:
-            yield f"experiment {number}"
-        yield from describe(experiment)
+        if which in (None, number):
+            if len(experiments) > 1:
+                yield f"experiment {number}"
+            yield from describe(experiment)
 
 
 def describe(experiment: ExperimentData) -> Iterator[str]:
@@ -74,7 +91,8 @@ def describe(experiment: ExperimentData) -> Iterator[str]:
         yield from _crystal(experiment.crystal)
 
 
-def _row(name: str, value: str) -> str:
+def row(name: str, value: str) -> str:
+    """A line of name and value."""
     return f"  {name:<34}{value}"
 
 
@@ -89,16 +107,20 @@ def _beam(beam: BeamData) -> Iterator[str]:
     from nanobrag_torch.units import EV_ANGSTROM
 
     yield "beam"
-    yield _row("wavelength (A)", f"{beam.wavelength_A:.6f}  ({EV_ANGSTROM / beam.wavelength_A:.2f} eV)")
-    yield _row("direction, source to sample", _numbers(incident(beam)))
+    yield row("wavelength (A)", f"{beam.wavelength_A:.6f}  ({EV_ANGSTROM / beam.wavelength_A:.2f} eV)")
+    yield row("direction, source to sample", _numbers(incident(beam)))
     if beam.polarization_fraction is not None:
         factor = kahn_factor(beam.polarization_fraction)
-        yield _row("polarization fraction", f"{beam.polarization_fraction:g}  (Kahn factor {factor:g})")
+        yield row("polarization fraction", f"{beam.polarization_fraction:g}  (Kahn factor {factor:g})")
     if beam.polarization_normal is not None:
-        yield _row("polarization normal", _numbers(beam.polarization_normal))
+        yield row("polarization normal", _numbers(beam.polarization_normal))
+    if beam.probe != "x-ray":
+        yield row("probe", beam.probe)
+    if beam.wavelength_range_A is not None:
+        yield row("wavelength range (A)", _numbers(beam.wavelength_range_A))
     if beam.spectrum_energies_eV is not None:
         energies = beam.spectrum_energies_eV
-        yield _row("spectrum", f"{len(energies)} energies, {energies.min():.1f} to {energies.max():.1f} eV")
+        yield row("spectrum", f"{len(energies)} energies, {energies.min():.1f} to {energies.max():.1f} eV")
 
 
 def _detector(detector: DetectorData, beam: BeamData | None) -> Iterator[str]:
@@ -108,111 +130,85 @@ def _detector(detector: DetectorData, beam: BeamData | None) -> Iterator[str]:
     for index, panel in enumerate(detector.panels[:PANELS_SHOWN]):
         size, pitch = panel.image_size, panel.pixel_size_mm
         pixels = f"{size[0]} x {size[1]} pixels of {pitch[0]:g} x {pitch[1]:g} mm"
-        yield _row(f"panel {index} {panel.name}".rstrip(), pixels)
-        yield _row("  origin (mm)", _numbers(panel.origin_mm, 4))
-        yield _row("  fast, slow", f"{_numbers(panel.fast)}   {_numbers(panel.slow)}")
+        yield row(f"panel {index} {panel.name}".rstrip(), pixels)
+        yield row("  origin (mm)", _numbers(panel.origin_mm, 4))
+        yield row("  fast, slow", f"{_numbers(panel.fast)}   {_numbers(panel.slow)}")
         if panel.thickness_mm is not None or panel.material is not None:
             thickness = "unknown" if panel.thickness_mm is None else f"{panel.thickness_mm:g} mm"
-            yield _row("  sensor", f"{panel.material or 'unknown'}, thickness {thickness}")
+            yield row("  sensor", f"{panel.material or 'unknown'}, thickness {thickness}")
         if panel.trusted_range is not None:
-            yield _row("  trusted range", f"{panel.trusted_range[0]:g} to {panel.trusted_range[1]:g}")
+            yield row("  trusted range", f"{panel.trusted_range[0]:g} to {panel.trusted_range[1]:g}")
     if len(detector.panels) > PANELS_SHOWN:
-        yield _row("", f"and {len(detector.panels) - PANELS_SHOWN} more")
+        yield row("", f"and {len(detector.panels) - PANELS_SHOWN} more")
     if detector.root is not None:
-        yield _row("groups", ", ".join(group.name or "(no name)" for group in detector.root.groups()))
+        yield row("groups", ", ".join(group.name or "(no name)" for group in detector.root.groups()))
     if beam is None:
         return
     hit, spot = next(
-        ((i, s) for i, panel in enumerate(detector.panels) if (s := beam_on_panel(panel, beam)) and _inside(s)),
+        ((i, s) for i, panel in enumerate(detector.panels) if (s := beam_on_panel(panel, beam)) and s.inside),
         (0, beam_on_panel(detector.panels[0], beam)),
     )
     if spot is not None:
-        yield f"beam centre on panel {hit}" + ("" if _inside(spot) else ", which the beam misses")
-        yield _row("distance along the beam (mm)", f"{spot.distance_mm:.4f}")
-        yield _row("distance along the normal (mm)", f"{spot.close_distance_mm:.4f}")
+        yield f"beam centre on panel {hit}" + ("" if spot.inside else ", which the beam misses")
+        yield row("distance along the beam (mm)", f"{spot.distance_mm:.4f}")
+        yield row("distance along the normal (mm)", f"{spot.close_distance_mm:.4f}")
         for name, (remark, centre) in BEAM_CENTRES.items():
-            yield _row(name, _numbers(centre(spot), 4) + (f"   ({remark})" if remark else ""))
+            yield row(name, _numbers(centre(spot), 4) + (f"   ({remark})" if remark else ""))
     yield from _resolution(detector, beam)
 
 
-def _inside(spot: BeamOnPanel) -> bool:
-    return 0 <= spot.fast_mm <= spot.size_mm[0] and 0 <= spot.slow_mm <= spot.size_mm[1]
-
-
 def _resolution(detector: DetectorData, beam: BeamData) -> Iterator[str]:
-    corners, edge = resolution_limits(detector, beam)
+    from nanobrag_torch.records.resolution import corner_resolution, edge_resolution
+
+    corners, edge = corner_resolution(detector, beam), edge_resolution(detector, beam)
     yield "resolution (A)"
-    yield _row("corner, the finest", f"{corners:.4f}")
+    yield row("corner, the finest", f"{corners:.4f}")
     if edge is not None:
-        yield _row("edge, the last whole ring", f"{edge:.4f}")
-
-
-def resolution_limits(detector: DetectorData, beam: BeamData) -> tuple[float, float | None]:
-    """The smallest d (Angstrom) at any corner; the d of the largest ring that lies whole on the panel, if one does."""
-    import numpy as np
-
-    from nanobrag_torch.records.frames import beam_on_panel, incident
-
-    def inverse(points: ndarray) -> ndarray:
-        unit = points / np.linalg.norm(points, axis=-1, keepdims=True)
-        return np.asarray(np.linalg.norm(unit - incident(beam), axis=-1)) / beam.wavelength_A
-
-    ends = np.array([0.0, 1.0])
-    finest = max(
-        float(inverse(p.positions_mm(ends[None, :] * p.image_size[0], ends[:, None] * p.image_size[1])).max())
-        for p in detector.panels
-    )
-    spot = beam_on_panel(detector.panels[0], beam)
-    if len(detector.panels) > 1 or spot is None or not _inside(spot):
-        return 1 / finest, None
-    panel, along = detector.panels[0], np.linspace(0, 1, 2001)
-    (fast, slow), zero = panel.image_size, np.zeros_like(along)
-    border = np.concatenate([
-        panel.positions_mm(along * fast, zero), panel.positions_mm(along * fast, zero + slow),
-        panel.positions_mm(zero, along * slow), panel.positions_mm(zero + fast, along * slow),
-    ])  # fmt: skip
-    nearest = float(inverse(border).min())
-    return 1 / finest, 1 / nearest if nearest > 0 else None
+        yield row("edge, the last whole ring", f"{edge:.4f}")
 
 
 def _goniometer(goniometer: GoniometerData) -> Iterator[str]:
     import numpy as np
 
     yield "goniometer"
-    yield _row("rotation axis", _numbers(goniometer.rotation_axis))
+    yield row("rotation axis", _numbers(goniometer.rotation_axis))
     for index, name in enumerate(goniometer.names):
         axes, angles = goniometer.axes, goniometer.angles_deg
         if axes is not None and angles is not None:
             turning = "turns" if index == goniometer.scan_axis else f"{angles[index]:.4f} deg"
-            yield _row(f"  {name}", f"{_numbers(axes[index])}   {turning}")
+            yield row(f"  {name}", f"{_numbers(axes[index])}   {turning}")
     for label, matrix in (("fixed", goniometer.fixed_rotation), ("setting", goniometer.setting_rotation)):
         if not np.array_equal(matrix, np.eye(3)):
-            yield _row(f"{label} rotation", _numbers(matrix))
+            yield row(f"{label} rotation", _numbers(matrix))
 
 
 def _scan(scan: ScanData) -> Iterator[str]:
     yield "scan"
-    yield _row("images", f"{scan.image_range[0]} to {scan.image_range[1]}")
-    end = scan.start_deg(scan.frames)
-    yield _row("angles (deg)", f"{scan.oscillation_start_deg:g} to {end:g}, {scan.oscillation_width_deg:g} an image")
+    yield row("images", f"{scan.image_range[0]} to {scan.image_range[1]}")
+    end = scan.end_deg
+    yield row("angles (deg)", f"{scan.oscillation_start_deg:g} to {end:g}, {scan.oscillation_width_deg:g} an image")
+    if scan.starts_deg is not None:
+        yield row("where images begin (deg)", _numbers(scan.starts_deg[:6], 4) + (" ..." if scan.frames > 6 else ""))
+    if scan.time_of_flight is not None:
+        yield row("time of flight", f"{scan.time_of_flight.min():g} to {scan.time_of_flight.max():g}")
     if scan.exposure_times_s is not None:
-        yield _row("exposure (s)", f"{scan.exposure_times_s[0]:g}")
+        yield row("exposure (s)", f"{scan.exposure_times_s[0]:g}")
 
 
 def _crystal(crystal: CrystalData) -> Iterator[str]:
     from nanobrag_torch.records.symmetry import name_of_hall
 
     yield "crystal"
-    yield _row("cell (A, deg)", _numbers(crystal.cell, 4))
+    yield row("cell (A, deg)", _numbers(crystal.cell, 4))
     if crystal.space_group_hall is not None:
-        yield _row("space group", f"{name_of_hall(crystal.space_group_hall)}  (Hall: {crystal.space_group_hall})")
-    for name, row in zip("abc", crystal.real_space, strict=True):
-        yield _row(f"{name} (A)", _numbers(row, 5))
-    yield _row("orientation U, row by row", _numbers(orientation(crystal)))
+        yield row("space group", f"{name_of_hall(crystal.space_group_hall)}  (Hall: {crystal.space_group_hall})")
+    for name, edge in zip("abc", crystal.real_space, strict=True):
+        yield row(f"{name} (A)", _numbers(edge, 5))
+    yield row("orientation U, row by row", _numbers(orientation(crystal)))
     if crystal.mosaicity_deg is not None:
-        yield _row("mosaicity (deg)", f"{crystal.mosaicity_deg:g}")
+        yield row("mosaicity (deg)", f"{crystal.mosaicity_deg:g}")
     if crystal.A_at_scan_points is not None:
-        yield _row("scan points", str(len(crystal.A_at_scan_points)))
+        yield row("scan points", str(len(crystal.A_at_scan_points)))
 
 
 def orientation(crystal: CrystalData) -> ndarray:
@@ -228,18 +224,18 @@ def _pixels(image: ImageData, frame: int) -> Iterator[str]:
     pixels = image.pixels
     sizes = " x ".join(str(n) for n in reversed(pixels.shape[-2:]))
     panels = f", {pixels.shape[0]} panels" if pixels.ndim == 3 else ""
-    yield _row("pixels, fast x slow", f"{sizes}{panels}, {pixels.dtype}")
+    yield row("pixels, fast x slow", f"{sizes}{panels}, {pixels.dtype}")
     if image.frames > 1:
-        yield _row("frame", f"{frame} of {image.frames}")
-    yield _row("lowest, highest, mean", f"{pixels.min():g}  {pixels.max():g}  {pixels.mean():.6g}")
+        yield row("frame", f"{frame} of {image.frames}")
+    yield row("lowest, highest, mean", f"{pixels.min():g}  {pixels.max():g}  {pixels.mean():.6g}")
     if image.no_geometry:
-        yield _row("geometry: not known", image.no_geometry)
+        yield row("geometry: not known", image.no_geometry)
 
 
 def _table(path: Path, table: ReflectionData) -> Iterator[str]:
     yield f"{path}: {table.rows} reflections"
     for name, column in table.columns.items():
         span = f"{column.min():g} to {column.max():g}" if table.rows else ""
-        yield _row(name, f"{column.dtype} {'x'.join(map(str, column.shape[1:]))}  {span}")
+        yield row(name, f"{column.dtype} {'x'.join(map(str, column.shape[1:]))}  {span}")
     if table.skipped:
-        yield _row("skipped", ", ".join(table.skipped))
+        yield row("skipped", ", ".join(table.skipped))

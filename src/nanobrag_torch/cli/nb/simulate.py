@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from nanobrag_torch.experiment import Experiment
     from nanobrag_torch.io.fileformat import FileFormat
+    from nanobrag_torch.records.experiment import ExperimentData
 
-WITHOUT_EFFECT = ("output", "picture", "resume", "threads")
+WITHOUT_EFFECT = ("output", "picture", "resume", "threads", "allow_loss")
 """Options that change no pixel."""
 SMOOTH_DOMAINS = 30
 """Mosaic domains for a spread whose domains nobody counted: enough for smooth spots."""
@@ -50,6 +51,11 @@ def simulate(
     default_f: Annotated[
         float | None, typer.Option(help="F outside the table; 100 without structure factors, else 0")
     ] = None,
+    dmin: Annotated[
+        float | None, typer.Option(help="resolution limit (A) [of a model: the corner of the detector; else none]")
+    ] = None,
+    which: Annotated[int | None, typer.Option("--experiment", help="which experiment of several, from 0")] = None,
+    data_file: Annotated[Path | None, typer.Option(help="images that hold the values a CrystFEL .geom locates")] = None,
     matrix: Annotated[
         Path | None, typer.Option(help="MOSFLM orientation matrix, for a geometry without a crystal")
     ] = None,
@@ -93,7 +99,7 @@ def simulate(
     picture: Annotated[Path | None, typer.Option("--png", help="also draw the first image here")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with a series that was cut off")] = False,
     allow_loss: Annotated[
-        bool, typer.Option("--allow-loss", help="write even where the format cannot hold all of the geometry")
+        bool, typer.Option("--allow-loss", help="write even where the output cannot say what placed the spots")
     ] = False,
     dtype: Annotated[str, typer.Option(help="float32 or float64")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
@@ -101,15 +107,18 @@ def simulate(
     threads: Annotated[int | None, typer.Option(help="at most so many cores [all]")] = None,
 ) -> None:
     """Render the images of an experiment: refined.expt and model.mtz in, a series that DIALS opens out."""
-    from nanobrag_torch.devices import checked_device
-    from nanobrag_torch.io.images import output_format
-
     made_of = _ingredients(dict(locals()))
-    path = _one_of(experiment, geometry)
+    from nanobrag_torch.cli.nb import simulate_inputs as inputs
+    from nanobrag_torch.devices import checked_device
+
+    place = checked_device(device, "--device")
+    simulator: dict[str, Any] = {"dtype": _dtype(dtype), "device": place, "kernel": kernel, "threads": threads}
+    data = inputs.read(inputs.one_of(experiment, geometry), which, data_file)
     _require_use("--column", column, structure_factors is not None, "nothing without --structure-factors")
     words = ResponseWords(psf, detector, beamstop, gain, pedestal, readout_noise, flicker, calibration, detector_seed,
                           frame_time)  # fmt: skip
     materials = materials_of(background)
+    _require_use("--dmin", dmin, structure_factors is not None, "nothing without --structure-factors")
     _require_use("--seed", seed, noise or words.draws, "nothing without --noise")
     options: dict[str, Any] = {
         "N_cells": cells, "shape": shape, "mosaic_spread_deg": mosaic_spread, "oversample": oversample,
@@ -117,18 +126,18 @@ def simulate(
     }  # fmt: skip
     given = {"fluence": fluence, "phi_steps": phi_steps, "default_F": default_f}
     options |= {name: value for name, value in given.items() if value is not None}
-    described = _experiment(path, structure_factors, column, {**options, **_crystal(path, matrix, cell, misset)})
-    described = _told(described, words, background)
-    chosen = _frames(frames, described)
-    place = checked_device(device, "--device")
-    simulator = {"dtype": _dtype(dtype), "device": place, "kernel": kernel, "threads": threads}
+    options |= inputs.crystal(data, matrix, cell, misset)
+    data = _told(data, words, background)
+    chosen = inputs.frames(frames, data)
+    target = inputs.output(output, data, chosen, allow_loss, picture)
+    described = inputs.with_amplitudes(data, structure_factors, column, dmin, options)
     simulator |= {"background": materials} if materials else {}
-    job = _Job(described, simulator, noise, 1 if seed is None else seed, output_format(output), made_of, words)
+    job = _Job(described, simulator, noise, 1 if seed is None else seed, target, made_of, words)
     start = time.perf_counter()
     if len(chosen) == 1:
-        _write_one(job, chosen[0], output, allow_loss)
+        _write_one(job, chosen[0], output)
     else:
-        _write_series(job, chosen, output, resume, allow_loss)
+        _write_series(job, chosen, output, resume)
     if picture is not None:
         _draw(job, chosen[0], picture)
     pixels = len(chosen) * _pixels(described)
@@ -185,23 +194,23 @@ class _Job:
         return self.output.pixel_types[0]
 
 
-def _write_one(job: _Job, frame: int, output: str, allow_loss: bool) -> None:
+def _write_one(job: _Job, frame: int, output: str) -> None:
     from nanobrag_torch.datasets.series import numbered
     from nanobrag_torch.io.images import write_image
 
     scan = job.experiment.data.scan
     number = frame + (1 if scan is None else scan.image_range[0])
     name = numbered(output, number) if "#" in output or "%" in output else output
-    write_image(name, job.pixels(frame), job.experiment.data, index=frame, allow_loss=allow_loss)
+    write_image(name, job.pixels(frame), job.experiment.data, index=frame, allow_loss=True)
     typer.echo(f"wrote {name}")
 
 
-def _write_series(job: _Job, frames: range, output: str, resume: bool, allow_loss: bool) -> None:
+def _write_series(job: _Job, frames: range, output: str, resume: bool) -> None:
     from nanobrag_torch.datasets.series import open_series
     from nanobrag_torch.records.experiment import part_of_scan
 
     data = part_of_scan(job.experiment.data, frames.start, len(frames))
-    options: dict[str, Any] = {"dtype": job.dtype, "resume": resume, "allow_loss": allow_loss}
+    options: dict[str, Any] = {"dtype": job.dtype, "resume": resume, "allow_loss": True}
     options |= {"progress": True, "made_of": job.made_of}
     with open_series(output, data, len(frames), **options) as series:
         for index in series.missing():
@@ -221,24 +230,15 @@ def _ingredients(options: dict[str, Any]) -> dict[str, object]:
     return {f"--{name.replace('_', '-')}": value for name, value in options.items() if name not in WITHOUT_EFFECT}
 
 
-def _told(experiment: Experiment, words: ResponseWords, background: list[str] | None) -> Experiment:
+def _told(data: ExperimentData, words: ResponseWords, background: list[str] | None) -> ExperimentData:
     """The experiment with the detector that is named; its source, which headers keep, says what was done."""
     from dataclasses import replace
 
     story = ", ".join([*(background or ()), *filter(None, [words.story()])])
-    data = words.placed(experiment.data)
-    if story:
-        data = replace(data, source="; ".join(filter(None, (data.source, f"simulated with {story}"))))
-    return replace(experiment, data=data)
-
-
-def _one_of(experiment: Path | None, geometry: Path | None) -> Path:
-    if (experiment is None) == (geometry is None):
-        shown = "nothing" if geometry is None else str(geometry)
-        raise InputError("--geometry", shown, "one file, as an argument or by --geometry")
-    path = experiment or geometry
-    assert path is not None
-    return path
+    data = words.placed(data)
+    if not story:
+        return data
+    return replace(data, source="; ".join(filter(None, (data.source, f"simulated with {story}"))))
 
 
 def _require_use(name: str, value: object, used: bool, accepted: str) -> None:
@@ -252,66 +252,6 @@ def _domains(given: int | None, spread: float) -> int:
     if given is None:
         return SMOOTH_DOMAINS if spread > 0 else 1
     return given
-
-
-def _experiment(path: Path, structure_factors: Path | None, column: str | None, options: dict[str, Any]) -> Experiment:
-    from nanobrag_torch.crystallography.completeness import resolution_shells, shell_table
-    from nanobrag_torch.crystallography.structure_factors import read_structure_factors
-    from nanobrag_torch.experiment import Experiment
-
-    experiment = Experiment.from_file(path, **options)
-    if structure_factors is None:
-        return experiment
-    beam = experiment.data.beam
-    wavelength = None if beam is None else beam.wavelength_A
-    reflections = read_structure_factors(structure_factors, column=column, wavelength_A=wavelength)
-    typer.echo(f"{len(reflections.hkl)} reflections from {structure_factors}")
-    if reflections.cell is not None and reflections.space_group is not None:
-        typer.echo(shell_table(resolution_shells(reflections)))
-    return Experiment(data=experiment.data, structure_factors=reflections, options=options)
-
-
-def _crystal(
-    path: Path,
-    matrix: Path | None,
-    cell: tuple[float, float, float, float, float, float] | None,
-    misset: tuple[float, float, float] | None,
-) -> dict[str, Any]:
-    """Fields of a crystal given on the command line."""
-    chosen: dict[str, Any] = {}
-    if cell is not None:
-        names = ("cell_a", "cell_b", "cell_c", "cell_alpha", "cell_beta", "cell_gamma")
-        chosen |= dict(zip(names, cell, strict=True))
-    if misset is not None:
-        if cell is None and matrix is None:
-            raise InputError("--misset", misset, "an orientation of --cell or --matrix")
-        chosen["misset_deg"] = misset
-    if matrix is not None:
-        from nanobrag_torch.io.geometry import read_geometry
-        from nanobrag_torch.io.mosflm import read_mosflm_matrix
-
-        beam = read_geometry(path).beam
-        if beam is None:
-            raise InputError("--matrix", str(matrix), "a geometry with a wavelength, which the matrix is scaled by")
-        stars = read_mosflm_matrix(matrix, beam.wavelength_A)
-        chosen |= {f"mosflm_{axis}_star": tuple(star) for axis, star in zip("abc", stars, strict=True)}
-    return chosen
-
-
-def _frames(text: str | None, experiment: Experiment) -> range:
-    """Frames, from 0, of image numbers such as 3 or 1-90. Raises InputError."""
-    scan = experiment.data.scan
-    first = 1 if scan is None else scan.image_range[0]
-    last = first + experiment.frames - 1
-    if text is None:
-        return range(experiment.frames)
-    low, _, high = text.partition("-")
-    if not low.isdigit() or (high and not high.isdigit()):
-        raise InputError("--frames", text, "an image number, or first-last")
-    bounds = int(low), int(high or low)
-    if not first <= bounds[0] <= bounds[1] <= last:
-        raise InputError("--frames", text, f"images {first} to {last}")
-    return range(bounds[0] - first, bounds[1] - first + 1)
 
 
 def _pixels(experiment: Experiment) -> int:

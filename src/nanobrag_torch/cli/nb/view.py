@@ -15,6 +15,8 @@ def view(
     output: Annotated[Path, typer.Option("--output", "-o", help="the picture, a PNG file")],
     frame: Annotated[int, typer.Option(help="which image of several, from 0")] = 0,
     geometry: Annotated[Path | None, typer.Option(help="geometry of an image that does not state it")] = None,
+    experiment: Annotated[int | None, typer.Option(help="which experiment of several in --geometry, from 0")] = None,
+    data_file: Annotated[Path | None, typer.Option(help="images that hold the values a CrystFEL .geom locates")] = None,
 ) -> None:
     """Draw an image: dark spots on white, beam centre, resolution rings."""
     from nanobrag_torch.io.geometry import read_geometry
@@ -24,8 +26,8 @@ def view(
     if output.suffix.lower() != ".png":
         raise InputError("--output", str(output), "a name that ends in .png")
     image = read_image(file, frame)
-    experiment = image.experiment if geometry is None else read_geometry(geometry)
-    if experiment is not None and experiment.detector is not None and experiment.detector.shape != image.pixels.shape:
-        raise InputError("--geometry", experiment.detector.shape, f"the size of the image, {image.pixels.shape}")
-    write_png(output, image.pixels, experiment, title=file.name if image.frames == 1 else f"{file.name}, {frame}")
+    data = image.experiment if geometry is None else read_geometry(geometry, index=experiment, data_file=data_file)
+    if data is not None and data.detector is not None and data.detector.shape != image.pixels.shape:
+        raise InputError("--geometry", data.detector.shape, f"the size of the image, {image.pixels.shape}")
+    write_png(output, image.pixels, data, title=file.name if image.frames == 1 else f"{file.name}, {frame}")
     typer.echo(str(output))
