@@ -113,13 +113,14 @@ def simulate(
 
     place = checked_device(device, "--device")
     simulator: dict[str, Any] = {"dtype": _dtype(dtype), "device": place, "kernel": kernel, "threads": threads}
-    data = inputs.read(inputs.one_of(experiment, geometry), which, data_file)
+    path = inputs.one_of(experiment, geometry)
     _require_use("--column", column, structure_factors is not None, "nothing without --structure-factors")
     words = ResponseWords(psf, detector, beamstop, gain, pedestal, readout_noise, flicker, calibration, detector_seed,
                           frame_time)  # fmt: skip
     materials = materials_of(background)
     _require_use("--dmin", dmin, structure_factors is not None, "nothing without --structure-factors")
     _require_use("--seed", seed, noise or words.draws, "nothing without --noise")
+    data = inputs.read(path, which, data_file)
     options: dict[str, Any] = {
         "N_cells": cells, "shape": shape, "mosaic_spread_deg": mosaic_spread, "oversample": oversample,
         "mosaic_domains": _domains(mosaic_domains, mosaic_spread), "water_size_um": water,
