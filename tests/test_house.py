@@ -18,6 +18,7 @@ LEVELS = {
     "polynomials": 0,
     "devices": 1,
     "checked": 1,
+    "checks": 1,
     "config": 2,
     "compat": 1,
     "compilation": 1,

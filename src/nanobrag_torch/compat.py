@@ -198,6 +198,14 @@ ROWS: tuple[Row, ...] = (
         "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -phi 5 -osc 1 -phisteps 4",
     ),
     Row(
+        "D38",
+        "product_widths",
+        "Gaussian and top-hat spots take their width from the product of Na, Nb and Nc, and hold 30 times Darwin's"
+        " intensity or a tenth of it",
+        "each axis has the width of its own number of cells, and a spot holds Darwin's intensity",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -gauss_xtal",
+    ),
+    Row(
         "D41",
         None,
         "the number of steps overflows a 32-bit integer",
@@ -224,6 +232,77 @@ ROWS: tuple[Row, ...] = (
         "a two-theta axis that is not of unit length distorts the detector",
         "the axis is normalised",
         "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -twotheta_axis 0 0 2 -twotheta 5",
+    ),
+    Row(
+        "D53",
+        "oversample_thick_needs_thickness",
+        "-oversample_thick without a sensor thickness gives a zero image",
+        "a sensor without thickness captures everything",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -oversample_thick",
+    ),
+    Row(
+        "D54",
+        "polarized_along_beam",
+        "a source along the polarization axis counts as polarized, with (1 + c^2 - K s^2) / 2 all around",
+        "it has no plane of polarization and counts as unpolarized",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -polar 0.9 -sourcefile sources_along_polar.txt",
+    ),
+    Row(
+        "D55",
+        "quotients_rounded_up",
+        "a range of a whole number of steps, phi or divergence, gets one step more where the quotient rounds up",
+        "it gets that number",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -phi 3 -osc 2.1 -phistep 0.7",
+    ),
+    Row(
+        "D56",
+        "lopsided_divergence",
+        "divergence by range and step, or steps alone, lies half a step to one side of the beam",
+        "it lies evenly about the beam",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -hdivrange 20 -hdivstep 10",
+    ),
+    Row(
+        "D57",
+        "curved_by_lab_axes",
+        "a curved detector takes laboratory y and z over the distance for its angles, which mirrors it, and puts every"
+        " pixel a radian off where the beam is along z; its pixels have the solid angle of a flat one's plane",
+        "distances along its fast and slow axis, from the foot of its normal, are arcs about the sample",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -xds -curved_det -distance 60",
+    ),
+    Row(
+        "D58",
+        "curved_sensor_is_flat",
+        "the sensor of a curved detector is crossed along the normal of a flat one",
+        "every ray meets it at a right angle",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -curved_det -distance 30 -detector_abs 450 -detector_thick 450",
+    ),
+    Row(
+        "D59",
+        "normal_stays",
+        "vectors of a custom detector without -odet_vector keep the normal 1 0 0, which may lie in its plane",
+        "the normal is fast x slow, on the side that the beam goes to",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -fdet_vector 0 0.6 0.8 -sdet_vector 0.6 -0.64 0.48",
+    ),
+    Row(
+        "D60",
+        "negative_photons",
+        "pixels behind the sensor, or behind the sample, count negative photons",
+        "they count none, and a warning says how many they are",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -twotheta 100",
+    ),
+    Row(
+        "D61",
+        "front_solid_angle",
+        "deep layers of the sensor have the solid angle of its front",
+        "each layer has its own",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 5 -distance 20 -detector_abs 450 -detector_thick 450",
+    ),
+    Row(
+        "D62",
+        "powder_of_half_a_sphere",
+        "-mosaic 90, which it calls powder, turns no domain by more than 90 degrees",
+        "orientations are uniform over all rotations",
+        "-cell 60 75 90 90 90 90 -default_F 50 -N 3 -mosaic 90 -mosaic_domains 50",
     ),
 )
 
@@ -265,7 +344,18 @@ class Compat:
     hkl_stops_at_text: bool = False
     layers_overshoot: bool = False
     solid_angle_over_steps: bool = False
+    product_widths: bool = False
     raw_twotheta_axis: bool = False
+    oversample_thick_needs_thickness: bool = False
+    polarized_along_beam: bool = False
+    quotients_rounded_up: bool = False
+    lopsided_divergence: bool = False
+    curved_by_lab_axes: bool = False
+    curved_sensor_is_flat: bool = False
+    normal_stays: bool = False
+    negative_photons: bool = False
+    front_solid_angle: bool = False
+    powder_of_half_a_sphere: bool = False
 
     @classmethod
     def corrected(cls) -> Compat:

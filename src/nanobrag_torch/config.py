@@ -6,13 +6,26 @@ A default of None means "automatic": the value that the C program would choose (
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nanobrag_torch.checked import Checked
+from nanobrag_torch.checks import (
+    coerce_enum,
+    flat,
+    require_at_least,
+    require_finite,
+    require_kinds,
+    require_length,
+    require_mask,
+    require_nonzero,
+    require_positive,
+    require_table,
+    shown,
+    spread_shape,
+)
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.units import DEFAULT_FLUENCE
 
@@ -106,20 +119,20 @@ class CrystalConfig(Checked):
     interpolate: bool | None = None  # None: on when any N_cells <= 2
 
     def __post_init__(self) -> None:
-        _coerce_enum(self, "shape", CrystalShape)
-        _coerce_enum(self, "mosaic_sampling", MosaicSampling)
-        _require_finite(self)
-        _require_positive(self, "cell_a", "cell_b", "cell_c", "cell_alpha", "cell_beta", "cell_gamma", "sample_size_mm")
-        _require_at_least(self, 1, "phi_steps", "mosaic_domains")
-        _require_whole(self, "phi_steps", "mosaic_domains", "mosaic_seed")
-        _require_at_least(self, 0, "mosaic_spread_deg")
-        _require_length(self, 3, "misset_deg", "N_cells", "spindle_axis", "orientation_vector_deg")
-        _require_length(self, 3, "mosflm_a_star", "mosflm_b_star", "mosflm_c_star")
-        _require_length(self, 4, "orientation_quaternion")
-        _require_nonzero(self, "spindle_axis", "orientation_quaternion")
-        if _spread_shape(self.mosaic_spread_deg) not in ((), (1,), (3,), (3, 3)):
+        require_kinds(self)
+        coerce_enum(self, "shape", CrystalShape)
+        coerce_enum(self, "mosaic_sampling", MosaicSampling)
+        require_finite(self)
+        require_positive(self, "cell_a", "cell_b", "cell_c", "cell_alpha", "cell_beta", "cell_gamma", "sample_size_mm")
+        require_at_least(self, 1, "phi_steps", "mosaic_domains")
+        require_at_least(self, 0, "mosaic_spread_deg")
+        require_length(self, 3, "misset_deg", "N_cells", "spindle_axis", "orientation_vector_deg")
+        require_length(self, 3, "mosflm_a_star", "mosflm_b_star", "mosflm_c_star")
+        require_length(self, 4, "orientation_quaternion")
+        require_nonzero(self, "spindle_axis", "orientation_quaternion")
+        if spread_shape(self.mosaic_spread_deg) not in ((), (1,), (3,), (3, 3)):
             raise InputError(
-                "mosaic_spread_deg", _shown(self.mosaic_spread_deg), "1 number, 3 numbers or a 3 x 3 matrix"
+                "mosaic_spread_deg", shown(self.mosaic_spread_deg), "1 number, 3 numbers or a 3 x 3 matrix"
             )
         self._require_possible_angles()
         given = [getattr(self, f"mosflm_{axis}_star") is not None for axis in "abc"]
@@ -127,7 +140,7 @@ class CrystalConfig(Checked):
             raise InputError("mosflm_a_star, mosflm_b_star, mosflm_c_star", given, "all three or none")
 
     def _require_possible_angles(self) -> None:
-        angles = [x for name in ("alpha", "beta", "gamma") for x in _flat(getattr(self, f"cell_{name}"))]
+        angles = [x for name in ("alpha", "beta", "gamma") for x in flat(getattr(self, f"cell_{name}"))]
         if sum(angles) >= 360 or 2 * max(angles) >= sum(angles):
             raise InputError("cell_alpha, cell_beta, cell_gamma", tuple(angles), "angles of a cell with a volume")
 
@@ -149,13 +162,13 @@ class PanelConfig:
     name: str = ""
 
     def __post_init__(self) -> None:
-        _require_finite(self, but=("detector_abs_um", "mask_array"))
-        _require_positive(self, "pixel_size_mm", "spixels", "fpixels", "detector_abs_um")
-        _require_at_least(self, 0, "detector_thick_um")
-        _require_whole(self, "spixels", "fpixels")
-        _require_length(self, 3, "origin_mm", "fast_axis", "slow_axis")
-        _require_nonzero(self, "fast_axis", "slow_axis")
-        _require_mask(self)
+        require_kinds(self)
+        require_finite(self, but=("detector_abs_um", "mask_array"))
+        require_positive(self, "pixel_size_mm", "spixels", "fpixels", "detector_abs_um")
+        require_at_least(self, 0, "detector_thick_um")
+        require_length(self, 3, "origin_mm", "fast_axis", "slow_axis")
+        require_nonzero(self, "fast_axis", "slow_axis")
+        require_mask(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +182,9 @@ class GroupConfig:
     parent: str | None = None  # moves with this group afterwards
 
     def __post_init__(self) -> None:
-        _require_finite(self)
-        _require_length(self, 3, "shift_mm", "rotation_deg", "centre_mm")
+        require_kinds(self)
+        require_finite(self)
+        require_length(self, 3, "shift_mm", "rotation_deg", "centre_mm")
 
 
 REPLACED_BY_PANELS = (
@@ -233,20 +247,19 @@ class DetectorConfig(Checked):
     groups: Sequence[GroupConfig] = ()  # that panels belong to
 
     def __post_init__(self) -> None:
-        _coerce_enum(self, "detector_convention", DetectorConvention)
+        require_kinds(self)
+        coerce_enum(self, "detector_convention", DetectorConvention)
         if self.detector_pivot is not None:
-            _coerce_enum(self, "detector_pivot", DetectorPivot)
-        _require_finite(self, but=("detector_abs_um", "mask_array"))
-        _require_positive(self, "pixel_size_mm", "spixels", "fpixels")
-        _require_at_least(self, 0, "detector_thick_um", "detector_abs_um")
-        _require_at_least(self, 1, "detector_thicksteps")
+            coerce_enum(self, "detector_pivot", DetectorPivot)
+        require_finite(self, but=("detector_abs_um", "mask_array"))
+        require_positive(self, "pixel_size_mm", "spixels", "fpixels")
+        require_at_least(self, 0, "detector_thick_um", "detector_abs_um")
+        require_at_least(self, 1, "detector_thicksteps")
         vectors = ("fdet_vector", "sdet_vector", "odet_vector", "beam_vector", "polar_vector", "spindle_axis")
-        _require_length(self, 3, "twotheta_axis", "pix0_vector_mm", *(f"custom_{v}" for v in vectors))
-        _require_nonzero(self, "twotheta_axis", *(f"custom_{v}" for v in vectors))
-        _require_whole(self, "spixels", "fpixels", "oversample", "detector_thicksteps")
-        _require_whole(self, "roi_xmin", "roi_xmax", "roi_ymin", "roi_ymax")
-        _require_nonzero(self, "distance_mm", "close_distance_mm")
-        _require_mask(self)
+        require_length(self, 3, "twotheta_axis", "pix0_vector_mm", *(f"custom_{v}" for v in vectors))
+        require_nonzero(self, "twotheta_axis", *(f"custom_{v}" for v in vectors))
+        require_nonzero(self, "distance_mm", "close_distance_mm")
+        require_mask(self)
         self._require_groups()
         if self.panels:
             self._require_unused(*REPLACED_BY_PANELS)
@@ -275,8 +288,8 @@ class DetectorConfig(Checked):
         """What the panels replace must not be given beside them: it would do nothing."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in names and (value is not field.default and _flat(value) != _flat(field.default)):
-                raise InputError(field.name, _shown(value), "nothing where panels are given: they replace it")
+            if field.name in names and (value is not field.default and flat(value) != flat(field.default)):
+                raise InputError(field.name, shown(value), "nothing where panels are given: they replace it")
 
     def _require_groups(self) -> None:
         """Every group that is named exists, and no group belongs to itself."""
@@ -326,34 +339,35 @@ class BeamConfig(Checked):
     water_size_um: Real = 0.0
 
     def __post_init__(self) -> None:
-        _require_finite(self)
-        _require_positive(self, "wavelength_A", "source_wavelengths")
+        require_kinds(self)
+        require_finite(self)
+        require_positive(self, "wavelength_A", "source_wavelengths")
         for name in ("wavelength_A", "source_wavelengths"):
-            if any(x < SHORTEST_A for x in _flat(getattr(self, name))):
-                raise InputError(name, _shown(getattr(self, name)), "Angstrom; these look like metres: times 1e10")
-        _require_at_least(
+            if any(x < SHORTEST_A for x in flat(getattr(self, name))):
+                raise InputError(name, shown(getattr(self, name)), "Angstrom; these look like metres: times 1e10")
+        require_at_least(
             self, 0, "flux", "exposure", "fluence", "dmin", "water_size_um", "source_weights", "beamsize_mm"
         )
-        _require_at_least(self, 1, "dispersion_steps", "hdiv_steps", "vdiv_steps")
-        _require_whole(self, "dispersion_steps", "hdiv_steps", "vdiv_steps")
-        _require_length(self, 3, "polarization_axis")
-        _require_nonzero(self, "polarization_axis")
+        require_at_least(self, 1, "dispersion_steps", "hdiv_steps", "vdiv_steps")
+        require_length(self, 3, "polarization_axis")
+        require_nonzero(self, "polarization_axis")
         self._require_source_table()
 
     def _require_source_table(self) -> None:
+        require_table(self, "source_directions", 3)
+        require_table(self, "source_wavelengths", None)
+        require_table(self, "source_weights", None)
         columns = {n: getattr(self, n) for n in ("source_directions", "source_wavelengths", "source_weights")}
         sizes = {n: len(v) for n, v in columns.items() if v is not None}
         directions = self.source_directions
-        if directions is not None and len(_flat(directions)) != 3 * len(directions):
-            raise InputError("source_directions", f"{len(_flat(directions))} numbers", "3 numbers a source")
         if len(set(sizes.values())) > 1:
             raise InputError(", ".join(sizes), tuple(sizes.values()), "one entry a source in each")
         if 0 in sizes.values():
             raise InputError(", ".join(sizes), 0, "at least one source")
-        if self.source_weights is not None and not any(_flat(self.source_weights)):
-            raise InputError("source_weights", _shown(self.source_weights), "numbers from 0 up, one above 0 at least")
-        if directions is not None and not all(any(_flat(row)) for row in directions):
-            raise InputError("source_directions", _shown(directions), "sources that are not at the sample (0 0 0)")
+        if self.source_weights is not None and not any(flat(self.source_weights)):
+            raise InputError("source_weights", shown(self.source_weights), "numbers from 0 up, one above 0 at least")
+        if directions is not None and not all(any(flat(row)) for row in directions):
+            raise InputError("source_directions", shown(directions), "sources that are not at the sample (0 0 0)")
 
 
 @dataclass(kw_only=True, repr=False)
@@ -368,92 +382,7 @@ class NoiseConfig(Checked):
     intfile_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_finite(self)
-        _require_at_least(self, 0, "readout_noise", "seed")
-        _require_positive(self, "overload_value", "intfile_scale")
-        _require_whole(self, "seed")
-
-
-def _require_mask(config: Any) -> None:
-    mask, shape = config.mask_array, (config.spixels, config.fpixels)
-    if mask is not None and tuple(getattr(mask, "shape", ())) != shape:
-        raise InputError("mask_array", tuple(getattr(mask, "shape", ())), f"an array of shape {shape}")
-
-
-def _flat(value: Any) -> list[float]:
-    """The numbers of a scalar, sequence or tensor, for validation alone."""
-    if value is None or isinstance(value, (bool, str, Enum, PanelConfig, GroupConfig)):
-        return []
-    if hasattr(value, "detach"):
-        return [float(x) for x in value.detach().reshape(-1).tolist()]
-    if hasattr(value, "reshape"):
-        return [float(x) for x in value.reshape(-1)]
-    if isinstance(value, (int, float)):
-        return [float(value)]
-    return [x for item in value for x in _flat(item)]
-
-
-def _shown(value: Any) -> object:
-    numbers = _flat(value)
-    return numbers[0] if len(numbers) == 1 else tuple(numbers)
-
-
-def _require_finite(config: Any, but: tuple[str, ...] = ()) -> None:
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name not in but and not all(math.isfinite(x) for x in _flat(value)):
-            raise InputError(field.name, _shown(value), "finite numbers")
-
-
-def _require_positive(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not all(x > 0 for x in _flat(value)):
-            raise InputError(name, _shown(value), "numbers above 0")
-
-
-def _require_at_least(config: Any, least: float, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if name == "mosaic_spread_deg" and len(_flat(value)) == 9:
-            continue
-        if not all(x >= least for x in _flat(value)):
-            raise InputError(name, _shown(value), f"numbers from {least} up")
-
-
-def _require_length(config: Any, length: int, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and len(_flat(value)) != length:
-            raise InputError(name, _shown(value), f"{length} numbers")
-
-
-def _require_whole(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not (hasattr(value, "__index__") and not isinstance(value, bool)):
-            raise InputError(name, _shown(value), "a whole number")
-
-
-def _require_nonzero(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not any(_flat(value)):
-            raise InputError(name, _shown(value), "anything but 0")
-
-
-def _spread_shape(value: Any) -> tuple[int, ...]:
-    """Shape of a number, a sequence of numbers or of rows, or an array."""
-    if hasattr(value, "shape"):
-        return tuple(value.shape)
-    return () if isinstance(value, (int, float)) else (len(value), *_spread_shape(value[0]))
-
-
-def _coerce_enum(config: Any, name: str, kind: type[Enum]) -> None:
-    value = getattr(config, name)
-    if isinstance(value, kind):
-        return
-    known = {member.value: member for member in kind}
-    if str(value).lower() not in known:
-        raise InputError(name, value, ", ".join(known))
-    object.__setattr__(config, name, known[str(value).lower()])
+        require_kinds(self)
+        require_finite(self)
+        require_at_least(self, 0, "readout_noise", "seed")
+        require_positive(self, "overload_value", "intfile_scale")

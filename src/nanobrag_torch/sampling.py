@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from nanobrag_torch.config import MOSAIC_DOMAINS
+from nanobrag_torch.units import DEGREES_PER_RADIAN
 
 STEPS_OF_A_RANGE = 2
 """Steps for a range, or a step, whose steps nobody counted."""
@@ -27,9 +28,23 @@ class Steps:
 
 
 ONE_STEP = Steps(1, 0.0, 0.0)
+WHOLE = 1e-9
+"""Relative difference from a whole number of steps below which a range is one."""
 
 
-def phi_steps(count: int | None, range_: float | None, step: float | None) -> Steps:
+def steps_within(range_: float, step: float, *, rounded_up: bool) -> int:
+    """Steps that begin within a range: the quotient, up to the next whole number.
+
+    rounded_up: as the C program counts them, which takes 3.0000000000000004 for more than 3 (D55).
+    """
+    quotient = range_ / step
+    nearest = round(quotient)
+    if not rounded_up and abs(quotient - nearest) <= WHOLE * nearest:
+        return nearest
+    return math.ceil(quotient)
+
+
+def phi_steps(count: int | None, range_: float | None, step: float | None, *, rounded_up: bool = False) -> Steps:
     """Phi steps in degrees (3.2). A range below 0 or a step up to 0 counts as not said; count may come out as 0."""
     counted = count is not None and count >= 0
     ranged = range_ is not None and range_ >= 0
@@ -39,7 +54,10 @@ def phi_steps(count: int | None, range_: float | None, step: float | None) -> St
         if not ranged:
             return Steps(STEPS_OF_A_RANGE, between, between) if stepped else ONE_STEP
         if stepped:
-            return Steps(math.ceil(width / between), width, between)
+            of_range = steps_within(
+                width / DEGREES_PER_RADIAN, between / DEGREES_PER_RADIAN, rounded_up=rounded_up
+            )  # the C program divides radians
+            return Steps(of_range, width, between)
         return Steps(STEPS_OF_A_RANGE, width, width / STEPS_OF_A_RANGE)
     if not ranged:
         if stepped:
@@ -51,17 +69,24 @@ def phi_steps(count: int | None, range_: float | None, step: float | None) -> St
 
 
 def grid_steps(
-    count: int | None, range_: float | None, step: float | None, *, range_of_steps: float = RANGE_OF_STEPS_RAD
+    count: int | None,
+    range_: float | None,
+    step: float | None,
+    *,
+    range_of_steps: float = RANGE_OF_STEPS_RAD,
+    rounded_up: bool = False,
 ) -> Steps:
     """Steps of a divergence or dispersion grid (3.3), one step without width where any of the three comes out as 0.
 
     range_of_steps: the range for counted steps without one, in the unit of the others.
     """
-    chosen = _grid_steps(count, range_, step, range_of_steps)
+    chosen = _grid_steps(count, range_, step, range_of_steps, rounded_up)
     return ONE_STEP if chosen.range <= 0 or chosen.step <= 0 or chosen.count <= 0 else chosen
 
 
-def _grid_steps(count: int | None, range_: float | None, step: float | None, range_of_steps: float) -> Steps:
+def _grid_steps(
+    count: int | None, range_: float | None, step: float | None, range_of_steps: float, rounded_up: bool
+) -> Steps:
     counted = count is not None and count > 0
     ranged = range_ is not None and range_ >= 0
     stepped = step is not None and step > 0
@@ -72,7 +97,7 @@ def _grid_steps(count: int | None, range_: float | None, step: float | None, ran
         return Steps(n, range_of_steps, range_of_steps / n) if counted else ONE_STEP
     if not counted:
         if stepped:
-            return Steps(math.ceil(width / between), width, between)
+            return Steps(steps_within(width, between, rounded_up=rounded_up), width, between)
         return Steps(STEPS_OF_A_RANGE, width, width)
     if not stepped:
         n = max(n, STEPS_OF_A_RANGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -14,6 +15,7 @@ from torch import Tensor
 from nanobrag_torch.background import water
 from nanobrag_torch.background.amorphous import amorphous_values
 from nanobrag_torch.background.materials import MaterialConfig, names_of
+from nanobrag_torch.checks import require_model
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.compat_phi import first_step, with_first_step
 from nanobrag_torch.config import BeamConfig, CrystalConfig
@@ -27,6 +29,7 @@ from nanobrag_torch.models.beam import Beam, Sources
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector, DetectorGeometry, roi_bounds
 from nanobrag_torch.models.tensors import as_tensor
+from nanobrag_torch.physics.absorption import blinded
 from nanobrag_torch.physics.lattice_factor import PROFILES, amplitude, shape_matrix
 from nanobrag_torch.physics.rotations import unit
 from nanobrag_torch.records.images import as_array
@@ -40,6 +43,7 @@ from nanobrag_torch.units import ANGSTROM, R_E_SQUARED
 
 EDGE_ON = 1e-12
 """Cosine between the normal and the way to the panel below which no pixel can be seen."""
+_LOG = logging.getLogger(__name__)
 
 
 class Simulator:
@@ -72,17 +76,22 @@ class Simulator:
         background: Sequence[MaterialConfig] = (),
         response: ResponseConfig | None = None,
     ) -> None:
+        require_model("crystal", crystal, Crystal)
+        if detector is not None:
+            require_model("detector", detector, Detector)
         if dtype not in (torch.float32, torch.float64):
             raise InputError("dtype", dtype, "float32, float64")
         if kernel not in operation.KERNELS:
             raise InputError("kernel", kernel, ", ".join(operation.KERNELS))
-        if threads is not None and threads < 1:
+        if threads is not None and not (isinstance(threads, int) and threads >= 1):
             raise InputError("threads", threads, "a whole number from 1 up")
         self.kernel, self.dtype, self.device = kernel, dtype, checked_device(device or "cpu")
         self.crystal = crystal
         if crystal_config is not None and crystal_config is not crystal.config:
             crystal.config = crystal.turning_as(crystal_config).config
         self.detector = detector if detector is not None else Detector(device=device)
+        if beam_config is not None:
+            require_model("beam_config", beam_config, BeamConfig)
         self.beam = Beam(crystal.beam_config if beam_config is None else beam_config, device=self.device)
         self.debug_config = dict(debug_config or {})
         departures.say(departures.given_otherwise(self.detector.config, self.beam.config))
@@ -176,8 +185,9 @@ class Simulator:
         pixels, shape = self.detector.pixels(), self.image_shape
         count = math.prod(shape)
         values = self.photon_values(pixels, progress=progress, check=False)
-        if check and not bool(torch.isfinite(values).all()):
-            raise InputError("image", "not finite", "parameters that give finite pixels")
+        if check:
+            _require_finite(values)
+            self._warn_of_blind_pixels()
         if pixels is None:
             return values.reshape(shape)
         return torch.zeros(count, dtype=self.dtype, device=self.device).index_put((pixels,), values).reshape(shape)
@@ -370,7 +380,7 @@ class Simulator:
         scene = Scene(
             panels=geometry.panels,
             pixel_size=geometry.pixel_size,
-            sensor=geometry.sensor,
+            sensor=self._sensor(geometry),
             curvature=geometry.curvature,
             incident=sources.incident,
             wavelengths=sources.wavelengths,
@@ -378,12 +388,13 @@ class Simulator:
             polarization=self.beam.polarization(
                 sources.incident,
                 geometry.polar,
+                compat,
                 unpolarized=self.beam.config.nopolar
                 and not (config.oversample_polar and compat.oversample_polar_defeats_nopolar),
             ),
             lattice=lattice,
             lattice_weights=weights,
-            shape=shape_matrix(shape, cells, crystal.fudge(), stars, volume),
+            shape=shape_matrix(shape, cells, crystal.fudge(), stars, volume, product_widths=compat.product_widths),
             structure_factors=table,
             default_F=crystal.default_amplitude(),
             offset=torch.zeros((), dtype=torch.float64, device=self.device),
@@ -411,6 +422,9 @@ class Simulator:
             oversample_polar=config.oversample_polar,
             oversample_thick=config.oversample_thick,
             last_layer_capture=compat.last_layer_capture,
+            front_solid_angle=compat.front_solid_angle,
+            curved_by_lab_axes=compat.curved_by_lab_axes,
+            curved_sensor_is_flat=compat.curved_sensor_is_flat,
             running_factors=compat.running_factors and per_step,
             interpolation_latch=compat.interpolation_latch and interpolate,
             dtype=self.dtype,
@@ -419,6 +433,22 @@ class Simulator:
 
     def _sources(self, geometry: DetectorGeometry) -> Sources:
         return self.beam.sources(geometry.beam, geometry.polar, self.compat)
+
+    def _sensor(self, geometry: DetectorGeometry) -> Tensor:
+        """Thickness and attenuation [P, 2] of panels that record; the others capture nothing (D53, D60)."""
+        behind = geometry.seen_from_behind
+        blind = torch.zeros_like(behind) if self.compat.negative_photons else behind
+        if self.detector.config.oversample_thick and self.compat.oversample_thick_needs_thickness:
+            blind = blind | (geometry.sensor[:, 0] == 0)
+        return blinded(geometry.sensor, blind)
+
+    def _warn_of_blind_pixels(self) -> None:
+        behind = self.geometry.seen_from_behind
+        if bool(behind.any()):
+            wanted, size = self.wanted_pixels(), math.prod(self.detector.image_shape)
+            count = int(behind[torch.div(wanted, size, rounding_mode="floor")].sum())
+            what = "count negative photons, as in the C program" if self.compat.negative_photons else "record nothing"
+            _LOG.warning(f"{count} of {wanted.numel()} pixels see the crystal from behind their sensor: they {what}")
 
     @property
     def _has_water(self) -> bool:
@@ -443,6 +473,11 @@ def _traced_pixels(debug_config: Mapping[str, Any]) -> list[tuple[int, int]]:
             first, second = map(int, pixel)
             found.append((first, second) if name == "trace_pixel" else (second, first))
     return found
+
+
+def _require_finite(values: Tensor) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise InputError("image", "not finite", "parameters that give finite pixels")
 
 
 def _require_pixels(pixels: Tensor, count: int) -> None:

@@ -46,7 +46,7 @@ def test_the_cases_test_something(name):
 @pytest.mark.parametrize("middle", [0.0, 1.5, -2.5, 7.0])
 def test_a_curved_detector_of_any_angle(middle):
     """Pixels that the curve carries around the crystal, in every quadrant and beyond a whole turn."""
-    scene, options = case("curved", torch.float64)
+    scene, options = case("curved as in C", torch.float64)
     far = scene.panels.clone()
     far[:, 0, 1:] += middle * scene.curvature[3]
     scene = replace(scene, panels=far)

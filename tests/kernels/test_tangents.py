@@ -22,7 +22,10 @@ from nanobrag_torch.physics.lattice_factor import Profile
 DOUBLE, SINGLE = 1e-10, 1e-5
 SMALL = (4, 5)
 NAMES = [field.name for field in fields(Scene)]
-SWITCHES = ("point_pixel", "curved", "oversample_omega", "oversample_polar", "oversample_thick", "last_layer_capture")
+SWITCHES = (
+    "point_pixel", "curved", "oversample_omega", "oversample_polar", "oversample_thick", "last_layer_capture",
+    "front_solid_angle", "curved_by_lab_axes", "curved_sensor_is_flat",
+)  # fmt: skip
 
 
 def combination(seed: int) -> tuple[Draw, dict[str, object]]:

@@ -187,8 +187,10 @@ def test_source_weights_are_shares_unless_the_c_program_is_asked_for():
 
 def test_a_grid_without_sources_is_an_error():
     config = BeamConfig(hdiv_range_mrad=1000.0, hdiv_step_mrad=1000.0, vdiv_range_mrad=1000.0, vdiv_step_mrad=1000.0)
+    axes = torch.tensor([1.0, 0, 0], dtype=F64), torch.tensor([0.0, 0, 1], dtype=F64)
     with pytest.raises(InputError, match="hdiv_steps"):
-        Beam(config).sources(torch.tensor([1.0, 0, 0], dtype=F64), torch.tensor([0.0, 0, 1], dtype=F64))
+        Beam(config).sources(*axes, Compat.c())
+    assert Beam(config).sources(*axes).incident.tolist() == [[1, 0, 0]]  # evenly about the beam, one point is on it
 
 
 def test_flux_over_beam_area_replaces_fluence():

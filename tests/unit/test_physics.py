@@ -154,13 +154,19 @@ def test_six_shapes_by_their_formulae():
             brute_force_grating(v, c) for v, c in zip((0.01, 0.02, 0.015), (4, 3, 2), strict=True)
         ),
         CrystalShape.ROUND: n * 0.723601254558268 * 3 * (math.sin(x) / x - math.cos(x)) / x**2,
-        CrystalShape.GAUSS: n * math.exp(-(r2 * n * n / 0.63) * f),
-        CrystalShape.TOPHAT: n if r2 * n * n * f < 0.3969 else 0.0,
+        CrystalShape.GAUSS: n * math.exp(-math.pi / 2 * h2 * f),
+        CrystalShape.TOPHAT: n if h2 * f < (3 / (4 * math.pi)) ** (2 / 3) else 0.0,
         CrystalShape.GAUSS_HKL: n * math.exp(-h2 * f / 0.63),
         CrystalShape.GAUSS_STAR: n * math.exp(-1.75 * f * r2 * (n * 60 * 75 * 90) ** (2 / 3)),
     }
-    for shape, value in expected.items():
-        matrix = lattice_factor.shape_matrix(shape, cells, fudge, stars, volume)
+    in_c = {
+        CrystalShape.GAUSS: n * math.exp(-(r2 * n * n / 0.63) * f),
+        CrystalShape.TOPHAT: n if r2 * n * n * f < 0.3969 else 0.0,
+    }
+    cases = [(shape, value, False) for shape, value in expected.items()]
+    cases += [(shape, value, True) for shape, value in (expected | in_c).items()]
+    for shape, value, product_widths in cases:
+        matrix = lattice_factor.shape_matrix(shape, cells, fudge, stars, volume, product_widths=product_widths)
         got = lattice_factor.lattice_factor(d, lattice_factor.PROFILES[shape], matrix)
         assert math.isclose(got * lattice_factor.amplitude(shape, cells), value, rel_tol=1e-9), shape
 
@@ -245,8 +251,13 @@ def test_positions_follow_panel_slow_fast_order_with_slow_outermost_subpixels():
 def test_a_curved_detector_keeps_every_pixel_at_its_distance():
     panels = torch.stack((t(0.1, 0.02, -0.03), t(0, 0, 1), t(0, -1, 0), t(1, 0, 0)))[None]
     flat = geometry.flat_positions(torch.arange(64), panels, t(1e-3, 1e-3)[None], t(0.0), (8, 8), 2, 1)
-    curved = geometry.curve(flat, t(0, 0, 1).expand(64, 3), t(0, -1, 0).expand(64, 3), t(1, 0, 0), t(0.1).squeeze())
-    assert torch.allclose(torch.linalg.vector_norm(curved, dim=-1), t(0.1))
+    fast, slow, normal = (axis.expand(64, 3) for axis in (t(0, 0, 1), t(0, -1, 0), t(1, 0, 0)))
+    curved = geometry.curve(flat, fast, slow, normal, t(0.1).expand(64))
+    in_c = geometry.curve_by_lab_axes(flat, fast, slow, t(1, 0, 0), t(0.1).squeeze())
+    for bent in (curved, in_c):
+        assert torch.allclose(torch.linalg.vector_norm(bent, dim=-1), t(0.1))
+    assert torch.allclose(torch.asin(curved[..., 2] / 0.1), flat[..., 2] / 0.1)  # arcs along fast
+    assert torch.allclose(in_c[..., 2] / 0.1, torch.sin(flat[..., 1] / 0.1), atol=0.1)  # y and z change places
 
 
 @pytest.mark.parametrize(("n", "kept"), [(2, 4), (3, 5), (4, 12), (5, 13), (6, 24)])

@@ -78,6 +78,9 @@ class Options:
     oversample_polar: bool = False  # polarization of every source, sub-pixel and layer, not of the first
     oversample_thick: bool = False  # capture of every sub-pixel, not of the first
     last_layer_capture: bool = False  # compat D4: every layer weighs as the last one does
+    front_solid_angle: bool = False  # compat D61: every layer has the solid angle of the front's plane
+    curved_by_lab_axes: bool = False  # compat D57: lab y and z turn the beam to the pixels of a curved one
+    curved_sensor_is_flat: bool = False  # compat D58: its sensor is crossed along the normal of the flat one
     running_factors: bool = False  # compat D3: the oversample switches multiply the running sum; reference kernel only
     interpolation_latch: bool = False  # compat D5: out of range once, nearest ever after; reference kernel only
     dtype: torch.dtype = torch.float32  # of the image
@@ -91,6 +94,7 @@ class Taken(NamedTuple):
     """
 
     each_omega: bool  # solid angle of every sample, not of the first
+    layer_omega: bool  # else that of the first sub-pixel of each layer; layers differ in it
     each_polar: bool  # polarization of every sample and source, not of the first that is seen
     each_capture: bool  # capture of every sub-pixel of a layer, not of the first
     last_capture: bool  # every layer captures as the last one does
@@ -101,9 +105,11 @@ def taken(scene: Scene, options: Options) -> Taken:
     """How the factors of a scene are taken."""
     one_sample = options.oversample == 1 and options.layers == 1
     alone = one_sample and scene.incident.shape[0] == 1 and options.dmin <= 0
+    deep = options.layers > 1 and not options.front_solid_angle and not options.curved
     last = options.last_layer_capture and not options.oversample_thick and options.layers > 1
     return Taken(
-        each_omega=options.oversample_omega or one_sample,
+        each_omega=options.oversample_omega or one_sample or (deep and options.oversample == 1),
+        layer_omega=deep,
         each_polar=options.oversample_polar or alone,
         each_capture=(options.oversample_thick or options.oversample == 1) and not last,
         last_capture=last,

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from nanobrag_torch.kernels.empty import dark_image, is_dark, with_a_lattice
 from nanobrag_torch.kernels.problem import Options, Scene, taken
 from nanobrag_torch.physics.absorption import layer_capture
-from nanobrag_torch.physics.geometry import curve, decompose_pixels, flat_positions, solid_angle
+from nanobrag_torch.physics.geometry import curve, curve_by_lab_axes, decompose_pixels, flat_positions, solid_angle
 from nanobrag_torch.physics.lattice_factor import lattice_factor
 from nanobrag_torch.physics.polarization import polarization_factor
 from nanobrag_torch.physics.structure_factors import (
@@ -146,36 +146,49 @@ def look_at_pixels(pixels: Tensor, scene: Scene, options: Options, record: Recor
     radius = torch.linalg.vector_norm(position, dim=-1)
     direction = position / radius[..., None]
     q = (direction[..., None, :] - scene.incident) / scene.wavelengths[:, None]  # [n, L, J, S, 3]
-    normal, origin = scene.panels[panel, 3], scene.panels[panel, 0]
-    area = scene.pixel_size[panel].prod(-1)
-    close = (origin * normal).sum(-1)
-    omega = solid_angle(radius, area[:, None, None], close[:, None, None], point_pixel=options.point_pixel)
-    cosine = (direction * normal[:, None, None]).sum(-1)
+    area, close = scene.pixel_size[panel].prod(-1), _plane_distance(panel, scene, options)
+    omega = solid_angle(radius, area[:, None, None], close[..., None], point_pixel=options.point_pixel)
+    cosine = (direction * scene.panels[panel, 3][:, None, None]).sum(-1)
+    if options.curved and not options.curved_sensor_is_flat:
+        cosine = torch.ones_like(cosine)
     capture = layer_capture(cosine, scene.sensor[panel, 0], scene.sensor[panel, 1], options.layers)
     polar = polarization_factor(direction, scene.polarization)
     chunk = _Pixels(direction, q, _within_resolution(q, options.dmin), omega, capture, polar)
     if record is not None:
-        record.update(position=position, radius=radius, close_distance=close, cosine=cosine, **vars(chunk))
+        record.update(position=position, radius=radius, close_distance=close[:, 0], cosine=cosine, **vars(chunk))
     used = _with_cached_factors(chunk, scene, options)
     if record is not None:
         record.update(omega_used=used.omega, capture_used=used.capture, polar_used=used.polar)
     return used
 
 
+def _plane_distance(panel: Tensor, scene: Scene, options: Options) -> Tensor:
+    """Distance (m) from the sample to the plane of each layer of a pixel's panel [n, L]."""
+    front = (scene.panels[panel, 0] * scene.panels[panel, 3]).sum(-1)[:, None]
+    if not taken(scene, options).layer_omega:
+        return front.expand(-1, options.layers)
+    depth = torch.arange(options.layers, dtype=front.dtype, device=front.device) * scene.sensor[panel, 0, None]
+    return front + depth
+
+
 def _positions(pixels: Tensor, panel: Tensor, scene: Scene, options: Options) -> Tensor:
+    sphere = options.curved and not options.curved_by_lab_axes  # on which layers lie in the same direction
+    step = scene.sensor[:, 0]
     flat = flat_positions(
         pixels,
         scene.panels,
         scene.pixel_size,
-        scene.sensor[:, 0],
+        torch.zeros_like(step) if sphere else step,
         options.image_shape,
         options.oversample,
         options.layers,
     )
     if not options.curved:
         return flat
-    beam, distance = scene.curvature[:3], scene.curvature[3]
-    return curve(flat, scene.panels[panel, 1], scene.panels[panel, 2], beam, distance)
+    origin, fast, slow, normal = scene.panels[panel].unbind(1)
+    if not sphere:
+        return curve_by_lab_axes(flat, fast, slow, scene.curvature[:3], scene.curvature[3])
+    return curve(flat, fast, slow, normal, (origin * normal).sum(-1))
 
 
 def _within_resolution(q: Tensor, dmin: float) -> Tensor:
@@ -188,7 +201,7 @@ def _with_cached_factors(chunk: _Pixels, scene: Scene, options: Options) -> _Pix
     """Factors as the C program reuses them: of the first sub-pixel, layer and visible source, unless told otherwise."""
     omega, capture, polar, how = chunk.omega, chunk.capture, chunk.polar, taken(scene, options)
     if not how.each_omega:
-        omega = omega[:, :1, :1].expand_as(omega)
+        omega = omega[:, : None if how.layer_omega else 1, :1].expand_as(omega)
     if not how.each_capture:
         capture = capture[:, :, :1].expand_as(capture)
     if how.last_capture:

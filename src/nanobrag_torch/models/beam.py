@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nanobrag_torch.checks import require_model
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import BeamConfig
 from nanobrag_torch.devices import checked_device
@@ -35,6 +36,11 @@ class Sources:
         """Unit vectors along the beam [S, 3]."""
         return -unit(self.directions)
 
+    def weightless_last(self) -> Sources:
+        """The same with sources of weight zero at the end: the first one that a pixel sees sets its polarization."""
+        order = torch.sort((self.weights == 0).to(torch.uint8), stable=True).indices
+        return Sources(self.directions[order], self.wavelengths[order], self.weights[order])
+
 
 class Beam:
     """A beam built from its configuration; tables are float64 on `device`."""
@@ -47,6 +53,7 @@ class Beam:
         device: torch.device | str = "cpu",
     ) -> None:
         self.config = config if config is not None else BeamConfig()
+        require_model("config", self.config, BeamConfig)
         self.dtype, self.device = dtype, checked_device(device)
 
     def __repr__(self) -> str:
@@ -57,19 +64,27 @@ class Beam:
 
         Raises InputError when the divergence grid keeps no point.
         """
-        table = self._given(beam) if self.config.source_directions is not None else self._grid(beam, polar)
+        table = self._given(beam) if self.config.source_directions is not None else self._grid(beam, polar, compat)
         if compat.equal_sources:
             count = table.wavelengths.numel()
             return Sources(table.directions, table.wavelengths, torch.full_like(table.wavelengths, 1 / count))
-        return table
+        return table if self.config.source_weights is None else table.weightless_last()
 
-    def polarization(self, incident: Tensor, axis: Tensor, *, unpolarized: bool) -> Tensor:
+    def polarization(
+        self,
+        incident: Tensor,
+        axis: Tensor,
+        compat: Compat = Compat(),  # noqa: B008
+        *,
+        unpolarized: bool,
+    ) -> Tensor:
         """M [S, 3, 3] of P = (1 + d^T M d) / 2 for the incident directions [S, 3]."""
         if unpolarized:
             return unpolarized_matrix(incident)
         given = self.config.polarization_axis
         axis = axis if given is None else unit(self._tensor(given))
-        return polarization_matrix(incident, axis, self._tensor(self.config.polarization_factor))
+        factor = self._tensor(self.config.polarization_factor)
+        return polarization_matrix(incident, axis, factor, polarized_along_beam=compat.polarized_along_beam)
 
     def wavelength(self) -> Tensor:
         """The configured wavelength [] (m)."""
@@ -100,12 +115,12 @@ class Beam:
         weights = self._tensor(weights).expand(count)
         return Sources(directions, (self._tensor(wavelengths) * ANGSTROM).expand(count), weights / weights.sum())
 
-    def _grid(self, beam: Tensor, polar: Tensor) -> Sources:
+    def _grid(self, beam: Tensor, polar: Tensor, compat: Compat) -> Sources:
         config = self.config
-        (h, *_), (v, *_) = self._scans(self.device)
+        (h, *_), (v, *_) = self._scans(self.device, compat.lopsided_divergence)
         directions = grid_directions(beam, polar, h, v).reshape(-1, 3)
         if config.round_div:
-            kept = self._inside()
+            kept = self._inside(compat.lopsided_divergence)
             if kept.numel() < directions.shape[0]:
                 directions = directions.index_select(0, kept.to(self.device, non_blocking=True))
         if directions.shape[0] == 0:
@@ -118,24 +133,26 @@ class Beam:
             torch.full((count,), 1 / count, dtype=torch.float64, device=self.device),
         )
 
-    def _inside(self) -> Tensor:
+    def _inside(self, lopsided: bool) -> Tensor:
         """Places [n] in the grid that a round beam keeps; found on the CPU, so that no GPU has to be waited for."""
-        (h, h_range, h_step), (v, v_range, v_step) = self._scans(torch.device("cpu"))
+        (h, h_range, h_step), (v, v_range, v_step) = self._scans(torch.device("cpu"), lopsided)
         keep = inside_ellipse(h, v, (h_range, v_range), (h_step, v_step))
         return keep.detach().reshape(-1).nonzero().squeeze(1)
 
-    def _scans(self, device: torch.device) -> tuple[_Scan, _Scan]:
+    def _scans(self, device: torch.device, lopsided: bool) -> tuple[_Scan, _Scan]:
         config = self.config
         return (
-            _scan(config.hdiv_range_mrad, config.hdiv_steps, config.hdiv_step_mrad, device),
-            _scan(config.vdiv_range_mrad, config.vdiv_steps, config.vdiv_step_mrad, device),
+            _scan(config.hdiv_range_mrad, config.hdiv_steps, config.hdiv_step_mrad, device, lopsided),
+            _scan(config.vdiv_range_mrad, config.vdiv_steps, config.vdiv_step_mrad, device, lopsided),
         )
 
     def _wavelengths(self) -> Tensor:
         config = self.config
         spread = self._tensor(config.dispersion_pct) / 100
         count = config.dispersion_steps
-        offsets = centred_steps(spread, spread / max(count - 1, 1), count) if count > 1 else spread[None] * 0
+        offsets = (
+            centred_steps(spread, spread / max(count - 1, 1), count, lopsided=True) if count > 1 else spread[None] * 0
+        )
         return self.wavelength() * (1 + offsets)
 
 
@@ -147,9 +164,9 @@ class _Scan(NamedTuple):
     step: Tensor
 
 
-def _scan(range_mrad: Real, count: int, step_mrad: Real | None, device: torch.device) -> _Scan:
+def _scan(range_mrad: Real, count: int, step_mrad: Real | None, device: torch.device, lopsided: bool) -> _Scan:
     range_ = as_tensor(range_mrad, device) * MRAD
     step = range_ / max(count - 1, 1) if step_mrad is None else as_tensor(step_mrad, device) * MRAD
     if count == 1 and step_mrad is None:
         range_, step = range_ * 0, step * 0
-    return _Scan(centred_steps(range_, step, count), range_, step)
+    return _Scan(centred_steps(range_, step, count, lopsided=lopsided), range_, step)

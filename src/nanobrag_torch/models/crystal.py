@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nanobrag_torch.c_random import MosaicDomains, Streams, random_domains
+from nanobrag_torch.checks import require_model
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import MOSAIC_DOMAINS, BeamConfig, CrystalConfig, MosaicSampling
 from nanobrag_torch.devices import checked_device
@@ -41,6 +42,8 @@ TURNING = (
 _LOG = logging.getLogger(__name__)
 
 Triple = tuple[Tensor, Tensor, Tensor]
+POWDER_DEG = 90.0
+"""A mosaic spread that the C program calls powder."""
 
 
 class Crystal:
@@ -61,6 +64,7 @@ class Crystal:
         hkl_metadata: dict[str, int] | None = None,
     ) -> None:
         self.config = config if config is not None else CrystalConfig(cell_a=100.0)
+        require_model("config", self.config, CrystalConfig)
         self.beam_config = beam_config
         self.dtype, self.device = dtype, checked_device(device or "cpu")
         self.hkl_data = hkl_data  # [H, K, L] amplitudes
@@ -206,11 +210,13 @@ class Crystal:
         return turn
 
     def phi_radians(self) -> Tensor:
-        """Start of each phi step [T]."""
+        """Start of each phi step [T]; formed in radians, as in the C program, so that both have the same zeros."""
         config = self.config
-        step = config.osc_range_deg / config.phi_steps if config.phi_step_deg is None else config.phi_step_deg
         index = torch.arange(config.phi_steps, dtype=torch.float64, device=self.device)
-        return (self._tensor(config.phi_start_deg) + self._tensor(step) * index) / DEGREES_PER_RADIAN
+        start, given = self._tensor(config.phi_start_deg) / DEGREES_PER_RADIAN, config.phi_step_deg
+        if given is not None:
+            return start + self._tensor(given) / DEGREES_PER_RADIAN * index
+        return start + self._tensor(config.osc_range_deg) / DEGREES_PER_RADIAN / config.phi_steps * index
 
     def lattice(self, spindle: Tensor, compat: Compat = Compat(), rows: Tensor | None = None) -> tuple[Tensor, Tensor]:  # noqa: B008
         """Lattice rows a, b, c [K, 3, 3] (m), phi outermost and mosaic domain innermost, and weights [K] of sum one.
@@ -218,7 +224,7 @@ class Crystal:
         spindle [3] unit, used unless the configuration has its own. rows: those of `cell`, if they are at hand.
         """
         rows = self.cell(compat)[0] if rows is None else rows
-        domains, weights = self.mosaic_domains(rows)
+        domains, weights = self.mosaic_domains(rows, compat)
         turns, columns = self.phi_rotations(spindle, compat), (rows * ANGSTROM).T
         if self._is_anisotropic:  # domains are fixed to the crystal, and turn with it
             stack = turns[:, None] @ (domains @ columns)[None]
@@ -236,26 +242,39 @@ class Crystal:
         turns = axis_rotation(spindle.expand(phi.numel(), 3), phi)
         return turns[stale_steps(phi)] if compat.stale_phi else turns
 
-    def mosaic_domains(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def mosaic_domains(self, rows: Tensor, compat: Compat = Compat()) -> tuple[Tensor, Tensor]:  # noqa: B008
         """Rotation of each mosaic domain [M, 3, 3] and weights [M] that sum to one, for direct rows [3, 3].
 
-        An isotropic spread turns domains in the lab, as the C program does; an anisotropic one about crystal axes.
+        An isotropic spread turns domains in the lab, as the C program does; an anisotropic one about crystal axes. A
+        number from POWDER_DEG up is a powder: uniform over all rotations (D62).
         """
         config, count = self.config, self.domain_count
         if count == 1 and self.streams is None:
             one = torch.ones(1, dtype=torch.float64, device=self.device)
             return torch.eye(3, dtype=torch.float64, device=self.device)[None], one
+        equal = torch.full((count,), 1 / count, dtype=torch.float64, device=self.device)
+        powder = self.is_powder and not compat.powder_of_half_a_sphere
+        if powder and config.mosaic_sampling is MosaicSampling.QUADRATURE:
+            return mosaicity.rotation_spiral(count).to(self.device), equal
         if config.mosaic_sampling is MosaicSampling.QUADRATURE:
             vectors, weights = mosaicity.quadrature_nodes(count)
             return self._domain_rotations(vectors, rows), weights.to(self.device)
         domains = self._drawn_domains()
-        weights = torch.full((count,), 1 / count, dtype=torch.float64, device=self.device)
+        if powder:
+            angles = mosaicity.powder_angles(domains.angles.double())
+            return mosaicity.domain_rotations(domains.axes, angles), equal
         if self._is_anisotropic:
-            return self._domain_rotations(domains.axes * domains.angles.double()[:, None], rows), weights
+            return self._domain_rotations(domains.axes * domains.angles.double()[:, None], rows), equal
         spread = config.mosaic_spread_deg  # a plain number gives the C program's rounded angles
         spread = (spread if isinstance(spread, float | int) else self._tensor(spread)) / DEGREES_PER_RADIAN
         angles = mosaicity.domain_angles(spread, domains.angles).to(self.device)
-        return mosaicity.domain_rotations(domains.axes.to(self.device), angles), weights
+        return mosaicity.domain_rotations(domains.axes.to(self.device), angles), equal
+
+    @property
+    def is_powder(self) -> bool:
+        """Whether the spread is a plain number that stands for every orientation; a tensor's value is not looked at."""
+        spread = self.config.mosaic_spread_deg
+        return isinstance(spread, float | int) and spread >= POWDER_DEG
 
     @property
     def domain_count(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanobrag_torch.checks import require_model
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import DetectorConfig, DetectorConvention, DetectorPivot
 from nanobrag_torch.devices import checked_device
@@ -44,7 +45,7 @@ class DetectorGeometry:
     pixel_size: Tensor  # [P, 2] fast, slow
     sensor: Tensor  # [P, 2] thickness of a layer, attenuation (1/m)
     layers: int
-    curvature: Tensor  # [4] beam direction, distance
+    curvature: Tensor  # [4] beam direction, distance, for a curved detector as the C program has it
     axes: Axes
     distance: Tensor
     close_distance: Tensor
@@ -52,7 +53,12 @@ class DetectorGeometry:
     Sbeam: Tensor
     Fclose: Tensor
     Sclose: Tensor
-    image_distance: Tensor  # the distance that automatic oversampling and a curved detector go by
+    image_distance: Tensor  # the distance that automatic oversampling and a curved detector of the C program go by
+
+    @property
+    def seen_from_behind(self) -> Tensor:
+        """Which panels [P] turn their back to the crystal, or lie where their normal comes from."""
+        return (self.panels[:, 0] * self.panels[:, 3]).sum(-1) < 0
 
     @property
     def beam(self) -> Tensor:
@@ -85,6 +91,7 @@ class Detector(DetectorAttributes):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.config = config if config is not None else DetectorConfig()
+        require_model("config", self.config, DetectorConfig)
         self.dtype, self.device = dtype, checked_device(device or "cpu")
 
     def __repr__(self) -> str:
@@ -120,9 +127,12 @@ class Detector(DetectorAttributes):
             name: unit(self._tensor(value if custom and value is not None else getattr(defaults, name)))
             for name, value in given.items()
         }
-        normal = self._tensor(defaults.normal)
+        normal, (fast, slow) = self._tensor(defaults.normal), (vectors["fast"], vectors["slow"])
         if custom and config.custom_odet_vector is not None:
-            normal = _normal(self._tensor(config.custom_odet_vector), vectors["fast"], vectors["slow"])
+            normal = _normal(self._tensor(config.custom_odet_vector), fast, slow)
+        elif custom and not compat.normal_stays:
+            normal = unit(torch.linalg.cross(fast, slow, dim=-1))
+            normal = normal * torch.where(normal @ vectors["beam"] < 0, -1.0, 1.0)
         axis = self._tensor(defaults.twotheta if config.twotheta_axis is None else config.twotheta_axis)
         return Axes(normal=normal, twotheta=axis if compat.raw_twotheta_axis else unit(axis), **vectors)
 

@@ -46,11 +46,24 @@ def flat_positions(
     return in_plane[:, None] + (depth[..., None] * normal[:, None])[:, :, None]
 
 
-def curve(position: Tensor, fast_axis: Tensor, slow_axis: Tensor, beam: Tensor, distance: Tensor) -> Tensor:
-    """Bend a flat detector onto a sphere about the sample, as -curved_det does (section 5.4).
+def curve(position: Tensor, fast: Tensor, slow: Tensor, normal: Tensor, radius: Tensor) -> Tensor:
+    """Bend a flat detector onto a sphere about the sample that touches it at the foot of its normal.
 
-    position [n, ..., 3]; fast_axis, slow_axis [n, 3]; beam [3]; distance [] (m). Lab y and z over
-    the distance are angles.
+    position [n, ..., 3]; fast, slow, normal [n, 3], orthonormal; radius [n] (m), the distance of the flat plane. What
+    was a distance along fast or slow from the foot is an arc: as far again at any place, seen at a right angle.
+    """
+    extra = (slice(None),) + (None,) * (position.dim() - 2)
+    fast, slow, normal, size = fast[extra], slow[extra], normal[extra], radius[extra][..., None]
+    along_fast = (position * fast).sum(-1, keepdim=True) / size
+    along_slow = (position * slow).sum(-1, keepdim=True) / size
+    upright = torch.cos(along_slow) * normal + torch.sin(along_slow) * slow
+    return size * (torch.sin(along_fast) * fast + torch.cos(along_fast) * upright)
+
+
+def curve_by_lab_axes(position: Tensor, fast_axis: Tensor, slow_axis: Tensor, beam: Tensor, distance: Tensor) -> Tensor:
+    """The same as the C program has it (section 5.4, D57): lab y and z over the distance turn the direct beam.
+
+    position [n, ..., 3]; fast_axis, slow_axis [n, 3]; beam [3]; distance [] (m).
     """
     extra = (slice(None),) + (None,) * (position.dim() - 2)
     about_slow = axis_rotation(slow_axis[extra], position[..., 1] / distance)

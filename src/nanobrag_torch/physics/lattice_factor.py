@@ -9,7 +9,7 @@ N_cells may be real: then L is the smooth extension in d, continuous at half-int
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from math import factorial, pi
 
@@ -22,6 +22,8 @@ from nanobrag_torch.polynomials import BALL_64
 SPHERE_AMPLITUDE = 0.723601254558268
 GAUSS_WIDTH = 0.63
 TOPHAT_LIMIT = 0.3969
+TOPHAT_WIDTH = TOPHAT_LIMIT * (4 * pi / 3) ** (2 / 3)
+"""What makes the ball of the top hat, d^T Q d < TOPHAT_LIMIT, as large as one over the number of cells."""
 STAR_WIDTH = 1.75
 
 
@@ -44,20 +46,33 @@ PROFILES = {
 }
 
 
-def shape_matrix(shape: CrystalShape, cells: Tensor, fudge: Tensor, stars: Tensor, volume: Tensor) -> Tensor:
+def shape_matrix(
+    shape: CrystalShape,
+    cells: Tensor,
+    fudge: Tensor,
+    stars: Tensor,
+    volume: Tensor,
+    *,
+    product_widths: bool = False,
+) -> Tensor:
     """Shape matrix [3, 3] for cells N, fudge [], unrotated a*, b*, c* [3, 3] (1/A) and cell volume [] (A^3).
 
     cells: [3], or a symmetric matrix [3, 3] whose square takes the place of the squares; a square crystal has no use
-    for what is off its diagonal.
+    for what is off its diagonal. Gaussian and top-hat spots of fudge 1 integrate to N over their hkl, as the grating
+    does: that is Darwin's intensity (Phil. Mag. 27, 1914, 315). product_widths: their widths as in the C program, by
+    the product of the cells (D38).
     """
     matrix = torch.diag(cells) if cells.dim() == 1 else cells
     if shape is CrystalShape.SQUARE:
         return matrix
     per_axis, metric, number = matrix @ matrix, stars @ stars.T, cell_number(cells)
-    forms = {
+    if product_widths and shape in (CrystalShape.GAUSS, CrystalShape.TOPHAT):
+        scaled: Tensor = metric * number**2 * fudge
+        return torch.div(scaled, GAUSS_WIDTH if shape is CrystalShape.GAUSS else 1.0)
+    forms: dict[CrystalShape, Callable[[], Tensor]] = {
         CrystalShape.ROUND: lambda: per_axis * fudge,
-        CrystalShape.GAUSS: lambda: metric * number**2 * fudge / GAUSS_WIDTH,
-        CrystalShape.TOPHAT: lambda: metric * number**2 * fudge,
+        CrystalShape.GAUSS: lambda: per_axis * fudge * (pi / 2),
+        CrystalShape.TOPHAT: lambda: per_axis * fudge * TOPHAT_WIDTH,
         CrystalShape.GAUSS_HKL: lambda: per_axis * fudge / GAUSS_WIDTH,
         CrystalShape.GAUSS_STAR: lambda: metric * (number * volume) ** (2 / 3) * STAR_WIDTH * fudge,
     }

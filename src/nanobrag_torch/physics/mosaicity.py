@@ -13,6 +13,9 @@ from nanobrag_torch.physics.rotations import axis_rotation, unit
 QUADRATURE_LIMIT = 400
 QUADRATURE_TARGET = 2048
 QUADRATURE_WIDTH = 0.5
+BISECTIONS = 60
+SPIRAL_ROOT = 1.533751168755204288118041
+"""The root of x^4 = x + 4."""
 
 
 def domain_angles(spread: float | Tensor, unit_angles: Tensor) -> Tensor:
@@ -30,6 +33,34 @@ def domain_angles(spread: float | Tensor, unit_angles: Tensor) -> Tensor:
 def domain_rotations(axes: Tensor, angles: Tensor) -> Tensor:
     """Rotation matrices [M, 3, 3], applied to column vectors, by angles [M] about unit axes [M, 3]."""
     return axis_rotation(axes.to(angles), angles)
+
+
+def powder_angles(unit_angles: Tensor) -> Tensor:
+    """Angles [M] (radians) about uniform axes that make rotations uniform, from those drawn for a spread of one [M].
+
+    Those are (1 - u^2)^(1/3) of a u that is uniform in 0..1, and a uniform rotation turns by t with probability below t
+    of (t - sin t) / pi. The first domain, which was drawn as zero, stays where it is.
+    """
+    wanted = math.pi * torch.sqrt(1 - unit_angles**3)
+    low, high = torch.zeros_like(wanted), torch.full_like(wanted, math.pi)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        below = middle - torch.sin(middle) < wanted
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    first = torch.arange(wanted.numel(), device=wanted.device) == 0
+    return torch.where(first, torch.zeros_like(wanted), (low + high) / 2)
+
+
+def rotation_spiral(count: int) -> Tensor:
+    """Rotations [count, 3, 3] spread evenly over all of them.
+
+    Super-Fibonacci spirals: M. Alexa, Proc. IEEE/CVF Conf. on Computer Vision and Pattern Recognition (2022), 8281.
+    """
+    index = torch.arange(count, dtype=torch.float64) + 0.5
+    near, far = torch.sqrt(index / count), torch.sqrt(1 - index / count)
+    first, second = 2 * math.pi * index / math.sqrt(2), 2 * math.pi * index / SPIRAL_ROOT
+    vector = torch.stack((near * torch.sin(first), near * torch.cos(first), far * torch.sin(second)), -1)
+    return axis_rotation(unit(vector), 2 * torch.atan2(vector.norm(dim=-1), far * torch.cos(second)))
 
 
 def spread_matrix(spread: Tensor, frame: Tensor) -> Tensor:

@@ -8,15 +8,22 @@ from torch import Tensor
 from nanobrag_torch.physics.rotations import unit
 
 
-def polarization_matrix(incident: Tensor, axis: Tensor, kahn_factor: Tensor) -> Tensor:
+def polarization_matrix(
+    incident: Tensor, axis: Tensor, kahn_factor: Tensor, *, polarized_along_beam: bool = False
+) -> Tensor:
     """M [S, 3, 3] for incident directions [S, 3], polarization axis [3] and Kahn factor [].
 
-    M = s s^T - K (E E^T - B B^T) with B = unit(axis x s) and E = unit(s x B).
+    M = s s^T - K (E E^T - B B^T) with B = unit(axis x s) and E = unit(s x B). A source along the axis has no plane of
+    polarization: it counts as unpolarized, or, polarized_along_beam, as in the C program, with 1 - s s^T (D54).
     """
     b = unit(torch.linalg.cross(axis.expand_as(incident), incident, dim=-1))
     e = unit(torch.linalg.cross(incident, b, dim=-1))
-    outer = [v[..., :, None] * v[..., None, :] for v in (incident, e, b)]
-    return outer[0] - kahn_factor * (outer[1] - outer[2])
+    along, of_e, of_b = (v[..., :, None] * v[..., None, :] for v in (incident, e, b))
+    plane = of_e - of_b
+    if polarized_along_beam:
+        identity = torch.eye(3, dtype=incident.dtype, device=incident.device)
+        plane = torch.where((b == 0).all(-1)[..., None, None], identity - along, plane)
+    return along - kahn_factor * plane
 
 
 def unpolarized_matrix(incident: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ from nanobrag_torch.units import SOURCE_DISTANCE_M
 ROUND_LIMIT = 1.1
 
 
-def centred_steps(range_: Tensor, step: Tensor, count: int) -> Tensor:
-    """Offsets [count] of a scan that begins at -range/2."""
-    return step * torch.arange(count, dtype=step.dtype, device=step.device) - range_ / 2
+def centred_steps(range_: Tensor, step: Tensor, count: int, *, lopsided: bool = False) -> Tensor:
+    """Offsets [count] of a scan, evenly about zero; lopsided: beginning at -range/2 wherever it ends (D56)."""
+    index = torch.arange(count, dtype=step.dtype, device=step.device)
+    return step * index - range_ / 2 if lopsided else step * (index - (count - 1) / 2)
 
 
 def inside_ellipse(h: Tensor, v: Tensor, ranges: tuple[Tensor, Tensor], steps: tuple[Tensor, Tensor]) -> Tensor:

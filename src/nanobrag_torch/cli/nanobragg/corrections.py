@@ -27,6 +27,10 @@ GRID = 192
 """Points along each detector axis where the reach of the interpolation is looked at."""
 EVALUATIONS = 4_000_000
 """Steps that are looked at together, and about as many as are looked at in all."""
+WHERE_THE_DETECTOR_IS = (
+    "negative_photons", "normal_stays", "twotheta_axis_is_twotheta", "close_distance_of_header_wins",
+    "raw_twotheta_axis",
+)  # fmt: skip
 HEADER_ALONE = ("distance_before_twotheta",)
 
 
@@ -51,6 +55,8 @@ def scene_of(prepared: Prepared, simulator: Simulator) -> Scene:
 def changed(scene: Scene) -> list[str]:
     """Switches of Compat whose correction changed the image or its header, in the order of the table."""
     off = [f.name for f in fields(Compat) if not getattr(scene.simulator.compat, f.name)]
+    if _is_blind(scene) and not scene.simulator.compat.negative_photons:
+        off = [name for name in off if name in WHERE_THE_DETECTOR_IS]  # nothing else shows in a zero image
     return [name for name in off if name in PREDICATES and PREDICATES[name](scene)]
 
 
@@ -165,6 +171,59 @@ def _places_otherwise(scene: Scene, other: Request) -> bool:
     return _differ(there.panels, here.panels) or _differ(there.curvature, here.curvature)
 
 
+def _is_blind(scene: Scene) -> bool:
+    return bool(scene.simulator.geometry.close_distance < 0)
+
+
+def _product_widths(scene: Scene) -> bool:
+    from nanobrag_torch.physics.lattice_factor import shape_matrix
+
+    crystal = scene.simulator.crystal
+    _, stars, volume = crystal.cell(scene.simulator.compat)
+    given = crystal.config.shape, crystal.cells(scene.simulator.compat), crystal.fudge(), stars, volume
+    return _differ(shape_matrix(*given, product_widths=True), shape_matrix(*given))
+
+
+def _oversample_thick_needs_thickness(scene: Scene) -> bool:
+    return scene.request.oversample_thick and float(scene.simulator.geometry.sensor[0, 0]) == 0
+
+
+def _polarized_along_beam(scene: Scene) -> bool:
+    simulator = scene.simulator
+    if scene.request.nopolar and not scene.request.oversample_polar:
+        return False
+    incident, polar = simulator.sources.incident, simulator.geometry.polar
+    matrices = (simulator.beam.polarization(incident, polar, Compat(polarized_along_beam=on), unpolarized=False)
+                for on in (True, False))  # fmt: skip
+    return _differ(*matrices)
+
+
+def _quotients_rounded_up(scene: Scene) -> bool:
+    up, nearest = (settings.scans_of(scene.request, Compat(quotients_rounded_up=on)) for on in (True, False))
+    return up.phi != nearest.phi or (not scene.request.sourcefile and up != nearest)
+
+
+def _lopsided_divergence(scene: Scene) -> bool:
+    simulator, geometry = scene.simulator, scene.simulator.geometry
+    aside, even = (simulator.beam.sources(geometry.beam, geometry.polar, Compat(lopsided_divergence=on)).directions
+                   for on in (True, False))  # fmt: skip
+    return aside.shape != even.shape or _differ(aside, even)
+
+
+def _normal_stays(scene: Scene) -> bool:
+    detector = scene.simulator.detector
+    stays, new = (detector.geometry(replace(scene.simulator.compat, normal_stays=on)).panels for on in (True, False))
+    return _differ(stays, new)
+
+
+def _powder(scene: Scene) -> bool:
+    return scene.simulator.crystal.is_powder and scene.simulator.crystal.domain_count > 1
+
+
+def _front_solid_angle(scene: Scene) -> bool:
+    return _absorbs(scene) and not scene.request.curved and not scene.request.point_pixel
+
+
 def _nopolar(scene: Scene) -> bool:
     return scene.request.nopolar and scene.request.oversample_polar
 
@@ -252,5 +311,16 @@ PREDICATES: dict[str, Callable[[Scene], bool]] = {
     "close_distance_of_header_wins": _close_distance_of_header,
     "hkl_stops_at_text": lambda scene: comments_cost_reflections(scene.request, scene.structure),
     "layers_overshoot": _layers_overshoot,
+    "product_widths": _product_widths,
     "raw_twotheta_axis": _raw_twotheta_axis,
+    "oversample_thick_needs_thickness": _oversample_thick_needs_thickness,
+    "polarized_along_beam": _polarized_along_beam,
+    "quotients_rounded_up": _quotients_rounded_up,
+    "lopsided_divergence": _lopsided_divergence,
+    "curved_by_lab_axes": lambda scene: scene.request.curved,
+    "curved_sensor_is_flat": lambda scene: scene.request.curved and _absorbs(scene),
+    "normal_stays": _normal_stays,
+    "negative_photons": _is_blind,
+    "front_solid_angle": _front_solid_angle,
+    "powder_of_half_a_sphere": _powder,
 }

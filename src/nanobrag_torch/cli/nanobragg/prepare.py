@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from nanobrag_torch.simulator import Simulator
 
 
+LONGEST_WAVELENGTH_M = 1e-6
+"""What is longer, in a table of X-ray sources, was meant in Angstrom."""
+
+
 def prepare(words: Sequence[str]) -> Prepared:
     """Both passes over the command line, all input files and all automatic choices; no torch. Raises InputError."""
     compat = compat_of(words)
@@ -48,11 +52,11 @@ def _nearer(request: Request, compat: Compat) -> Request:
 
 
 def _choose(words: Sequence[str], compat: Compat, ingested: Ingested, request: Request) -> Prepared:
-    plane, scans = settings.plane_of(request), settings.scans_of(request)
+    plane, scans = settings.plane_of(request), settings.scans_of(request, compat)
     check_mask(ingested.mask, plane.spixels, plane.fpixels)
     _check_profiles(request)
     _check_printout(request, plane)
-    sources = source_table(request)
+    sources = source_table(request, in_c=compat.equal_sources)
     table = structure_factors(request, stop_at_text=compat.hkl_stops_at_text)
     misset = request.misset_deg if request.misset_choice == "angles" else None
     stars = _stars(request)
@@ -100,8 +104,11 @@ def _stars(request: Request) -> list[list[float]] | None:
     return [star.tolist() for star in read_mosflm_matrix(request.matfile, request.lambda_A)]
 
 
-def source_table(request: Request) -> NDArray[np.float64] | None:
-    """The table X Y Z I lambda(m) of -sourcefile with its defaults filled in (4.2)."""
+def source_table(request: Request, *, in_c: bool = False) -> NDArray[np.float64] | None:
+    """The table X Y Z I lambda(m) of -sourcefile with its defaults filled in (4.2).
+
+    in_c: intensities and wavelengths that no source has are taken, as the C program takes them.
+    """
     if request.sourcefile is None:
         return None
     from nanobrag_torch.io.source import with_defaults
@@ -111,6 +118,9 @@ def source_table(request: Request) -> NDArray[np.float64] | None:
     table = with_defaults(read_sourcefile(request.sourcefile), far, request.lambda_A * ANGSTROM)
     if not table[:, :3].any(1).all():
         raise InputError("-sourcefile", request.sourcefile, "sources that are not at the sample (0 0 0)")
+    if not in_c and (table[:, 4] > LONGEST_WAVELENGTH_M).any():
+        longest = f"wavelength {table[:, 4].max():g} m"
+        raise InputError(f"-sourcefile {request.sourcefile}", longest, "metres in the fifth column, such as 1e-10")
     if (table[:, 3] < 0).any() or not table[:, 3].sum() > 0:
         raise InputError("-sourcefile", request.sourcefile, "intensities from 0 up, one above 0 at least")
     return table

@@ -142,7 +142,8 @@ def _divergence_points(prepared: Prepared) -> list[list[float]]:
 
     scans = (prepared.scans.hdiv, prepared.scans.vdiv)
     ranges, steps = (torch.tensor([getattr(x, name) for x in scans], dtype=torch.float64) for name in ("range", "step"))
-    h, v = (centred_steps(ranges[i], steps[i], scans[i].count) for i in (0, 1))
+    lopsided = prepared.compat.lopsided_divergence
+    h, v = (centred_steps(ranges[i], steps[i], scans[i].count, lopsided=lopsided) for i in (0, 1))
     points = torch.cartesian_prod(h, v)
     if prepared.request.round_div:
         points = points[inside_ellipse(h, v, (ranges[0], ranges[1]), (steps[0], steps[1])).reshape(-1)]
@@ -160,6 +161,8 @@ def _source_lines(prepared: Prepared, simulator: Simulator) -> Iterator[str]:
     yield f"  created a total of {sources.wavelengths.numel()} sources:"
     intensities = sources.weights.tolist() if prepared.sources is None else prepared.sources[:, 3].tolist()
     rows = zip(sources.directions.tolist(), intensities, sources.wavelengths.tolist(), strict=True)
+    if prepared.sources is not None:  # in the order of the file
+        rows = zip(prepared.sources[:, :3].tolist(), intensities, prepared.sources[:, 4].tolist(), strict=True)
     for (x, y, z), intensity, wavelength in rows:
         yield f"{x:g} {y:g} {z:g}   {intensity:g} {wavelength:g}"
     yield f"  created a total of {prepared.scans.mosaic_domains} mosaic domains"

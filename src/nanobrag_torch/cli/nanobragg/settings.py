@@ -10,6 +10,7 @@ from typing import Any
 from nanobrag_torch import sampling
 from nanobrag_torch.cli.nanobragg.flags import FLAGS, flags_of_config
 from nanobrag_torch.cli.nanobragg.request import Request
+from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig, DetectorConvention, DetectorPivot
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.models.conventions import CONVENTIONS
@@ -169,25 +170,27 @@ def centre_of(request: Request, plane: Plane) -> tuple[float, float]:
     return fast * MM_PER_M, slow * MM_PER_M
 
 
-def scans_of(request: Request) -> Scans:
+def scans_of(request: Request, compat: Compat = Compat()) -> Scans:  # noqa: B008
     """Step counts, ranges and steps (3.2, 3.3, 3.5)."""
+    up = compat.quotients_rounded_up
     domains, spread = sampling.mosaic_steps(request.mosaic_domains, request.mosaic_deg)
-    phi = sampling.phi_steps(request.phisteps, request.osc_deg, request.phistep_deg)
+    phi = sampling.phi_steps(request.phisteps, request.osc_deg, request.phistep_deg, rounded_up=up)
     if phi.count < 1:
         raise InputError("-osc, -phistep", (request.osc_deg, request.phistep_deg), "a range that holds a phi step")
     return Scans(
         phi=phi,
-        hdiv=_divergence(request.hdivsteps, request.hdivrange_mrad, request.hdivstep_mrad),
-        vdiv=_divergence(request.vdivsteps, request.vdivrange_mrad, request.vdivstep_mrad),
+        hdiv=_divergence(request.hdivsteps, request.hdivrange_mrad, request.hdivstep_mrad, up),
+        vdiv=_divergence(request.vdivsteps, request.vdivrange_mrad, request.vdivstep_mrad, up),
         dispersion=sampling.grid_steps(request.dispsteps, request.dispersion_pct / 100.0, None),
         mosaic_domains=domains,
         mosaic_deg=spread,
     )
 
 
-def _divergence(count: int | None, range_mrad: float | None, step_mrad: float | None) -> Steps:
+def _divergence(count: int | None, range_mrad: float | None, step_mrad: float | None, rounded_up: bool) -> Steps:
     range_ = None if range_mrad is None else range_mrad / MRAD_PER_RAD
-    return sampling.grid_steps(count, range_, None if step_mrad is None else step_mrad / MRAD_PER_RAD)
+    step = None if step_mrad is None else step_mrad / MRAD_PER_RAD
+    return sampling.grid_steps(count, range_, step, rounded_up=rounded_up)
 
 
 def cell_of(request: Request) -> dict[str, Any]:
@@ -237,7 +240,7 @@ def crystal_config(
         phi_start_deg=request.phi_deg,
         osc_range_deg=scans.phi.range,
         phi_steps=scans.phi.count,
-        phi_step_deg=scans.phi.step,
+        phi_step_deg=scans.phi.step if scans.phi.step == request.phistep_deg else None,
         mosaic_spread_deg=scans.mosaic_deg,
         mosaic_domains=scans.mosaic_domains,
         mosaic_seed=-seed,  # the state of the generator is the negative seed

@@ -11,7 +11,10 @@ from nanobrag_torch.cli.nanobragg.prepared import Prepared
 from nanobrag_torch.cli.nanobragg.request import Request
 from nanobrag_torch.config import DetectorConvention
 from nanobrag_torch.sampling import RANGE_OF_STEPS_RAD
+from nanobrag_torch.units import ANGSTROM, EV_ANGSTROM
 
+XRAYS_A = (1e-3, 1e2)
+"""Wavelengths (Angstrom) that nobody will ask about."""
 ORTHOGONAL = 1e-3
 """Cosine below which two detector axes count as orthogonal."""
 
@@ -23,8 +26,10 @@ def ineffective(prepared: Prepared) -> list[str]:
         *_inert(request),
         *_size(request),
         *_convention(request),
+        *_discarded(request),
+        *_wavelength(prepared),
         *_centre(request),
-        *_axes(request),
+        *_axes(prepared),
         *_header(request),
         *_sensor(request),
         *_steps(prepared),
@@ -53,6 +58,31 @@ def _convention(request: Request) -> Iterator[str]:
             yield f"{', '.join(vectors)} has no effect: a later flag selects the {convention.name} convention"
 
 
+def _discarded(request: Request) -> Iterator[str]:
+    """A convention that a vector after it discards, and the vectors of another program with it."""
+    if settings.convention_of(request) is not DetectorConvention.CUSTOM:
+        return
+    by_name = {flag.names[0]: dict(flag.puts).get("convention") for flag in FLAGS}
+    chosen = [(name, by_name[name]) for name in request.fired if by_name.get(name) is not None]
+    earlier = [name for name, convention in chosen if convention != DetectorConvention.CUSTOM.value]
+    if earlier:
+        vector = chosen[-1][0]
+        yield (
+            f"{vector} selects the CUSTOM convention and discards {earlier[-1]}: vectors that are not given are those "
+            "of CUSTOM, which are MOSFLM's"
+        )
+
+
+def _wavelength(prepared: Prepared) -> Iterator[str]:
+    """Wavelengths in another unit than the flag's."""
+    low, high = XRAYS_A
+    wavelength, sources = prepared.request.lambda_A, prepared.sources
+    if not low <= wavelength <= high:
+        yield f"-lambda is {wavelength:g} Angstrom, {EV_ANGSTROM / wavelength:g} eV: is it in another unit?"
+    if sources is not None and not ((sources[:, 4] >= low * ANGSTROM) & (sources[:, 4] <= high * ANGSTROM)).all():
+        yield "-sourcefile: the fifth column is in metres; some wavelengths are no X-rays"
+
+
 def _centre(request: Request) -> Iterator[str]:
     """D12: centre flags that a convention does not look at."""
     convention = settings.convention_of(request)
@@ -68,7 +98,8 @@ def _centre(request: Request) -> Iterator[str]:
         yield f"{', '.join(given)} has no effect on the image: with {convention.name} {instead}"
 
 
-def _axes(request: Request) -> Iterator[str]:
+def _axes(prepared: Prepared) -> Iterator[str]:
+    request = prepared.request
     if request.pix0_given:
         yield "-pix0_vector only selects the CUSTOM convention: distance, beam centre and pivot place the detector"
     if settings.convention_of(request) is not DetectorConvention.CUSTOM:
@@ -76,7 +107,8 @@ def _axes(request: Request) -> Iterator[str]:
     fast = request.fdet_vector or settings.CUSTOM.fast
     slow = request.sdet_vector or settings.CUSTOM.slow
     normal = request.odet_vector or settings.CUSTOM.normal
-    regenerated = request.odet_vector is not None and math.hypot(*normal) != 1.0
+    replaced = request.odet_vector is None and not prepared.compat.normal_stays
+    regenerated = replaced or (request.odet_vector is not None and math.hypot(*normal) != 1.0)
     pairs = [(fast, slow)] if regenerated else [(fast, slow), (fast, normal), (slow, normal)]
     if any(abs(_cosine(a, b)) > ORTHOGONAL for a, b in pairs):
         yield "-fdet_vector, -sdet_vector and -odet_vector are not orthogonal, and are used as they are"

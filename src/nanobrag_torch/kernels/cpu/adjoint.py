@@ -70,6 +70,8 @@ def _pull_block(scratch: Scratch, scene: Packed, lanes: int, p: int, wants: Arra
                 pull_sample(v, lanes, p, layer, sub, scene, sums)
         if wants[at.WANT_FACTORS] and not whole[at.EACH_CAPTURE] and not whole[at.LAST_CAPTURE]:
             _pull_kept_capture(v, lanes, p, layer, scene, sums)
+        if wants[at.WANT_FACTORS] and whole[at.LAYER_OMEGA] and not whole[at.EACH_OMEGA]:
+            _pull_kept_omega(v, lanes, p, layer, scene, sums)
     if wants[at.WANT_FACTORS]:
         _finish(v, lanes, p, scene, wants, sums)
 
@@ -95,9 +97,9 @@ def _pull_kept_capture(v: Array, lanes: int, p: int, layer: int, scene: Packed, 
 
 
 @stage(inline="always")
-def _pull_kept_omega(v: Array, lanes: int, p: int, scene: Packed, sums: Sums) -> None:
-    recall_omega(v, lanes, scene.panels[p], scene)
-    pull_sample(v, lanes, p, at.FIRST, at.FIRST, scene, sums)
+def _pull_kept_omega(v: Array, lanes: int, p: int, layer: int, scene: Packed, sums: Sums) -> None:
+    recall_omega(v, lanes, scene.panels[p], layer, scene)
+    pull_sample(v, lanes, p, layer, at.FIRST, scene, sums)
 
 
 @stage(inline="always")
@@ -107,7 +109,7 @@ def _finish(v: Array, lanes: int, p: int, scene: Packed, wants: Array, sums: Sum
     if has_offset or wants[at.WANT_OFFSET]:
         _pull_offset(v, lanes, scene.panels[p], scene, sums)
     if has_offset or not scene.whole[at.EACH_OMEGA]:
-        _pull_kept_omega(v, lanes, p, scene, sums)
+        _pull_kept_omega(v, lanes, p, at.FIRST, scene, sums)
     if has_offset or scene.whole[at.LAST_CAPTURE]:
         _pull_kept_capture(v, lanes, p, scene.whole[at.LAYERS] - 1, scene, sums)
     if has_offset or not scene.whole[at.EACH_POLAR]:

@@ -51,8 +51,57 @@ def _dot(a: Triple, b: Triple) -> float:
 
 
 @stage()
-def bend(v: Array, lanes: int, panel: Array, numbers: Array) -> None:
-    """Flat positions -> the sphere: lab y and z over the distance are angles about the slow and the fast axis."""
+def bend(v: Array, lanes: int, panel: Array) -> None:
+    """Flat positions -> the sphere that touches the plane at the foot of its normal: distances from it become arcs."""
+    fast, slow, normal = _triple(panel, at.FAST_AXIS), _triple(panel, at.SLOW_AXIS), _triple(panel, at.NORMAL)
+    radius = panel[at.CLOSE]
+    for j in range(lanes):
+        flat = (v[at.AIM_X + j], v[at.AIM_Y + j], v[at.AIM_Z + j])
+        along, across = _dot(flat, fast) / radius, _dot(flat, slow) / radius
+        to_fast, upright = radius * math.sin(along), radius * math.cos(along)
+        to_slow, to_normal = upright * math.sin(across), upright * math.cos(across)
+        v[at.AIM_X + j] = to_fast * fast[0] + to_slow * slow[0] + to_normal * normal[0]
+        v[at.AIM_Y + j] = to_fast * fast[1] + to_slow * slow[1] + to_normal * normal[1]
+        v[at.AIM_Z + j] = to_fast * fast[2] + to_slow * slow[2] + to_normal * normal[2]
+
+
+@stage()
+def unbend(v: Array, lanes: int, panel: Array, of_panel: Array) -> None:
+    """Adjoint of `bend`: PULL rows, by bent positions, become those by flat ones; axes and radius are summed."""
+    fast, slow, normal = _triple(panel, at.FAST_AXIS), _triple(panel, at.SLOW_AXIS), _triple(panel, at.NORMAL)
+    radius = panel[at.CLOSE]
+    for j in range(lanes):
+        flat = (v[at.FLAT_X + j], v[at.FLAT_Y + j], v[at.FLAT_Z + j])
+        g = (v[at.PULL_X + j], v[at.PULL_Y + j], v[at.PULL_Z + j])
+        along, across = _dot(flat, fast) / radius, _dot(flat, slow) / radius
+        sin_along, cos_along, sin_across, cos_across = (
+            math.sin(along),
+            math.cos(along),
+            math.sin(across),
+            math.cos(across),
+        )
+        by_fast, by_slow, by_normal = _dot(g, fast), _dot(g, slow), _dot(g, normal)
+        upright = cos_across * by_normal + sin_across * by_slow
+        by_along = cos_along * by_fast - sin_along * upright  # times the radius
+        by_across = cos_along * (cos_across * by_slow - sin_across * by_normal)
+        for i in range(3):
+            of_panel[at.FAST_AXIS + i] += radius * sin_along * g[i] + by_along * flat[i]
+            of_panel[at.SLOW_AXIS + i] += radius * cos_along * sin_across * g[i] + by_across * flat[i]
+            of_panel[at.NORMAL + i] += radius * cos_along * cos_across * g[i]
+        of_panel[at.CLOSE] += sin_along * by_fast + cos_along * upright - by_along * along - by_across * across
+        v[at.PULL_X + j] = by_along * fast[0] + by_across * slow[0]
+        v[at.PULL_Y + j] = by_along * fast[1] + by_across * slow[1]
+        v[at.PULL_Z + j] = by_along * fast[2] + by_across * slow[2]
+
+
+@stage(forceinline=True)
+def _triple(panel: Array, first: int) -> Triple:
+    return panel[first], panel[first + 1], panel[first + 2]
+
+
+@stage()
+def bend_by_lab_axes(v: Array, lanes: int, panel: Array, numbers: Array) -> None:
+    """The same as the C program has it: lab y and z over the distance are angles about the slow and the fast axis."""
     fast = (panel[at.FAST_AXIS], panel[at.FAST_AXIS + 1], panel[at.FAST_AXIS + 2])
     slow = (panel[at.SLOW_AXIS], panel[at.SLOW_AXIS + 1], panel[at.SLOW_AXIS + 2])
     distance = numbers[at.CURVATURE + 3]
@@ -69,8 +118,8 @@ def bend(v: Array, lanes: int, panel: Array, numbers: Array) -> None:
 
 
 @stage()
-def unbend(v: Array, lanes: int, panel: Array, numbers: Array, of_panel: Array, single: Array) -> None:
-    """Adjoint of `bend`: PULL rows, by bent positions, become those by flat ones; axes and curvature are summed."""
+def unbend_by_lab_axes(v: Array, lanes: int, panel: Array, numbers: Array, of_panel: Array, single: Array) -> None:
+    """Adjoint of `bend_by_lab_axes`; axes and curvature are summed."""
     fast = (panel[at.FAST_AXIS], panel[at.FAST_AXIS + 1], panel[at.FAST_AXIS + 2])
     slow = (panel[at.SLOW_AXIS], panel[at.SLOW_AXIS + 1], panel[at.SLOW_AXIS + 2])
     distance = numbers[at.CURVATURE + 3]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nanobrag_torch.kernels.cpu import layout as at
-from nanobrag_torch.kernels.cpu.curved import bend
+from nanobrag_torch.kernels.cpu.curved import bend, bend_by_lab_axes
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, horner, larger, power_of_two, stage, vector_code
 from nanobrag_torch.kernels.cpu.layout import Array
 from nanobrag_torch.polynomials import POWER_32, POWER_64
@@ -20,12 +20,21 @@ def aim(v: Array, lanes: int, panel: Array, layer: int, sub: int, whole: Array, 
     """Unit vectors to one sub-pixel of every pixel in one layer of the sensor, and one over the distances."""
     oversample = whole[at.OVERSAMPLE]
     slow, fast = (sub // oversample + 0.5) / oversample, (sub % oversample + 0.5) / oversample
-    _locate(v, lanes, panel, layer * panel[at.LAYER_STEP], slow, fast)
+    _locate(v, lanes, panel, depth_index(layer, whole) * panel[at.LAYER_STEP], slow, fast)
     if whole[at.CURVED]:
         for j in range(lanes):
             v[at.FLAT_X + j], v[at.FLAT_Y + j], v[at.FLAT_Z + j] = v[at.AIM_X + j], v[at.AIM_Y + j], v[at.AIM_Z + j]
-        bend(v, lanes, panel, numbers)
+        if whole[at.CURVED] == at.SPHERE:
+            bend(v, lanes, panel)
+        else:
+            bend_by_lab_axes(v, lanes, panel, numbers)
     _normalise(v, lanes)
+
+
+@stage(forceinline=True)
+def depth_index(layer: int, whole: Array) -> Any:
+    """Steps of a layer behind the front; none on a sphere, where all layers lie in the same direction."""
+    return at.FIRST if whole[at.CURVED] == at.SPHERE else layer
 
 
 @stage(fastmath=FAST)
@@ -60,10 +69,11 @@ def _normalise(v: Array, lanes: int) -> None:
 
 
 @stage(fastmath=FAST)
-def solid_angles(v: Array, lanes: int, panel: Array, point_pixel: int) -> None:
-    """OMEGA: pixel area / R^2 * close distance / R, or 1 / R^2."""
+def solid_angles(v: Array, lanes: int, panel: Array, layer: int, whole: Array) -> None:
+    """OMEGA: pixel area / R^2 * distance of the layer's plane / R, or 1 / R^2."""
     vector_code()
-    scale = panel[at.AREA] * panel[at.CLOSE]
+    point_pixel = whole[at.POINT_PIXEL]
+    scale = panel[at.AREA] * plane_distance(panel, layer, whole)
     if point_pixel:
         for j in range(lanes):
             v[at.OMEGA + j] = v[at.INVERSE + j] * v[at.INVERSE + j]
@@ -72,18 +82,25 @@ def solid_angles(v: Array, lanes: int, panel: Array, point_pixel: int) -> None:
             v[at.OMEGA + j] = scale * v[at.INVERSE + j] * v[at.INVERSE + j] * v[at.INVERSE + j]
 
 
+@stage(forceinline=True)
+def plane_distance(panel: Array, layer: int, whole: Array) -> Any:
+    """Distance of a layer's plane, or of the front where it stands for all."""
+    return panel[at.CLOSE] + layer * panel[at.LAYER_STEP] * whole[at.LAYER_OMEGA]
+
+
 @stage(fastmath=FAST)
-def captures(v: Array, lanes: int, panel: Array, layer: int) -> None:
+def captures(v: Array, lanes: int, panel: Array, layer: int, upright: int) -> None:
     """CAPTURE: share of the photons that a layer of the sensor absorbs; all of them where it has no thickness."""
     vector_code()
     if panel[at.LAYER_STEP] <= 0:
         for j in range(lanes):
             v[at.CAPTURE + j] = 1.0
         return
-    nx, ny, nz = panel[at.NORMAL], panel[at.NORMAL + 1], panel[at.NORMAL + 2]
+    slanted = 1.0 - upright
+    nx, ny, nz = slanted * panel[at.NORMAL], slanted * panel[at.NORMAL + 1], slanted * panel[at.NORMAL + 2]
     depth = panel[at.LAYER_STEP] * panel[at.ATTENUATION]
     for j in range(lanes):
-        cosine = v[at.AIM_X + j] * nx + v[at.AIM_Y + j] * ny + v[at.AIM_Z + j] * nz
+        cosine = upright + v[at.AIM_X + j] * nx + v[at.AIM_Y + j] * ny + v[at.AIM_Z + j] * nz
         d = depth / cosine
         v[at.CAPTURE + j] = decay(layer * d) - decay((layer + 1) * d)
 

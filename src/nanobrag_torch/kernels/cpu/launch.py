@@ -22,7 +22,7 @@ from torch import Tensor
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.adjoint import adjoint as _adjoint
 from nanobrag_torch.kernels.cpu.cubic import interpolate, scatter_nodes
-from nanobrag_torch.kernels.cpu.curved import bend, unbend
+from nanobrag_torch.kernels.cpu.curved import bend, bend_by_lab_axes, unbend, unbend_by_lab_axes
 from nanobrag_torch.kernels.cpu.packing import pack, scratch
 from nanobrag_torch.kernels.cpu.profiles import form_matrix, form_slopes, form_squares
 from nanobrag_torch.kernels.cpu.slopes import add_table_slopes
@@ -30,7 +30,18 @@ from nanobrag_torch.kernels.cpu.value import value as _value
 from nanobrag_torch.kernels.problem import Options, Scene, pixel_count, step_count
 from nanobrag_torch.physics.lattice_factor import Profile
 
-RARE = (bend, unbend, interpolate, scatter_nodes, add_table_slopes, form_squares, form_slopes, form_matrix)
+RARE = (
+    bend,
+    unbend,
+    bend_by_lab_axes,
+    unbend_by_lab_axes,
+    interpolate,
+    scatter_nodes,
+    add_table_slopes,
+    form_squares,
+    form_slopes,
+    form_matrix,
+)
 """What only curved detectors, tricubic structure factors and shapes other than the grating call."""
 _value_of_most, _adjoint_of_most = _value.without(*RARE), _adjoint.without(*RARE)
 

@@ -102,7 +102,10 @@ BOX_SIZE = 11
 # places in the array of whole numbers
 SLOW_COUNT, FAST_COUNT, OVERSAMPLE, LAYERS, PROFILE, CUBIC, POINT_PIXEL, CURVED = 0, 1, 2, 3, 4, 5, 6, 7
 EACH_OMEGA, EACH_POLAR, EACH_CAPTURE, LAST_CAPTURE, HAS_TABLE, SIMPLE = 8, 9, 10, 11, 12, 13
-INTEGERS = 14
+LAYER_OMEGA, UPRIGHT = 14, 15  # layers differ in their solid angle; every ray meets the sensor at a right angle
+INTEGERS = 16
+# how a detector is curved, in CURVED: as a sphere about the sample, or as the C program has it
+SPHERE, BY_LAB_AXES = 1, 2
 # places in the array of real numbers: effective number of cells on each axis, the bound for float32 differences, and 1
 # if float32 distances would be too coarse for N d
 CELLS, NARROW_BOUND, DEFAULT_F, OFFSET, DMIN, CURVATURE, PHASED = 0, 3, 4, 5, 6, 7, 11

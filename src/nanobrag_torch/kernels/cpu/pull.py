@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from nanobrag_torch.kernels.cpu import layout as at
-from nanobrag_torch.kernels.cpu.curved import unbend
-from nanobrag_torch.kernels.cpu.geometry import aim, decay, scatter
+from nanobrag_torch.kernels.cpu.curved import unbend, unbend_by_lab_axes
+from nanobrag_torch.kernels.cpu.geometry import aim, decay, depth_index, plane_distance, scatter
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, stage, vector_code
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Sums
 
@@ -85,21 +85,24 @@ def pull_sample(v: Array, lanes: int, p: int, layer: int, sub: int, scene: Packe
     whole, panel, of_panel = scene.whole, scene.panels[p], sums.panels[p]
     oversample = whole[at.OVERSAMPLE]
     slow, fast = (sub // oversample + 0.5) / oversample, (sub % oversample + 0.5) / oversample
-    _pull_capture(v, lanes, panel, of_panel, layer)
-    _pull_omega(v, lanes, panel, of_panel, whole[at.POINT_PIXEL])
-    if whole[at.CURVED]:
-        unbend(v, lanes, panel, scene.numbers, of_panel, sums.single)
-    _pull_positions(v, lanes, panel, of_panel, layer, slow, fast)
+    _pull_capture(v, lanes, panel, of_panel, layer, whole[at.UPRIGHT])
+    _pull_omega(v, lanes, panel, of_panel, layer, whole)
+    if whole[at.CURVED] == at.SPHERE:
+        unbend(v, lanes, panel, of_panel)
+    elif whole[at.CURVED]:
+        unbend_by_lab_axes(v, lanes, panel, scene.numbers, of_panel, sums.single)
+    _pull_positions(v, lanes, panel, of_panel, depth_index(layer, whole), slow, fast)
 
 
 @stage(forceinline=True, fastmath=FAST)
-def through_capture(v: Array, j: int, panel: Array, layer: int) -> Any:
+def through_capture(v: Array, j: int, panel: Array, layer: int, upright: int) -> Any:
     """capture = exp(-t D) - exp(-(t + 1) D), D = step attenuation / cos: PULL_CAPTURE of a lane to its unit vector.
 
-    What flows on to the cosine, and to step times attenuation.
+    What flows on to the cosine, and to step times attenuation. upright: the cosine is one.
     """
-    nx, ny, nz = panel[at.NORMAL], panel[at.NORMAL + 1], panel[at.NORMAL + 2]
-    secant = 1 / (v[at.AIM_X + j] * nx + v[at.AIM_Y + j] * ny + v[at.AIM_Z + j] * nz)
+    slanted = 1.0 - upright
+    nx, ny, nz = slanted * panel[at.NORMAL], slanted * panel[at.NORMAL + 1], slanted * panel[at.NORMAL + 2]
+    secant = 1 / (upright + v[at.AIM_X + j] * nx + v[at.AIM_Y + j] * ny + v[at.AIM_Z + j] * nz)
     depth = panel[at.LAYER_STEP] * panel[at.ATTENUATION] * secant
     slope = (layer + 1) * decay((layer + 1) * depth) - layer * decay(layer * depth)
     by_depth = v[at.PULL_CAPTURE + j] * slope * secant
@@ -107,7 +110,7 @@ def through_capture(v: Array, j: int, panel: Array, layer: int) -> Any:
     v[at.PULL_X + j] += by_cosine * nx
     v[at.PULL_Y + j] += by_cosine * ny
     v[at.PULL_Z + j] += by_cosine * nz
-    return by_cosine, by_depth
+    return by_cosine * slanted, by_depth
 
 
 @stage(forceinline=True, fastmath=FAST)
@@ -128,20 +131,22 @@ def through_omega(v: Array, j: int, scale: float, power: float) -> Any:
 
 
 @stage(forceinline=True)
-def solid_angle_law(panel: Array, point_pixel: int) -> Any:
+def solid_angle_law(panel: Array, layer: int, whole: Array) -> Any:
     """Scale and power of `through_omega`."""
-    return (1.0, 2.0) if point_pixel else (panel[at.AREA] * panel[at.CLOSE], 3.0)
+    if whole[at.POINT_PIXEL]:
+        return 1.0, 2.0
+    return panel[at.AREA] * plane_distance(panel, layer, whole), 3.0
 
 
 @stage(fastmath=FAST)
-def _pull_capture(v: Array, lanes: int, panel: Array, of_panel: Array, layer: int) -> None:
+def _pull_capture(v: Array, lanes: int, panel: Array, of_panel: Array, layer: int, upright: int) -> None:
     """PULL_CAPTURE to unit vectors and sensor."""
     vector_code()
     if panel[at.LAYER_STEP] <= 0:
         return
     sx = sy = sz = total = 0.0
     for j in range(lanes):
-        by_cosine, by_depth = through_capture(v, j, panel, layer)
+        by_cosine, by_depth = through_capture(v, j, panel, layer, upright)
         sx += by_cosine * v[at.AIM_X + j]
         sy += by_cosine * v[at.AIM_Y + j]
         sz += by_cosine * v[at.AIM_Z + j]
@@ -154,16 +159,17 @@ def _pull_capture(v: Array, lanes: int, panel: Array, of_panel: Array, layer: in
 
 
 @stage(fastmath=FAST)
-def _pull_omega(v: Array, lanes: int, panel: Array, of_panel: Array, point_pixel: int) -> None:
-    """PULL: from unit vectors and PULL_OMEGA to positions; area and close distance of the solid angle."""
+def _pull_omega(v: Array, lanes: int, panel: Array, of_panel: Array, layer: int, whole: Array) -> None:
+    """PULL: from unit vectors and PULL_OMEGA to positions; area and distance of the plane in the solid angle."""
     vector_code()
-    scale, power = solid_angle_law(panel, point_pixel)
+    scale, power = solid_angle_law(panel, layer, whole)
     total = 0.0
     for j in range(lanes):
         total += through_omega(v, j, scale, power)
-    if not point_pixel:
-        of_panel[at.AREA] += total * panel[at.CLOSE]
+    if not whole[at.POINT_PIXEL]:
+        of_panel[at.AREA] += total * plane_distance(panel, layer, whole)
         of_panel[at.CLOSE] += total * panel[at.AREA]
+        of_panel[at.LAYER_STEP] += total * panel[at.AREA] * layer * whole[at.LAYER_OMEGA]
 
 
 @stage(fastmath=FAST)
@@ -231,12 +237,13 @@ def recall_capture(v: Array, lanes: int, panel: Array, layer: int, scene: Packed
 
 
 @stage()
-def recall_omega(v: Array, lanes: int, panel: Array, scene: Packed) -> None:
-    """Take the gradient by the solid angle back to the first sample; a sample's pull then."""
-    aim(v, lanes, panel, at.FIRST, at.FIRST, scene.whole, scene.numbers)
+def recall_omega(v: Array, lanes: int, panel: Array, layer: int, scene: Packed) -> None:
+    """Take the gradient by a layer's solid angle back to the first sub-pixel, and clear it; a sample's pull then."""
+    aim(v, lanes, panel, layer, at.FIRST, scene.whole, scene.numbers)
     clear_pull(v, lanes)
     for j in range(lanes):
         v[at.PULL_OMEGA + j] = v[at.KEPT_OMEGA + j]
+        v[at.KEPT_OMEGA + j] = 0.0
 
 
 @stage()

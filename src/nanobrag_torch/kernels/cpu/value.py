@@ -81,7 +81,7 @@ def begin(v: Array, lanes: int, panel: Array, scene: Packed) -> None:
     if scene.whole[at.LAST_CAPTURE]:
         last = scene.whole[at.LAYERS] - 1
         aim(v, lanes, panel, last, at.FIRST, scene.whole, scene.numbers)
-        captures(v, lanes, panel, last)
+        captures(v, lanes, panel, last, scene.whole[at.UPRIGHT])
 
 
 @stage()
@@ -89,10 +89,10 @@ def sample(v: Array, lanes: int, panel: Array, layer: int, sub: int, scene: Pack
     """Unit vectors of one sub-pixel in one layer, and the factors that are its own."""
     whole = scene.whole
     aim(v, lanes, panel, layer, sub, whole, scene.numbers)
-    if whole[at.EACH_OMEGA] or layer + sub == 0:
-        solid_angles(v, lanes, panel, whole[at.POINT_PIXEL])
+    if whole[at.EACH_OMEGA] or sub + layer * (1 - whole[at.LAYER_OMEGA]) == 0:
+        solid_angles(v, lanes, panel, layer, whole)
     if not whole[at.LAST_CAPTURE] and (whole[at.EACH_CAPTURE] or sub == 0):
-        captures(v, lanes, panel, layer)
+        captures(v, lanes, panel, layer, whole[at.UPRIGHT])
 
 
 @stage()
@@ -122,8 +122,8 @@ def once(v: Array, lanes: int, panel: Array, scene: Packed) -> None:
     whole = scene.whole
     last = whole[at.LAYERS] - 1
     aim(v, lanes, panel, last, at.FIRST, whole, scene.numbers)
-    captures(v, lanes, panel, last)
+    captures(v, lanes, panel, last, whole[at.UPRIGHT])
     aim(v, lanes, panel, at.FIRST, at.FIRST, whole, scene.numbers)
-    solid_angles(v, lanes, panel, whole[at.POINT_PIXEL])
+    solid_angles(v, lanes, panel, at.FIRST, whole)
     if whole[at.EACH_POLAR]:
         polarizations(v, lanes, scene.sources[0], whole[at.EACH_POLAR])

@@ -200,7 +200,7 @@ def pixel_gradients(
             once = offset_gradients(along, pixel, panel, upstream, kept, given, sink, way)
             by_first_omega, by_last_capture, by_first_polar = once.omega, once.capture, once.polar
             values, along = once.value, once.along
-    by_layer_capture = none
+    by_layer_capture, by_layer_omega = none, none
     for step in range(samples + 3):
         sample = sample_of(tl.maximum(samples - 1 - step, 0), given, way)
         pull, by_omega, by_capture = (none, none, none), none, none
@@ -211,7 +211,11 @@ def pixel_gradients(
             by_first_polar += pulls.polar
             if way.valued:
                 values += pulls.value / subs
-            if not way.each_omega:
+            if way.layer_omega and not way.each_omega:
+                by_layer_omega += by_omega
+                by_omega = tl.where(sample.sub == 0, by_layer_omega, none)
+                by_layer_omega = by_layer_omega - by_omega
+            elif not way.each_omega:
                 by_first_omega += by_omega
                 by_omega = none
             if way.last_capture:

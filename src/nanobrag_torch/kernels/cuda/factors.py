@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import triton.language as tl
 
-from nanobrag_torch.kernels.cuda.geometry import aim, curve_back, in_plane
+from nanobrag_torch.kernels.cuda.geometry import aim, curve_back, in_plane, sphere_back
 from nanobrag_torch.kernels.cuda.jit import jit
 from nanobrag_torch.kernels.cuda.math import axpy, dot, scaled
 from nanobrag_torch.kernels.cuda.records import (
@@ -48,46 +48,65 @@ class Ray(NamedTuple):
 
 
 @jit
-def solid_angle(radius: tl.tensor, panel: Panel, way: tl.constexpr) -> Any:
+def plane_distance(layer: tl.tensor, panel: Panel, way: tl.constexpr) -> Any:
+    """Distance (m) of a layer's plane, or of the front where it stands for all."""
+    close = dot(panel.origin, panel.normal)
+    if way.layer_omega:
+        close += layer.to(tl.float64) * panel.step
+    return close
+
+
+@jit
+def solid_angle(radius: tl.tensor, layer: tl.tensor, panel: Panel, way: tl.constexpr) -> Any:
     """Solid angle (sr) of a pixel at a distance (m)."""
     if way.point:
         omega = 1.0 / (radius * radius)
     else:
-        close = dot(panel.origin, panel.normal)
+        close = plane_distance(layer, panel, way)
         omega = panel.size_fast * panel.size_slow / (radius * radius) * close / radius
     return omega
 
 
 @jit
-def solid_angle_back(radius: tl.tensor, by_omega: tl.tensor, panel: Panel, way: tl.constexpr) -> Any:
+def solid_angle_back(radius: tl.tensor, layer: tl.tensor, by_omega: tl.tensor, panel: Panel, way: tl.constexpr) -> Any:
     """Gradients by the distance, the pixel's area and the distance of its plane."""
     cube = 1.0 / (radius * radius * radius)
     if way.point:
         by_radius, by_area, by_close = -2.0 * cube * by_omega, 0.0 * by_omega, 0.0 * by_omega
     else:
-        area, close = panel.size_fast * panel.size_slow, dot(panel.origin, panel.normal)
+        area, close = panel.size_fast * panel.size_slow, plane_distance(layer, panel, way)
         by_radius = -3.0 * area * close * cube / radius * by_omega
         by_area, by_close = close * cube * by_omega, area * cube * by_omega
     return by_radius, by_area, by_close
 
 
 @jit
-def captured(direction: tl.tensor, layer: tl.tensor, panel: Panel) -> Any:
+def captured(direction: tl.tensor, layer: tl.tensor, panel: Panel, way: tl.constexpr) -> Any:
     """Share that a layer of the sensor absorbs; one where the sensor has no thickness."""
-    depth = panel.step * panel.attenuation / dot(direction, panel.normal)
+    cosine = dot(direction, panel.normal)
+    if way.upright:
+        cosine = cosine * 0.0 + 1.0
+    depth = panel.step * panel.attenuation / cosine
     t = layer.to(tl.float64)
     share = tl.exp(-t * depth) - tl.exp(-(t + 1.0) * depth)
     return tl.where(panel.step > 0.0, share, 1.0)
 
 
 @jit
-def captured_back(direction: tl.tensor, layer: tl.tensor, by_capture: tl.tensor, panel: Panel) -> Any:
+def captured_back(
+    direction: tl.tensor, layer: tl.tensor, by_capture: tl.tensor, panel: Panel, way: tl.constexpr
+) -> Any:
     """Gradients by the cosine to the normal, the step of layers and the attenuation."""
     cosine, t = dot(direction, panel.normal), layer.to(tl.float64)
+    if way.upright:
+        cosine = cosine * 0.0 + 1.0
     depth = panel.step * panel.attenuation / cosine
     by_depth = by_capture * ((t + 1.0) * tl.exp(-(t + 1.0) * depth) - t * tl.exp(-t * depth))
     by_depth = tl.where(panel.step > 0.0, by_depth, 0.0)
-    return -by_depth * depth / cosine, by_depth * panel.attenuation / cosine, by_depth * panel.step / cosine
+    by_cosine = -by_depth * depth / cosine
+    if way.upright:
+        by_cosine = by_cosine * 0.0
+    return by_cosine, by_depth * panel.attenuation / cosine, by_depth * panel.step / cosine
 
 
 @jit
@@ -136,7 +155,7 @@ def kept_factors(pixel: Pixel, panel: Panel, given: Given, way: tl.constexpr) ->
     """Solid angle of the first sample, polarization of the first sample and source within the resolution limit."""
     first = sample_of(0, given, way)
     direction, radius = aim(pixel, first, panel, given, way)
-    omega = solid_angle(radius, panel, way)
+    omega = solid_angle(radius, first.layer, panel, way)
     layer, sub, place = first.layer, first.sub, first.layer
     polar = polarized(direction, load_source(given.sources, 0).polarization)
     if way.limit and not way.each_polar:
@@ -162,13 +181,17 @@ def sight_of(pixel: Pixel, sample: Sample, panel: Panel, kept: Kept, given: Give
     direction, radius = aim(pixel, sample, panel, given, way)
     omega, layer, through = kept.omega, sample.layer, direction
     if way.each_omega:
-        omega = solid_angle(radius, panel, way)
+        omega = solid_angle(radius, sample.layer, panel, way)
+    elif way.layer_omega:
+        front = sample_of(0, given, way)
+        _direction, near = aim(pixel, Sample(sample.layer, front.sub), panel, given, way)
+        omega = solid_angle(near, sample.layer, panel, way)
     if not way.each_capture:
         first = sample_of(0, given, way)
         if way.last_capture:
             layer = first.layer + (given.layers - 1)
         through, _radius = aim(pixel, Sample(layer, first.sub), panel, given, way)
-    return Sight(direction, omega, captured(through, layer, panel))
+    return Sight(direction, omega, captured(through, layer, panel, way))
 
 
 @jit
@@ -187,7 +210,7 @@ def once_a_pixel(pixel: Pixel, panel: Panel, kept: Kept, given: Given, way: tl.c
     first = sample_of(0, given, way)
     last = Sample(first.layer + (given.layers - 1), first.sub)
     direction, _radius = aim(pixel, last, panel, given, way)
-    return captured(direction, last.layer, panel)
+    return captured(direction, last.layer, panel, way)
 
 
 @jit
@@ -205,17 +228,23 @@ def pull_back(
 ) -> Any:
     """Give on gradients by the panel and the curvature, from those by a sample's direction, solid angle and capture."""
     direction, radius = aim(pixel, sample, panel, given, way)
-    by_cosine, by_step, by_attenuation = captured_back(direction, sample.layer, by_capture, panel)
+    by_cosine, by_step, by_attenuation = captured_back(direction, sample.layer, by_capture, panel, way)
     pull = axpy(by_cosine, panel.normal, pull)
-    by_radius, by_area, by_close = solid_angle_back(radius, by_omega, panel, way)
-    by_normal = axpy(by_close, panel.origin, scaled(by_cosine, direction))
+    by_radius, by_area, by_close = solid_angle_back(radius, sample.layer, by_omega, panel, way)
+    if way.layer_omega:
+        by_step += by_close * sample.layer.to(tl.float64)
+    by_normal = scaled(by_cosine, direction)
     inward = axpy(-dot(direction, pull), direction, pull)
     by_place = axpy(by_radius, direction, scaled(1.0 / radius, inward))
     f, s = scaled(0.0, direction), scaled(0.0, direction)
-    if way.curved:
-        by_place, f, s, along = curve_back(along, pixel, sample, by_place, panel, given, sink.scene, way)
-    along_fast, along_slow = in_plane(pixel, sample, given)
     depth = sample.layer.to(tl.float64)
+    if way.sphere:
+        by_place, f, s, to_normal, by_curve = sphere_back(pixel, sample, by_place, panel, given)
+        by_normal, by_close, depth = axpy(1.0, to_normal, by_normal), by_close + by_curve, depth * 0.0
+    elif way.curved:
+        by_place, f, s, along = curve_back(along, pixel, sample, by_place, panel, given, sink.scene, way)
+    by_normal = axpy(by_close, panel.origin, by_normal)
+    along_fast, along_slow = in_plane(pixel, sample, given)
     f, s = axpy(along_fast * panel.size_fast, by_place, f), axpy(along_slow * panel.size_slow, by_place, s)
     n, o = axpy(depth * panel.step, by_place, by_normal), axpy(by_close, panel.normal, by_place)
     size_fast = dot(by_place, panel.fast) * along_fast + by_area * panel.size_slow

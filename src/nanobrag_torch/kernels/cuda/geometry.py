@@ -57,9 +57,23 @@ def curved_angles(pixel: Pixel, sample: Sample, panel: Panel, given: Given) -> A
 
 
 @jit
+def arcs(pixel: Pixel, sample: Sample, panel: Panel, given: Given) -> Any:
+    """Place (m) on the flat front, and angles along fast and slow from the foot of the normal, on a sphere; radius."""
+    place = flat_position(pixel, Sample(sample.layer * 0, sample.sub), panel, given)
+    radius = dot(panel.origin, panel.normal)
+    return place, dot(place, panel.fast) / radius, dot(place, panel.slow) / radius, radius
+
+
+@jit
 def position(pixel: Pixel, sample: Sample, panel: Panel, given: Given, way: tl.constexpr) -> Any:
     """Place (m) of a sample."""
-    if way.curved:
+    if way.sphere:
+        _place, y, z, radius = arcs(pixel, sample, panel, given)
+        cos_y, sin_y = cosine_and_sine(y)
+        cos_z, sin_z = cosine_and_sine(z)
+        upright = axpy(radius * cos_y * sin_z, panel.slow, scaled(radius * cos_y * cos_z, panel.normal))
+        place = axpy(radius * sin_y, panel.fast, upright)
+    elif way.curved:
         y, z = curved_angles(pixel, sample, panel, given)
         cos_y, sin_y = cosine_and_sine(y)
         cos_z, sin_z = cosine_and_sine(z)
@@ -102,3 +116,20 @@ def curve_back(
     sums = pull[0] * distance, pull[1] * distance, pull[2] * distance, by_distance
     along = give(along, scene_row, CURVATURE, sums, 4, way)
     return (0.0 * by_y, by_y / distance, by_z / distance), by_fast, by_slow, along
+
+
+@jit
+def sphere_back(pixel: Pixel, sample: Sample, pull: tl.tensor, panel: Panel, given: Given) -> Any:
+    """Gradients by the flat position, fast, slow, normal and radius, from that by the place on a sphere."""
+    place, y, z, radius = arcs(pixel, sample, panel, given)
+    cos_y, sin_y = cosine_and_sine(y)
+    cos_z, sin_z = cosine_and_sine(z)
+    by_fast, by_slow, by_normal = dot(pull, panel.fast), dot(pull, panel.slow), dot(pull, panel.normal)
+    upright = cos_z * by_normal + sin_z * by_slow
+    by_y = cos_y * by_fast - sin_y * upright  # times the radius
+    by_z = cos_y * (cos_z * by_slow - sin_z * by_normal)
+    fast = axpy(by_y, place, scaled(radius * sin_y, pull))
+    slow = axpy(by_z, place, scaled(radius * cos_y * sin_z, pull))
+    by_radius = sin_y * by_fast + cos_y * upright - by_y * y - by_z * z
+    flat = axpy(by_y, panel.fast, scaled(by_z, panel.slow))
+    return flat, fast, slow, scaled(radius * cos_y * cos_z, pull), by_radius

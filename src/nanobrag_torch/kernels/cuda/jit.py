@@ -46,8 +46,11 @@ class Way(NamedTuple):
     table: bool  # there is a table of structure factors
     cubic: bool
     point: bool
-    curved: bool
+    curved: bool  # as the C program has it
+    sphere: bool  # curved about the sample
+    upright: bool  # every ray meets the sensor at a right angle
     each_omega: bool  # solid angle of every sample, not of the first
+    layer_omega: bool  # else that of the first sub-pixel of each layer; layers differ in it
     each_polar: bool
     each_capture: bool
     last_capture: bool  # every layer captures as the last one does

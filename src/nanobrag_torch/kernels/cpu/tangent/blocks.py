@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.blocks import next_block
-from nanobrag_torch.kernels.cpu.curved import unbend
+from nanobrag_torch.kernels.cpu.curved import unbend, unbend_by_lab_axes
 from nanobrag_torch.kernels.cpu.geometry import aim
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, entry, stage, vector_code
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
@@ -66,6 +66,8 @@ def _push_block(scratch: Scratch, scene: Packed, lanes: int, p: int, ways: Ways,
                 _push_sample(v, lanes, p, layer, sub, scene, ways, tally)
         if moves[rows.GEOMETRY] and not whole[at.EACH_CAPTURE] and not whole[at.LAST_CAPTURE]:
             _push_kept_capture(v, lanes, p, layer, scene, ways, tally)
+        if moves[rows.GEOMETRY] and whole[at.LAYER_OMEGA] and not whole[at.EACH_OMEGA]:
+            _push_kept_omega(v, lanes, p, layer, scene, ways, tally)
     if moves[rows.FACTORS]:
         _finish(v, lanes, p, scene, ways, tally)
     contract(v, tally.slopes, lanes, rows.COMMON, rows.COMMON_FOURS, ways.common)
@@ -156,24 +158,24 @@ def _push_sample(v: Array, lanes: int, p: int, layer: int, sub: int, scene: Pack
     whole, panel = scene.whole, scene.panels[p]
     oversample = whole[at.OVERSAMPLE]
     slow, fast = (sub // oversample + 0.5) / oversample, (sub % oversample + 0.5) / oversample
-    _capture_rows(v, lanes, panel, layer)
-    _omega_rows(v, lanes, panel, whole[at.POINT_PIXEL])
+    _capture_rows(v, lanes, panel, layer, whole[at.UPRIGHT])
+    _omega_rows(v, lanes, panel, layer, whole)
     fours = rows.FLAT_FOURS
     if whole[at.CURVED]:
         fours = rows.BENT_FOURS
-        _bent_rows(v, lanes, panel, scene.numbers, tally)
+        _bent_rows(v, lanes, panel, scene, tally)
     _position_rows(v, lanes, slow, fast)
     contract(v, tally.slopes, lanes, rows.OF_PANEL, fours, ways.panels[p, layer])
 
 
 @stage(fastmath=FAST)
-def _capture_rows(v: Array, lanes: int, panel: Array, layer: int) -> None:
+def _capture_rows(v: Array, lanes: int, panel: Array, layer: int, upright: int) -> None:
     """PULL_CAPTURE to unit vectors, and rows by normal and depth."""
     vector_code()
     if panel[at.LAYER_STEP] <= 0:
         return
     for j in range(lanes):
-        by_cosine, by_depth = through_capture(v, j, panel, layer)
+        by_cosine, by_depth = through_capture(v, j, panel, layer, upright)
         v[rows.OF_PANEL + rows.BY_NORMAL * at.ROW + j] = by_cosine * v[at.AIM_X + j]
         v[rows.OF_PANEL + (rows.BY_NORMAL + 1) * at.ROW + j] = by_cosine * v[at.AIM_Y + j]
         v[rows.OF_PANEL + (rows.BY_NORMAL + 2) * at.ROW + j] = by_cosine * v[at.AIM_Z + j]
@@ -181,21 +183,30 @@ def _capture_rows(v: Array, lanes: int, panel: Array, layer: int) -> None:
 
 
 @stage(fastmath=FAST)
-def _omega_rows(v: Array, lanes: int, panel: Array, point_pixel: int) -> None:
-    """PULL: from unit vectors and PULL_OMEGA to positions; row by area and close distance."""
+def _omega_rows(v: Array, lanes: int, panel: Array, layer: int, whole: Array) -> None:
+    """PULL: from unit vectors and PULL_OMEGA to positions; row by area times distance of the plane."""
     vector_code()
-    scale, power = solid_angle_law(panel, point_pixel)
+    scale, power = solid_angle_law(panel, layer, whole)
     for j in range(lanes):
         v[rows.OF_PANEL + rows.BY_AREA * at.ROW + j] = through_omega(v, j, scale, power)
 
 
 @stage()
-def _bent_rows(v: Array, lanes: int, panel: Array, numbers: Array, tally: Tally) -> None:
-    """Through the bend, lane by lane: PULL by flat positions, and rows by axes and curvature."""
+def _bent_rows(v: Array, lanes: int, panel: Array, scene: Packed, tally: Tally) -> None:
+    """Through the bend, lane by lane: PULL by flat positions, and rows by axes and curvature.
+
+    The curvature of a sphere is that of its normal and close distance.
+    """
     for j in range(lanes):
         tally.panel[:] = 0.0
         tally.single[:] = 0.0
-        unbend(v[j:], 1, panel, numbers, tally.panel, tally.single)
+        if scene.whole[at.CURVED] == at.SPHERE:
+            unbend(v[j:], 1, panel, tally.panel)
+            for i in range(3):
+                tally.single[at.CURVATURE_SUM + i] = tally.panel[at.NORMAL + i]
+            tally.single[at.CURVATURE_SUM + 3] = tally.panel[at.CLOSE]
+        else:
+            unbend_by_lab_axes(v[j:], 1, panel, scene.numbers, tally.panel, tally.single)
         for i in range(3):
             v[rows.OF_PANEL + (rows.BENT_FAST + i) * at.ROW + j] = tally.panel[at.FAST_AXIS + i]
             v[rows.OF_PANEL + (rows.BENT_SLOW + i) * at.ROW + j] = tally.panel[at.SLOW_AXIS + i]
@@ -227,9 +238,9 @@ def _push_kept_capture(v: Array, lanes: int, p: int, layer: int, scene: Packed, 
 
 
 @stage()
-def _push_kept_omega(v: Array, lanes: int, p: int, scene: Packed, ways: Ways, tally: Tally) -> None:
-    recall_omega(v, lanes, scene.panels[p], scene)
-    _push_sample(v, lanes, p, at.FIRST, at.FIRST, scene, ways, tally)
+def _push_kept_omega(v: Array, lanes: int, p: int, layer: int, scene: Packed, ways: Ways, tally: Tally) -> None:
+    recall_omega(v, lanes, scene.panels[p], layer, scene)
+    _push_sample(v, lanes, p, layer, at.FIRST, scene, ways, tally)
 
 
 @stage()
@@ -240,7 +251,7 @@ def _finish(v: Array, lanes: int, p: int, scene: Packed, ways: Ways, tally: Tall
     if has_offset or moves[rows.OFFSETS]:
         _push_offset(v, lanes, scene.panels[p], scene)
     if moves[rows.GEOMETRY] and (has_offset or not whole[at.EACH_OMEGA]):
-        _push_kept_omega(v, lanes, p, scene, ways, tally)
+        _push_kept_omega(v, lanes, p, at.FIRST, scene, ways, tally)
     if moves[rows.GEOMETRY] and (has_offset or whole[at.LAST_CAPTURE]):
         _push_kept_capture(v, lanes, p, whole[at.LAYERS] - 1, scene, ways, tally)
     if (moves[rows.GEOMETRY] or moves[rows.POLARIZATIONS]) and (has_offset or not whole[at.EACH_POLAR]):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.tangent import layout as rows
-from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.kernels.problem import Options, Scene, taken
 
 EXACT = 1e-13
 """Largest share of a direction of the lattices that may be rounding when one matrix stands for all of them."""
@@ -79,21 +79,26 @@ def _panels(scene: Scene, moving: Scene, options: Options) -> at.Array:
     area, close = size[:, 0] * size[:, 1], (origin * normal).sum(-1, keepdim=True)
     d_area = d_size[:, :, 0] * size[:, 1] + size[:, 0] * d_size[:, :, 1]
     d_close = (d_origin * normal + origin * d_normal).sum(-1, keepdim=True)
-    of_solid_angle = (d_area * close + area * d_close) * (0.0 if options.point_pixel else 1.0)
     layer = torch.arange(options.layers, dtype=torch.float64)[:, None, None, None]
-    by_position = d_origin + layer * (d_step * normal + step * d_normal)  # [L, T, P, 3]
+    deep = layer * float(taken(scene, options).layer_omega)
+    of_solid_angle = d_area * (close + deep * step) + area * (d_close + deep * d_step)  # [L, T, P, 1]
+    curvature = moving.curvature[:, None].expand(-1, len(origin), -1)
+    if not options.curved_by_lab_axes:
+        curvature = torch.cat((d_normal, d_close), -1)
+    sphere = options.curved and not options.curved_by_lab_axes
+    by_position = d_origin + layer * (not sphere) * (d_step * normal + step * d_normal)  # [L, T, P, 3]
     others = (
         d_fast * size[:, 0] + fast * d_size[:, :, 0],
         d_slow * size[:, 1] + slow * d_size[:, :, 1],
         d_normal * absorbs,
-        of_solid_angle,
+        of_solid_angle * (0.0 if options.point_pixel else 1.0),
         (d_step * attenuation + step * d_attenuation) * absorbs,
         torch.zeros_like(d_step).expand(-1, -1, 2),
         d_fast,
         d_slow,
-        moving.curvature[:, None].expand(-1, len(origin), -1),
+        curvature,
     )
-    columns = [by_position, *(other.expand(options.layers, *other.shape) for other in others)]
+    columns = [by_position, *(other.expand(options.layers, *other.shape[-3:]) for other in others)]
     return _padded([column.permute(2, 0, 1, 3) for column in columns], rows.BENT_FOURS)
 
 
