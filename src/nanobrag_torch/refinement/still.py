@@ -21,6 +21,7 @@ from nanobrag_torch.refinement.centroids import Centroids, predicted, refine_cen
 from nanobrag_torch.refinement.frames import Frame, frame_of, noise_of_rims, with_offset
 from nanobrag_torch.refinement.inputs import Amplitudes, Geometry, PathLike, Shot, read_shot
 from nanobrag_torch.refinement.model import Sampling
+from nanobrag_torch.refinement.neighbours import neighbours
 from nanobrag_torch.refinement.parameters import ParameterSet
 from nanobrag_torch.refinement.partiality import partiality_of
 from nanobrag_torch.refinement.problem import Problem, State
@@ -95,6 +96,7 @@ class Options(Choices):
     sampling: Sampling | None = None
     check_sampling: bool = True
     centroids: bool = True
+    neighbours: bool = True
 
 
 def refine_still(
@@ -180,6 +182,8 @@ class Refinement:
         self.clock.lap("scan")
         problem, state = self._rough(problem, state)
         self.clock.lap("rough fit")
+        problem, state, slots = self._with_neighbours(problem, state, slots)
+        self.clock.lap("neighbours")
         problem, state, shapes = self._shapes(problem, state)
         self.clock.lap("shapes")
         problem, solution = self._fine(problem, state)
@@ -249,7 +253,26 @@ class Refinement:
         extent = None if listed.extent is None else listed.extent[rows]
         return spots, Listed(spots, listed.observed[rows], listed.strength[rows], extent)
 
-    def _problem(self, parameters: ParameterSet, boxes: Shoeboxes) -> tuple[Problem, Slots]:
+    def _with_neighbours(self, problem: Problem, state: State, slots: Slots) -> tuple[Problem, State, Slots]:
+        """With intensities for reflections that light the boxes of others, as the model now predicts them."""
+        if self.options.intensities == "held" or not self.options.neighbours:
+            return problem, state, slots
+        parameters = problem.parameters.at(state.raw)
+        found = neighbours(problem.model, parameters, problem.boxes)
+        if not len(found):
+            return problem, state, slots
+        self.notes.append(f"{len(found)} more reflections share the pixels of {len(set(found.row.tolist()))} boxes")
+        problem, slots = self._problem(parameters, problem.boxes, found)
+        linear = torch.zeros_like(problem.prior_mean)
+        linear[:, : state.linear.shape[1]] = state.linear
+        fresh = slots.spot < 0
+        linear[slots.block[fresh], slots.column[fresh]] = 1.0
+        raw = parameters.pack()
+        return problem, problem.settle(State(raw, linear, problem.render(raw)), steps=8), slots
+
+    def _problem(
+        self, parameters: ParameterSet, boxes: Shoeboxes, more: Spots | None = None
+    ) -> tuple[Problem, Slots]:
         prior = IntensityPrior(free=self.options.intensities == "free", sigma_F=self.options.sigma_F)
         shape = SHAPES[0] if self.options.shape == "auto" else CrystalShape(self.options.shape)
         coarse = COARSE if self.options.sampling is None else self.options.sampling
@@ -261,6 +284,7 @@ class Refinement:
             prior=prior,
             target=TARGETS[self.options.target],
             background=self.options.background,
+            neighbours=more,
         )
 
     def _coarse(self, problem: Problem) -> tuple[Problem, State]:
