@@ -47,7 +47,9 @@ def _of_crystal(model: ShotModel, values: dict[str, torch.Tensor], number: int, 
         every = Spots(hkl, count * number, count * panel, np.zeros((len(hkl), 2)), -count)
         where = predicted(model, values, every)
         near = where.forward.numpy() & (np.abs(where.excitation.numpy()) < reach)
-        parts.append(_in_boxes(Spots(hkl, count * number, count * panel, where.centre.numpy(), -count).rows(near), boxes))
+        parts.append(
+            _in_boxes(Spots(hkl, count * number, count * panel, where.centre.numpy(), -count).rows(near), boxes)
+        )
     spots = together(parts)
     return spots.rows(_worth(model, values, spots, boxes, number)) if len(spots) else spots
 

@@ -14,14 +14,15 @@ from nanobrag_torch.config import CrystalShape
 from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.parameters import ParameterSet
 from nanobrag_torch.refinement.problem import Problem, State
-from nanobrag_torch.refinement.solver import Solution, levenberg_marquardt
+from nanobrag_torch.refinement.solver import Progress, Solution, levenberg_marquardt
 
 ROUNDS_OF_SCAN = 5
 FACTOR = 2.0
 FAR_BOX, LEAST_BAD_BOX, FAR_PIXEL = 5.0, 1.5, 6.0
 MOST_OUTLIERS = 0.1
 MAD = 1.4826
-MOST_DOMAINS, MOST_OVERSAMPLE, MOST_PHI_STEPS = 200, 8, 80
+MOST_STEPS = 1600
+"""Of a pixel: domains times samples times steps of the rotation times wavelengths."""
 ROUNDS_OF_SAMPLING = 5
 ALLOWED_MOVE = 0.3
 """Standard deviations."""
@@ -234,13 +235,10 @@ def finer_samplings(now: Sampling, *, mosaic: bool, rotates: bool) -> list[Sampl
     return found
 
 
-def bearable(sampling: Sampling) -> Sampling:
-    """No finer than takes a bearable time."""
-    return Sampling(
-        min(sampling.domains, MOST_DOMAINS),
-        min(sampling.oversample, MOST_OVERSAMPLE),
-        min(sampling.phi_steps, MOST_PHI_STEPS),
-    )
+def bearable(sampling: Sampling, now: Sampling, channels: int) -> Sampling:
+    """The finer sampling, or as it is now where that would take too long."""
+    steps = sampling.domains * sampling.oversample**2 * sampling.phi_steps * channels
+    return sampling if steps <= MOST_STEPS else now
 
 
 def joined(first: Sampling, second: Sampling) -> Sampling:
@@ -259,10 +257,13 @@ def refine_sampling(
 
     Also what is left to say where that takes more than is bearable.
     """
-    history, left = [], ""
+    history: list[Progress] = []
+    left, channels = "", len(problem.model.base.wavelengths)
+    if not problem.model.rotation:
+        sampling = replace(sampling, phi_steps=1)
     for _ in range(ROUNDS_OF_SAMPLING):
         problem, state = resampled(problem, state, sampling)
-        solution = levenberg_marquardt(problem, state, most_steps=most_steps)
+        solution = levenberg_marquardt(problem, state, most_steps=most_steps, small_step=ALLOWED_MOVE)
         history += solution.history
         state, wanted, left = solution.state, sampling, ""
         mosaic = any(name.startswith("spread") for name in problem.parameters.names)
@@ -270,12 +271,13 @@ def refine_sampling(
             moved = moved_sigmas(problem, solution, finer)
             worst = max(moved, key=lambda name: moved[name])
             if moved[worst] > ALLOWED_MOVE:
-                wanted = joined(wanted, bearable(finer))
+                wanted = joined(wanted, bearable(finer, sampling, channels))
                 left = f"summed more finely still, {worst} would move by {moved[worst]:.1f} of its sigma"
         if wanted == sampling:
             break
         sampling = wanted
-    solution.history[:] = history
+    solution = levenberg_marquardt(problem, state, most_steps=most_steps)
+    solution.history[:0] = history
     return problem, solution, left
 
 

@@ -56,7 +56,9 @@ from nanobrag_torch.refinement.verdict import FAILED, verdict
 SHAPES = (CrystalShape.GAUSS_HKL, CrystalShape.SQUARE, CrystalShape.ROUND)
 COARSE = Sampling(domains=25, oversample=1, phi_steps=5)
 SHAPE_SAMPLING = Sampling(domains=25, oversample=2, phi_steps=5)
-FINE = Sampling(domains=50, oversample=2, phi_steps=10)
+PINK = Sampling(domains=25, oversample=1, phi_steps=10)
+MANY_CHANNELS = 30
+FINE = Sampling(domains=25, oversample=2, phi_steps=10)
 ROUGH = 1.0
 """Standard deviations of a step that ends the rough fit."""
 WORTH_A_PARAMETER = 5.0
@@ -270,9 +272,7 @@ class Refinement:
         raw = parameters.pack()
         return problem, problem.settle(State(raw, linear, problem.render(raw)), steps=8), slots
 
-    def _problem(
-        self, parameters: ParameterSet, boxes: Shoeboxes, more: Spots | None = None
-    ) -> tuple[Problem, Slots]:
+    def _problem(self, parameters: ParameterSet, boxes: Shoeboxes, more: Spots | None = None) -> tuple[Problem, Slots]:
         prior = IntensityPrior(free=self.options.intensities == "free", sigma_F=self.options.sigma_F)
         shape = SHAPES[0] if self.options.shape == "auto" else CrystalShape(self.options.shape)
         coarse = COARSE if self.options.sampling is None else self.options.sampling
@@ -327,12 +327,19 @@ class Refinement:
             problem, state = resampled(problem, state, self.options.sampling)
             return problem, levenberg_marquardt(problem, state, most_steps=most)
         problem, state = self._without_spread(problem, state)
-        if not self.options.check_sampling:
-            problem, state = resampled(problem, state, FINE)
+        if not self.options.check_sampling or self._is_pink(problem):
+            problem, state = resampled(problem, state, self._fine_sampling(problem))
             return problem, levenberg_marquardt(problem, state, most_steps=most)
         problem, solution, left = refine_sampling(problem, state, FINE, most)
         self.notes += [left] if left else []
         return problem, solution
+
+    def _is_pink(self, problem: Problem) -> bool:
+        """Whether there are so many wavelengths that they are sampling enough."""
+        return len(problem.model.base.wavelengths) > MANY_CHANNELS
+
+    def _fine_sampling(self, problem: Problem) -> Sampling:
+        return PINK if self._is_pink(problem) else FINE
 
     def _without_spread(self, problem: Problem, state: State) -> tuple[Problem, State]:
         """Without mosaicity where the shot fits as well without, or its parameter has run away towards zero."""
@@ -340,7 +347,7 @@ class Refinement:
         if not free or self.options.mosaic:
             return problem, state
         parameters = ParameterSet([p for p in problem.parameters.at(state.raw) if not p.name.startswith("spread")])
-        tried, start = resampled(problem, state, FINE)
+        tried, start = resampled(problem, state, self._fine_sampling(problem))
         with_it = levenberg_marquardt(tried, start, most_steps=3)
         plain, start = with_parameters(replace(tried, parameters=tried.parameters.at(state.raw)), state, parameters)
         without = levenberg_marquardt(plain, start, most_steps=6)

@@ -209,19 +209,22 @@ def still_truth(
     cell: Cell = (79.1, 79.1, 38.0, 90.0, 90.0, 90.0),
     group: str = "P 43 21 2",
     size: int = 2000,
+    distance_mm: float = 200.0,
     shape: str = "gauss_hkl",
     seed: int = 1,
     domains: int = 300,
     fluence: float = 4e25,
     **options: Any,
 ) -> Truth:
-    """A still of a mosaic protein crystal: 0.075 mm pixels at 200 mm, 0.05 degrees of spread, N 42 42 55."""
+    """A still of a mosaic protein crystal: 0.075 mm pixels, 0.05 degrees of spread, N 42 42 55."""
     import gemmi
 
     hall = gemmi.SpaceGroup(group).hall
     beam = BeamData(wavelength_A=0.9795, polarization_fraction=0.99, polarization_normal=np.array([0.0, 1.0, 0.0]))
     data = ExperimentData(
-        beam=beam, detector=flat_detector(200.0, (size, size), 0.075), crystal=oriented_crystal(cell, seed, hall=hall)
+        beam=beam,
+        detector=flat_detector(distance_mm, (size, size), 0.075),
+        crystal=oriented_crystal(cell, seed, hall=hall),
     )
     chosen: dict[str, Any] = {
         "N_cells": (42.0, 42.0, 55.0), "mosaic_spread_deg": 0.05, "mosaic_domains": domains,
