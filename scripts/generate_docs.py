@@ -2,6 +2,7 @@
 
 docs/development/c_to_pytorch_config_map.md   from nanobrag_torch.cli.nanobragg.flags.FLAGS
 docs/bugs/verified_c_bugs.md                  from nanobrag_torch.compat.ROWS
+docs/response.md                              from response_page.py, with the tables of detectors and corrections
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from nanobrag_torch.cli.nanobragg.flags import FLAGS, SUBJECTS, Flag
 from nanobrag_torch.cli.nanobragg.help import values_of
 from nanobrag_torch.compat import ROWS, Row
 from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig
+from response_page import response_page
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 NOTICE = "<!-- written by scripts/generate_docs.py; do not edit -->"
@@ -129,6 +131,7 @@ def command(row: Row) -> str:
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "development/c_to_pytorch_config_map.md": config_map,
     "bugs/verified_c_bugs.md": verified_bugs,
+    "response.md": response_page,
 }
 
 
