@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
+from response_page import response_page
+
 from nanobrag_torch.cli.nanobragg.flags import FLAGS, SUBJECTS, Flag
 from nanobrag_torch.cli.nanobragg.help import values_of
 from nanobrag_torch.compat import ROWS, Row
 from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig
-from response_page import response_page
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 NOTICE = "<!-- written by scripts/generate_docs.py; do not edit -->"

@@ -80,8 +80,8 @@ photons scatter, (e^-a - e^-b)/(b - a) with a = μt and b = a/cos 2θ.
 * Air: N₂ and O₂ by Debye's formula, F² = 2f²(1 + sin(qd)/(qd)), and argon. Coherent scattering alone.
 * Ice Ih: powder rings, Σ|F|² δ(s - 1/d)/(4π s² V), from the published cell and atoms; d agree with those published to
   0.3 %.
-* Any other: `profile.stol:1mm:1.2g/cm3:18g/mol`, or `MaterialConfig(stol=..., F=...)`. F is interpolated by cubics with a
-  continuous slope. Absorption of built-in materials is 2 r_e λ f'' an atom.
+* Any other: `profile.stol:1mm:1.2g/cm3:18g/mol`, or `MaterialConfig(stol=..., F=...)`. F is interpolated by cubics with
+  a continuous slope. Absorption of built-in materials is 2 r_e λ f'' an atom.
 * `background.measured.measure_profile` reads a profile off an image, through spots and masks.
 
 Amounts, densities, absorption and every F may be tensors that require grad. Air absorbs as a material does; the path
@@ -114,8 +114,8 @@ photons to 1e-12.
 * `moffat`: (1 + r²/α²)^-β, an integral over Gaussians.
 * `kernel`: any shares.
 
-Without `radius_pixels` the last two reach as far as the image, through Fourier space in double precision; with it they
-are cut off and scaled to keep every photon, and lists of pixels are possible. The adjoint is the transpose to 1e-12.""",
+Without `radius_pixels` fiber and moffat reach as far as the image, through Fourier space in double precision; with it
+they are cut off and scaled to keep every photon, and lists of pixels are possible. The adjoint is the transpose.""",
     ),
     (
         "Sensitivity",
@@ -173,22 +173,24 @@ COMPARISON = """\
 
 | | this program | noisify | nonBragg | simtbx | mx_simulate |
 |---|---|---|---|---|---|
-| flicker | once an image | once a pixel | - | once a pixel | - |
-| calibration error | the detector's | changes with the seed | - | the detector's, after counting | - |
-| spread | before counting, no wrap | after counting, wraps, adds back lost photons | - | as noisify, in double | - |
-| counting | by counters, any device | one stream | one stream | one stream | one stream |
-| count-rate loss, gain modes | yes | - | - | - | - |
-| gain and offset | number, or one a pixel | number | offset | number | number |
-| saturation | any, 8 to 32 bits | 65535 in 16 bits | 65535 | - | - |
-| gaps, bad pixels | values of the detectors' files | - | - | mask | - |
-| profiles | files, water, air, ice, measured | - | file | table | water and air |
-| materials | any number, each with absorption | - | one | one a call | two |
-| beam stop | soft disc | - | - | - | - |
-| derivatives | width, gain, amounts, profile | - | - | - | - |
+| flicker | once an image | once a pixel | - | as noisify | ? |
+| calibration error | the detector's | changes with the seed | - | the detector's, after counting | ? |
+| spread | before counting, no wrap | after counting, wraps, adds back lost photons | - | as noisify, in double | ? |
+| counting | by counters, any device | one stream | one stream | one stream | ? |
+| count-rate loss, gain modes | yes | - | - | - | ? |
+| gain and offset | a number, or one a pixel | a number | offset alone | a number | ? |
+| saturation | any, 8 to 32 bits | 16 bits, or 31 | 16 bits | none | ? |
+| whole numbers | nearest, or towards 0 | towards 0 | towards 0 | fractions | ? |
+| gaps, bad pixels | as in the detectors' files | - | - | a mask | ? |
+| profiles | files, water, air, ice, measured | - | a file | a table | water and air |
+| materials | any number, each with absorption | - | one | one a call | 2.5 mm of water, 5 mm of air |
+| beam stop | a soft disc | - | - | - | ? |
 
-Columns of noisify, nonBragg and simtbx follow their behaviour as it was measured; - is what they do not have. The commands
-`noisify` and `nonBragg` of this package take the flags of the C programs. With `-compat c` they write the C programs' images:
-noisify bit for bit, nonBragg within 1e-6 of the maximum. Without it they correct:
+Columns of noisify, nonBragg and simtbx are their behaviour as it was measured; - is what they do not have. Of
+mx_simulate nothing was run: the two materials are its published defaults, and ? is not known here.
+
+The commands `noisify` and `nonBragg` of this package take the flags of the C programs. With `-compat c` they write the
+C programs' images: noisify bit for bit, nonBragg within 1e-6 of the maximum. Without it they correct:
 """
 
 
@@ -200,7 +202,7 @@ def response_page() -> Iterator[str]:
         for picture in pictures.split():
             yield from (f"![{title.lower()}: {picture}](images/response_{picture}.png)", "")
     yield PRESET_TEXT
-    yield "| name | detector | pixels (slow x fast) | pixel | modules | gaps | sensor | highest count | rate | gap, bad |"
+    yield "| name | detector | slow x fast | pixel | modules | gaps | sensor | highest count | rate | gap, bad |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for preset in PRESETS.values():
         rate = "integrates" if preset.highest_rate is None else f"{preset.highest_rate:.0e}/s"

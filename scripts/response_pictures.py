@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from nanobrag_torch import BeamConfig, CrystalConfig, DetectorConfig, Simulator
 from nanobrag_torch.background.materials import MaterialConfig
 from nanobrag_torch.background.profiles import substance
 from nanobrag_torch.models.crystal import Crystal
-from nanobrag_torch.models.detector import Detector
+from nanobrag_torch.models.detector import Detector, DetectorGeometry
 from nanobrag_torch.response.chain import Response
 from nanobrag_torch.response.config import (
     BeamStopConfig,
@@ -38,8 +39,8 @@ CLOSE = slice(20, 76)
 def simulator(*materials: MaterialConfig, response: ResponseConfig | None = None) -> Simulator:
     """A crystal 60 mm before a detector of 44 mm, with materials and a response."""
     crystal = CrystalConfig(
-        cell_a=61.0, cell_b=74.0, cell_c=83.0, misset_deg=(11.0, 23.0, 37.0), N_cells=(16, 16, 16), default_F=BLOCKS**0.5 * 90.0,
-        mosaic_spread_deg=0.4, mosaic_domains=30, shape="gauss",
+        cell_a=61.0, cell_b=74.0, cell_c=83.0, misset_deg=(11.0, 23.0, 37.0), N_cells=(16, 16, 16), shape="gauss",
+        default_F=BLOCKS**0.5 * 90.0, mosaic_spread_deg=0.4, mosaic_domains=30,
     )  # fmt: skip
     detector = DetectorConfig(distance_mm=60, pixel_size_mm=0.172, spixels=PIXELS, fpixels=PIXELS)
     beam = BeamConfig(flux=6e9, exposure=0.1, beamsize_mm=0.05, wavelength_A=1.0, polarization_factor=0.9)
@@ -64,7 +65,7 @@ def save(figure: Figure, name: str) -> None:
     figure.savefig(FOLDER / f"response_{name}.png", dpi=80)
 
 
-def curve(name: str, draw: Callable[[object], None]) -> None:
+def curve(name: str, draw: Callable[[Any], None]) -> None:
     """One set of axes."""
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -75,34 +76,35 @@ def curve(name: str, draw: Callable[[object], None]) -> None:
 def backgrounds() -> None:
     """Profiles, and the image with and without materials."""
 
-    def profiles(axes: object) -> None:
+    def profiles(axes: Any) -> None:
         for label in ("water", "air", "ice"):
             stol, amplitude = substance(label).profile.T
-            axes.plot(stol, amplitude, label=f"{label}, a molecule")  # type: ignore[attr-defined]
-        axes.set(xlim=(0, 0.6), ylim=(0, 30), xlabel="sin θ / λ (1/Å)", ylabel="F (electrons)")  # type: ignore[attr-defined]
-        axes.legend()  # type: ignore[attr-defined]
+            axes.plot(stol, amplitude, label=f"{label}, a molecule")
+        axes.set(xlim=(0, 0.6), ylim=(0, 30), xlabel="sin θ / λ (1/Å)", ylabel="F (electrons)")
+        axes.legend()
 
     curve("profiles", profiles)
     titles = ("crystal alone", "with water, air and ice")
     pair("background", simulator().run(), simulator(WATER, AIR, ICE).run(), titles, 25)
 
 
-def links(photons: Tensor, geometry: object) -> None:
+def links(photons: Tensor, geometry: DetectorGeometry) -> None:
     """What each link does to the photons."""
 
-    def drawn(number: int = 0, **fields: object) -> Tensor:
-        config = ResponseConfig(pixel_size_um=172.0, dtype="float32", rounding="none", **fields)  # type: ignore[arg-type]
-        return Response(config, geometry=geometry).record(photons, 1, number)  # type: ignore[arg-type]
+    def drawn(number: int = 0, **fields: Any) -> Tensor:
+        config = ResponseConfig(pixel_size_um=172.0, dtype="float32", rounding="none", **fields)
+        return Response(config, geometry=geometry).record(photons, 1, number)
 
-    mean = {"counting": False}
+    mean: dict[str, Any] = {"counting": False}
     stop = BeamStopConfig(diameter_mm=2.0, distance_mm=20.0, penumbra_mm=0.4)
     pair("shadow", photons, drawn(**mean, beamstop=stop), ("expected photons", "behind a 2 mm stop at 20 mm"), 25)
     flickers = [drawn(number, **mean, flicker=0.2) for number in (3, 5)]
-    pair("flicker", *flickers, ("flicker of 20 %: one image", "another"), 25)
+    pair("flicker", flickers[0], flickers[1], ("flicker of 20 %: one image", "another"), 25)
     spread = SpreadConfig(shape="fiber", fwhm_um=300.0)
     pair("spread", photons, drawn(**mean, spread=spread), ("expected", "through fibre optics, 300 µm"), 25, close=True)
     calibrated = [drawn(number, **mean, calibration=0.1) for number in (3, 5)]
-    pair("calibration", *calibrated, ("calibration error of 10 %: one image", "another"), 25, close=True)
+    titles = ("calibration error of 10 %: one image", "another")
+    pair("calibration", calibrated[0], calibrated[1], titles, 25, close=True)
     pair("counting", photons, drawn(), ("expected", "counted"), 25, close=True)
     pair("readout", drawn(), drawn(gain=1.5, readout_noise=3.0, pedestal=5.0),
          ("counted", "1.5 ADU a photon, 3 ADU noise, 5 ADU"), 40, close=True)  # fmt: skip
@@ -116,14 +118,14 @@ def links(photons: Tensor, geometry: object) -> None:
 def count_rate() -> None:
     """Seen over true counts of both kinds of counters."""
 
-    def draw(axes: object) -> None:
+    def draw(axes: Any) -> None:
         true = torch.logspace(4, 8, 200, dtype=torch.float64)
         for counter in ("nonparalysable", "paralysable"):
             config = CountRateConfig(dead_time_s=120e-9, frame_time_s=1.0, counter=counter)
-            axes.loglog(true, observed_rate(true, config), label=counter)  # type: ignore[attr-defined]
-        axes.loglog(true, true, ":", color="0.5", label="no loss")  # type: ignore[attr-defined]
-        axes.set(xlabel="photons / s", ylabel="counts / s", title="dead time of 120 ns")  # type: ignore[attr-defined]
-        axes.legend()  # type: ignore[attr-defined]
+            axes.loglog(true, observed_rate(true, config), label=counter)
+        axes.loglog(true, true, ":", color="0.5", label="no loss")
+        axes.set(xlabel="photons / s", ylabel="counts / s", title="dead time of 120 ns")
+        axes.legend()
 
     curve("rate", draw)
 
@@ -131,7 +133,7 @@ def count_rate() -> None:
 def gain_modes() -> None:
     """Words of a pixel that switches, over its charge."""
 
-    def draw(axes: object) -> None:
+    def draw(axes: Any) -> None:
         modes = GainModesConfig(gains=(500.0, -17.0, -1.25), pedestals=(2500.0, 15000.0, 15000.0), packed=True,
                                 noises=(12.0, 3.0, 3.0), switch_photons=(22, 730))  # fmt: skip
         charge = torch.logspace(-1, 4, 1500, dtype=torch.float64)
@@ -139,9 +141,9 @@ def gain_modes() -> None:
         words = through_modes(charge, noise, modes)
         for bits, label in ((0, "high gain, bits 00"), (1, "medium, 01"), (3, "low, 11")):
             chosen = (words // 2**14) == bits
-            axes.semilogx(charge[chosen], words[chosen] % 2**14, ".", ms=2, label=label)  # type: ignore[attr-defined]
-        axes.set(xlabel="photons of 12.4 keV in a pixel", ylabel="ADU (14 bits)")  # type: ignore[attr-defined]
-        axes.legend()  # type: ignore[attr-defined]
+            axes.semilogx(charge[chosen], words[chosen] % 2**14, ".", ms=2, label=label)
+        axes.set(xlabel="photons of 12.4 keV in a pixel", ylabel="ADU (14 bits)")
+        axes.legend()
 
     curve("modes", draw)
 
