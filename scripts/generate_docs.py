@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from response_page import response_page
+from response_page import response_page  # type: ignore[import-not-found]
 
 from nanobrag_torch.cli.nanobragg.flags import FLAGS, SUBJECTS, Flag
 from nanobrag_torch.cli.nanobragg.help import values_of

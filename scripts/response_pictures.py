@@ -15,6 +15,7 @@ from torch import Tensor
 from nanobrag_torch import BeamConfig, CrystalConfig, DetectorConfig, Simulator
 from nanobrag_torch.background.materials import MaterialConfig
 from nanobrag_torch.background.profiles import substance
+from nanobrag_torch.config import CrystalShape
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector, DetectorGeometry
 from nanobrag_torch.response.chain import Response
@@ -39,7 +40,7 @@ CLOSE = slice(20, 76)
 def simulator(*materials: MaterialConfig, response: ResponseConfig | None = None) -> Simulator:
     """A crystal 60 mm before a detector of 44 mm, with materials and a response."""
     crystal = CrystalConfig(
-        cell_a=61.0, cell_b=74.0, cell_c=83.0, misset_deg=(11.0, 23.0, 37.0), N_cells=(16, 16, 16), shape="gauss",
+        cell_a=61.0, cell_b=74.0, cell_c=83.0, misset_deg=(11.0, 23.0, 37.0), N_cells=(16, 16, 16), shape=CrystalShape.GAUSS,
         default_F=BLOCKS**0.5 * 90.0, mosaic_spread_deg=0.4, mosaic_domains=30,
     )  # fmt: skip
     detector = DetectorConfig(distance_mm=60, pixel_size_mm=0.172, spixels=PIXELS, fpixels=PIXELS)
