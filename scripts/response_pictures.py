@@ -40,8 +40,8 @@ CLOSE = slice(20, 76)
 def simulator(*materials: MaterialConfig, response: ResponseConfig | None = None) -> Simulator:
     """A crystal 60 mm before a detector of 44 mm, with materials and a response."""
     crystal = CrystalConfig(
-        cell_a=61.0, cell_b=74.0, cell_c=83.0, misset_deg=(11.0, 23.0, 37.0), N_cells=(16, 16, 16), shape=CrystalShape.GAUSS,
-        default_F=BLOCKS**0.5 * 90.0, mosaic_spread_deg=0.4, mosaic_domains=30,
+        cell_a=61.0, cell_b=74.0, cell_c=83.0, misset_deg=(11.0, 23.0, 37.0), N_cells=(16, 16, 16),
+        default_F=BLOCKS**0.5 * 90.0, mosaic_spread_deg=0.4, mosaic_domains=30, shape=CrystalShape.GAUSS,
     )  # fmt: skip
     detector = DetectorConfig(distance_mm=60, pixel_size_mm=0.172, spixels=PIXELS, fpixels=PIXELS)
     beam = BeamConfig(flux=6e9, exposure=0.1, beamsize_mm=0.05, wavelength_A=1.0, polarization_factor=0.9)
