@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -353,3 +354,13 @@ def test_a_detector_seen_edge_on_is_empty(turn):
 
 def test_no_resolution_limit_may_be_none():
     assert torch.equal(small(dmin=None).run(), small(dmin=0.0).run())
+
+
+def test_the_page_for_those_who_migrate_names_every_name():
+    page = (Path(__file__).parents[2] / "docs" / "migration.md").read_text()
+    helpers = ("utils.geometry", "utils.units", "utils.auto_selection")  # named there as a whole
+    for module, names in MODULES.items():
+        for name in names.split():
+            assert name in page or module in helpers, name
+    for config in (CrystalConfig, DetectorConfig, BeamConfig):
+        assert all(name in page for name in config.elsewhere)
