@@ -136,8 +136,8 @@ class DetectorAttributes(ABC):
         flat = torch.zeros(count, dtype=torch.float64, device=self.device)
         positions = flat_positions(pixels, geometry.panels, geometry.pixel_size, flat, shape, 1, 1)
         if self.config.curved_detector:
-            axes = geometry.panels[pixels // math.prod(shape)]
-            positions = curve(positions, axes[:, 1], axes[:, 2], geometry.beam, geometry.image_distance)
+            origin, fast, slow, normal = geometry.panels[pixels // math.prod(shape)].unbind(1)
+            positions = curve(positions, fast, slow, normal, (origin * normal).sum(-1))
         whole = positions.reshape(count, *shape, 3).to(self.dtype)
         return whole if count > 1 else whole[0]
 

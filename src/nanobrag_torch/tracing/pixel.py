@@ -39,6 +39,15 @@ class Rendering(Protocol):
     beam: Beam
     compat: Compat
     device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(slow, fast), or (panel, slow, fast)."""
+
+    @property
+    def oversample(self) -> int:
+        """Sub-pixels along an edge."""
 
     @property
     def geometry(self) -> DetectorGeometry:
