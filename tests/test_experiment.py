@@ -30,6 +30,13 @@ SHAPE = (400, 420)  # slow, fast
 CELL = np.array([[58.0, 3.0, -2.0], [-1.0, 66.0, 4.0], [6.0, -3.0, 81.0]])
 
 
+def test_it_shows_what_it_holds(tmp_path):
+    experiment = Experiment(data=ExperimentData(), options={"N_cells": (3, 3, 3)})
+    assert repr(experiment) == (
+        "Experiment(0 panels, no beam, 1 frames, no crystal, no structure factors, {'N_cells': (3, 3, 3)})"
+    )
+
+
 def experiment_data(panels: int = 1) -> ExperimentData:
     """A crystal at an arbitrary orientation, tilted panels, a beam off the axis, a rotation of 20 degrees."""
     tilt = rotation_matrix(np.array([0.3, 0.9, 0.1]), 4.0)

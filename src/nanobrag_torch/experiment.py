@@ -42,7 +42,7 @@ DEFAULT_CELLS = (10, 10, 10)
 PHI_STEPS = 10
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Experiment:
     """What files say of an experiment, and what they do not: size and shape of the crystal, fluence, sampling.
 
@@ -59,6 +59,14 @@ class Experiment:
         for name in self.options:
             if name not in known:
                 raise InputError("option", name, "fields of CrystalConfig, DetectorConfig and BeamConfig")
+
+    def __repr__(self) -> str:
+        panels = 0 if self.data.detector is None else len(self.data.detector.panels)
+        wave = "no beam" if self.data.beam is None else f"{self.data.beam.wavelength_A:g} Angstrom"
+        crystal = "no crystal" if self.data.crystal is None else "a crystal"
+        count = "no" if self.structure_factors is None else str(len(self.structure_factors))
+        held = f"{panels} panels, {wave}, {self.frames} frames, {crystal}, {count} structure factors"
+        return f"Experiment({held}, {self.options!r})"
 
     @classmethod
     def from_file(
