@@ -126,9 +126,9 @@ def test_an_image_depends_on_its_number_alone():
 
 
 def test_a_new_distribution_moves_no_other_draw():
-    before, after = plan_of().image(3), plan_of(background={"water_um": {"uniform": [1, 9]}}).image(3)
+    before, after = plan_of().image(3), plan_of(background={"water_mm": {"uniform": [1, 9]}}).image(3)
     assert before.constant == after.constant and before.fluence == after.fluence
-    assert np.array_equal(before.lattices[0].rows, after.lattices[0].rows) and after.water_um > 1
+    assert np.array_equal(before.lattices[0].rows, after.lattices[0].rows) and after.thicknesses_mm["water"] > 1
 
 
 def test_what_stands_in_one_row_of_a_table_comes_together(tmp_path):

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from dataset_recipes import SCAN, STILLS, changed
 
 from nanobrag_torch import BeamConfig, CrystalConfig, Simulator
+from nanobrag_torch.background.amorphous import amorphous_values
+from nanobrag_torch.background.materials import MaterialConfig
 from nanobrag_torch.datasets import spots
+from nanobrag_torch.datasets.backdrop import rings_of
 from nanobrag_torch.datasets.labels import labels_of
 from nanobrag_torch.datasets.render import Renderer
+from nanobrag_torch.errors import InputError
 from nanobrag_torch.experiment import Experiment
+from nanobrag_torch.models.beam import Beam, Sources
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
 from nanobrag_torch.physics.lattice_factor import Profile, lattice_factor
 from nanobrag_torch.response.chain import Response
+from nanobrag_torch.response.presets import detector_preset
 
 
 def simulated(renderer, image):
@@ -220,14 +228,44 @@ def test_the_response_of_the_recipe_is_that_of_the_response():
     assert np.median(spread["fast1"] - spread["fast0"]) > np.median(sharp["fast1"] - sharp["fast0"])
 
 
-def test_water_is_that_of_the_simulator():
-    renderer = Renderer(changed(STILLS, background={"constant": 0.0, "water_um": 40.0}, lattices={"number": 0}))
-    frame = renderer.frame(2)
-    config = Experiment(data=renderer.data, options={"cell_a": 1.0, "oversample": 1}).detector_config()
-    object.__setattr__(
-        config.panels[0], "origin_mm", tuple(renderer.data.detector.panels[0].origin_mm + frame.plan.shift_mm)
-    )
-    beam = BeamConfig(wavelength_A=1.0, fluence=frame.plan.fluence, water_size_um=40.0)
-    dark = Crystal(CrystalConfig(cell_a=50.0, default_F=0.0))
-    expected = Simulator(dark, Detector(config), beam_config=beam, threads=1).run().numpy().ravel()
-    assert expected.min() > 0 and np.abs(frame.background - expected).max() < 1e-5 * expected.max()
+def test_water_air_and_ice_are_those_of_the_background_itself():
+    """Against the sum over pixels in plain torch, of the materials on the detector where it was drawn to be."""
+    thick = {"water_mm": {"uniform": [0.1, 0.3]}, "air_mm": 20.0, "ice_mm": 0.01}
+    spectrum = {"wavelength_A": 1.1, "bandwidth_pct": 1.0, "lines": 3, "fluence": {"uniform": [1e27, 2e27]}}
+    renderer = Renderer(changed(STILLS, background={"constant": 2.0, **thick}, beam=spectrum, lattices={"number": 0}))
+    for image in (2, 3, 2):
+        frame = renderer.frame(image)
+        plan = frame.plan
+        materials = [MaterialConfig(name=n, thickness_mm=t) for n, t in plan.thicknesses_mm.items() if t]
+        assert [m.name for m in materials] == ["water", "air", "ice"] and 0.1 < materials[0].thickness_mm < 0.3
+        expected = amorphous_values(
+            materials,
+            None,
+            beam=Beam(BeamConfig(fluence=plan.fluence, beamsize_mm=0.05)),
+            sources=Sources(
+                torch.tensor([[0.0, 0.0, 1.0]]).double().expand(3, 3),
+                torch.from_numpy(plan.wavelengths_A * 1e-10),
+                torch.from_numpy(plan.weights),
+            ),
+            polarization=renderer._scene.polarization.expand(3, 3, 3),
+            geometry=replace(renderer._geometry, panels=torch.from_numpy(frame.panels)),
+            image_shape=(64, 80),
+            dtype=torch.float64,
+            fused=False,
+        ).numpy()
+        assert expected.min() > 0 and np.abs(frame.background - 2 - expected).max() < 1e-5 * expected.max()
+    rings = rings_of(plan, renderer.finest_A)
+    assert rings[0] == pytest.approx(3.895, abs=0.01) and min(rings) > renderer.finest_A  # 100 of ice Ih
+
+
+def test_a_preset_brings_its_gaps_and_values():
+    dark = {"lattices": {"number": 0}, "background": {"constant": 5.0}, "output": {"pixel_type": "int32"}}
+    tree = {**STILLS, "detector": {"preset": "eiger4m", "distance_mm": 200}}
+    renderer = Renderer(changed(tree, **dark))
+    recorded = renderer.record(renderer.frame(0)).reshape(renderer.image_shape)
+    preset = detector_preset("eiger4m")
+    assert recorded.shape == preset.shape and np.array_equal(recorded == preset.gap_value, ~preset.mask())
+    assert recorded[preset.mask()].mean() == pytest.approx(5.0, abs=0.01)
+    assert renderer.saturation == preset.highest_count
+    with pytest.raises(InputError, match=r"detector\.preset"):
+        Renderer(changed({**STILLS, "detector": {"preset": "eigr", "distance_mm": 200}}))

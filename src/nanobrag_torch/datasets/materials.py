@@ -17,6 +17,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.geometry import read_geometry
 from nanobrag_torch.records.experiment import BeamData, DetectorData, ExperimentData, GoniometerData, PanelData
 from nanobrag_torch.records.reflections import Cell, Reflections, require_cell
+from nanobrag_torch.response.presets import detector_preset
 
 Reals = NDArray[np.float64]
 
@@ -58,11 +59,11 @@ def setting(recipe: Recipe) -> ExperimentData:
     read = read_geometry(part.file) if part.file else None
     if read is not None:
         read.need("detector", where="a data set")
-    detector = _one_panel(part) if read is None else read.detector
     known = None if read is None else read.beam
     beam = BeamData(wavelength_A=DEFAULT_WAVELENGTH_A) if known is None else replace(known, frame_wavelengths_A=None)
     if recipe.beam.wavelength_A is not None:
         beam = replace(beam, wavelength_A=middle(recipe.beam.wavelength_A)[0])
+    detector = _detector(part, beam) if read is None else read.detector
     if beam.polarization_fraction is None or recipe.beam.polarization:
         normal = np.array([0.0, 1.0, 0.0]) if beam.polarization_normal is None else beam.polarization_normal
         fraction = (1 + recipe.beam.polarization) / 2
@@ -74,6 +75,14 @@ def setting(recipe: Recipe) -> ExperimentData:
         goniometer=axis,
         source="simulated by nanobrag_torch",
     )
+
+
+def _detector(part: DetectorPart, beam: BeamData) -> DetectorData:
+    """A detector by name, or of one panel by its numbers."""
+    if not part.preset:
+        return _one_panel(part)
+    assert part.distance_mm is not None
+    return detector_preset(part.preset, "detector.preset").detector(beam, middle(part.distance_mm)[0])
 
 
 def _one_panel(part: DetectorPart) -> DetectorData:

@@ -24,6 +24,7 @@ Reals = NDArray[np.float64]
 BLOCK = 64  # images whose deviates are drawn at once
 WHOLE_CELLS = ("square", "tophat")
 """Shapes whose number of cells is rounded: between whole numbers they jump half way from spot to spot."""
+MATERIALS = ("water", "air", "ice", "profile")
 SPECTRUM_REACH = 1.5  # full widths at half maximum that the lines of a spectrum span
 _FWHM = 2 * math.sqrt(2 * math.log(2))
 
@@ -57,8 +58,8 @@ class ImagePlan:
     beam_turn: Reals  # [3, 3] that takes the nominal direction of the beam to that of the image
     shift_mm: Reals  # [3]
     tilt_deg: Reals  # [3]
-    water_um: float
-    constant: float
+    constant: float  # photons a pixel
+    thicknesses_mm: dict[str, float]  # of water, air, ice and the recipe's own profile
 
     @property
     def wavelength_A(self) -> float:
@@ -107,8 +108,10 @@ class Plan:
             beam_turn=_small_turn(own.numbers("beam.direction_mrad", beam.direction_mrad, 2)),
             shift_mm=shift + self._centre_and_distance(shared),
             tilt_deg=np.array(shared.numbers("detector.tilt_deg", detector.tilt_deg, 3)),
-            water_um=own.number("background.water_um", background.water_um),
             constant=own.number("background.constant", background.constant),
+            thicknesses_mm={
+                name: own.number(f"background.{name}_mm", getattr(background, f"{name}_mm")) for name in MATERIALS
+            },
         )
 
     def _names_of_series(self) -> list[str]:

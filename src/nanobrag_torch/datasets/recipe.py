@@ -12,7 +12,7 @@ import hashlib
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -134,10 +134,17 @@ class ScanPart:
 
 @dataclass(frozen=True, kw_only=True)
 class BackgroundPart:
-    """What scatters besides the crystal."""
+    """What scatters besides the crystal: lengths of paths through it, and photons that come from anywhere."""
 
-    water_um: Draws = vary(0.0, low=0.0)
     constant: Draws = vary(0.0, low=0.0)  # photons a pixel
+    water_mm: Draws = vary(0.0, low=0.0)
+    air_mm: Draws = vary(0.0, low=0.0)
+    ice_mm: Draws = vary(0.0, low=0.0)  # powder rings
+    profile: str = plain("", path="always")  # a .stol file: sin(theta)/lambda and F of one more material
+    profile_mm: Draws = vary(0.0, low=0.0)
+    profile_density_g_cm3: float = plain(1.0, low=1e-12)
+    profile_weight_g_mol: float = plain(18.015, low=1e-12)
+    beam_size_mm: float = plain(0.05, low=1e-9)  # edge of the beam, which lights that much of the material
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,28 +169,33 @@ class ResponsePart:
     saturation: float = plain(0.0, low=0.0)  # ADU; 0: what the pixel's type holds
     masked_value: float = plain(0.0)  # ADU of pixels that are not there
 
-    def config(self, pixel_type: str, mask: Any, pixel_size_um: tuple[float, float]) -> ResponseConfig:
-        """The response that these numbers describe, for an image whose mask [...] is True where a pixel records."""
-        spread = (
-            SpreadConfig(shape=self.psf, fwhm_um=self.psf_fwhm_um, beta=self.psf_beta) if self.psf != "none" else None
-        )
-        rate: dict[str, Any] = {
-            "dead_time_s": self.dead_time_s,
-            "frame_time_s": self.frame_time_s,
-            "counter": self.counter,
-        }
+    def config(
+        self, pixel_type: str, mask: Any, pixel_size_um: tuple[float, float], preset: ResponseConfig | None = None
+    ) -> ResponseConfig:
+        """The response that these numbers describe, for an image whose mask [...] is True where a pixel records.
+
+        preset: that of a detector by name, which holds where the recipe says nothing.
+        """
+        rate: dict[str, Any] = {"dead_time_s": self.dead_time_s, "frame_time_s": self.frame_time_s}
         stop: dict[str, Any] = {"diameter_mm": self.beamstop_mm, "distance_mm": self.beamstop_distance_mm}
+        spread = None
+        if self.psf != "none":
+            spread = SpreadConfig(shape=self.psf, fwhm_um=self.psf_fwhm_um, beta=self.psf_beta)
         shared = ("flicker", "calibration", "calibration_seed", "gain", "readout_noise", "pedestal", "masked_value")
-        return ResponseConfig(
+        defaults = {key.name: key.default for key in fields(self)}
+        given = {name: getattr(self, name) for name in shared if getattr(self, name) != defaults[name]}
+        if self.saturation:
+            given |= {"saturation": self.saturation, "overload": None}
+        return replace(
+            preset or ResponseConfig(),
             beamstop=BeamStopConfig(**stop) if self.beamstop_mm else None,
             spread=spread,
             counting=self.noise,
-            count_rate=CountRateConfig(**rate) if self.dead_time_s else None,
+            count_rate=CountRateConfig(counter=self.counter, **rate) if self.dead_time_s else None,
             dtype=pixel_type,
-            saturation=self.saturation or None,
             mask=mask,
             pixel_size_um=pixel_size_um,
-            **{name: getattr(self, name) for name in shared},
+            **given,
         )
 
 
@@ -266,7 +278,7 @@ class Recipe:
     def inputs(self) -> dict[str, str]:
         """SHA-256 of every file that the recipe names."""
         files = [c.amplitudes for c in self.crystal if c.amplitudes not in ("wilson", "constant")]
-        files += [path for path in (self.detector.file, self.table.file) if path]
+        files += [path for path in (self.detector.file, self.table.file, self.background.profile) if path]
         return {path: hashlib.sha256(read_input(path, FLAG, "a file that can be read")).hexdigest() for path in files}
 
 
@@ -420,6 +432,8 @@ def _require_sense(recipe: Recipe) -> None:
         raise InputError("response.psf, response.psf_fwhm_um", spread, "both, or neither")
     if recipe.beam.lines == 1 and _largest(recipe.beam.bandwidth_pct) > 0:
         raise InputError("beam.lines", 1, "2 wavelengths or more for a bandwidth")
+    if (_largest(recipe.background.profile_mm) > 0) != bool(recipe.background.profile):
+        raise InputError("background.profile", recipe.background.profile, "a .stol file with profile_mm, or neither")
     for crystal in recipe.crystal:
         _require_crystal(crystal)
     if sum(crystal.probability for crystal in recipe.crystal) <= 0:
@@ -434,7 +448,7 @@ def _require_detector(detector: DetectorPart) -> None:
     if homes[0] != "pixels":
         for name in ("pixel_size_mm", "beam_centre_px", "thickness_um", "attenuation_um"):
             default = next(f.default for f in fields(detector) if f.name == name)
-            if getattr(detector, name) != default and not (name == "beam_centre_px" and homes[0] == "preset"):
+            if getattr(detector, name) != default:
                 raise InputError(f"detector.{name}", "given", f"nothing beside detector.{homes[0]}, which says it")
     if homes[0] == "file" and detector.distance_mm is not None:
         raise InputError("detector.distance_mm", "given", "nothing beside detector.file; move it by detector.shift_mm")

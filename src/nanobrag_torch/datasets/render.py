@@ -21,21 +21,22 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from nanobrag_torch.background import water
 from nanobrag_torch.config import CrystalShape
-from nanobrag_torch.datasets.materials import Material, materials, setting
+from nanobrag_torch.datasets.backdrop import Backdrop
+from nanobrag_torch.datasets.materials import Material, materials, reach_of, setting
 from nanobrag_torch.datasets.plan import ImagePlan, LatticePlan, Plan, standard_rows
 from nanobrag_torch.datasets.recipe import Recipe
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.experiment import Experiment
 from nanobrag_torch.kernels import operation
 from nanobrag_torch.kernels.problem import Options, Scene
-from nanobrag_torch.models.beam import Beam
+from nanobrag_torch.models.detector import DetectorGeometry
 from nanobrag_torch.physics.lattice_factor import PROFILES, amplitude, shape_matrix
 from nanobrag_torch.physics.mosaicity import quadrature_nodes
 from nanobrag_torch.physics.polarization import polarization_matrix
 from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.response.chain import Response
+from nanobrag_torch.response.presets import detector_preset
 from nanobrag_torch.units import ANGSTROM, MICRON, MM, R_E_SQUARED
 
 Reals = NDArray[np.float64]
@@ -77,12 +78,14 @@ class Renderer:
         self.recipe = recipe
         self.data = setting(recipe)
         self.materials = materials(recipe, self.data)
+        self.finest_A = reach_of(recipe, self.data)
         assert self.data.beam is not None and self.data.detector is not None
         self.plan = Plan(recipe, [m.cell for m in self.materials], self.data.beam.wavelength_A)
-        self._scene, self._options, self._beam = self._template()
-        self._unit_water: tuple[bytes, Image] | None = None
+        self._scene, self._options, self._geometry = self._template()
         self.good = good_pixels(self.data)
         self.optics, self.readout = self._responses()
+        shape = self.image_shape[-2], self.image_shape[-1]
+        self._backdrop = Backdrop(recipe.background, self._geometry, shape, self._reached)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -111,7 +114,7 @@ class Renderer:
             plan = self.plan.image(image)
             scene = self._of_image(plan)
             lattices = tuple(self._lattice(plan, lattice, scene) for lattice in plan.lattices)
-            background = self._reached(self._background(plan, scene))
+            background = self._backdrop.image(plan, scene)
         expected = background.copy()
         for lattice in lattices:
             expected += lattice.photons
@@ -129,30 +132,35 @@ class Renderer:
 
     @property
     def saturation(self) -> float:
-        """The largest value that a pixel can have."""
-        most = float(np.iinfo(self.recipe.output.pixel_type).max)
-        return min(self.recipe.response.saturation, most) if self.recipe.response.saturation else most
+        """The value from which a pixel is no measurement: the largest that it can have otherwise."""
+        return self._saturation
 
-    def _template(self) -> tuple[Scene, Options, Beam]:
+    def _template(self) -> tuple[Scene, Options, DetectorGeometry]:
         """Scene and options of a crystal that is replaced in every image."""
         dtype = torch.float64 if self.recipe.render.dtype == "float64" else torch.float32
         placeholder = {"cell_a": 100.0, "N_cells": (10, 10, 10), "oversample": 1, "phi_steps": 1}
         experiment = Experiment(data=self.data, options={**placeholder, "fluence": 1 / R_E_SQUARED})
         simulator = experiment.simulator(0, dtype=dtype, threads=1)
-        self._geometry = simulator.geometry
         with one_thread(), torch.no_grad():
-            return simulator.scene(), simulator.options(), simulator.beam
+            return simulator.scene(), simulator.options(), simulator.geometry
 
     def _responses(self) -> tuple[Response | None, Response]:
         """What happens to photons on their way, None if nothing, and what the detector makes of them."""
+        assert self.data.beam is not None
         size = self.pixel_size[0] / MICRON
         if (self.pixel_size != self.pixel_size[0]).any() and self.recipe.response.psf != "none":
             raise InputError(
                 "response.psf", self.recipe.response.psf, "none, where panels have pixels of several sizes"
             )
         mask = None if self.good.all() else self.good.reshape(self.image_shape)
-        whole = self.recipe.response.config(self.recipe.output.pixel_type, mask, (float(size[0]), float(size[1])))
+        kind, name = self.recipe.output.pixel_type, self.recipe.detector.preset
+        preset = None
+        if name:
+            preset = detector_preset(name, "detector.preset").response(self.data.beam.wavelength_A, dtype=kind)
+        whole = self.recipe.response.config(kind, mask, (float(size[0]), float(size[1])), preset)
         readout = Response(replace(whole, beamstop=None, spread=None))
+        most = float(np.iinfo(kind).max)
+        self._saturation = most if whole.saturation is None else min(whole.saturation, most)
         if whole.beamstop is None and whole.spread is None:
             return None, readout
         return Response(whole, geometry=self._geometry), readout
@@ -237,23 +245,6 @@ class Renderer:
         origin, normal = self._scene.panels[0, 0].numpy() + plan.shift_mm * MM, self._scene.panels[0, 3].numpy()
         spot = float(plan.wavelengths_A.min()) * ANGSTROM * abs(float(origin @ normal)) / float(self.pixel_size.min())
         return int(min(max(1, math.ceil(SAMPLES_A_SPOT * largest / spot)), LARGEST_OVERSAMPLE))
-
-    def _background(self, plan: ImagePlan, scene: Scene) -> Image:
-        size = int(np.prod(self.image_shape))
-        found = np.full(size, plan.constant, np.float32)
-        if plan.water_um:
-            found += self._water(scene) * np.float32(R_E_SQUARED * plan.fluence * (plan.water_um * MICRON) ** 3)
-        return found
-
-    def _water(self, scene: Scene) -> Image:
-        """What a cubic metre of water scatters of a photon a square electron radius; kept while the setting stays."""
-        setting_now = b"".join(t.numpy().tobytes() for t in (scene.panels, scene.incident, scene.polarization))
-        if self._unit_water is None or self._unit_water[0] != setting_now:
-            one = replace(scene, source_weights=scene.source_weights / scene.source_weights.sum())
-            alone, options = water.water_scene(one, self._options, self._beam)
-            flat = replace(alone, default_F=water.water_amplitude(torch.ones((), dtype=torch.float64)))
-            self._unit_water = setting_now, operation.intensity(None, flat, options).to(torch.float32).numpy()
-        return self._unit_water[1]
 
 
 def good_pixels(data: ExperimentData) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanobrag_torch.datasets.backdrop import rings_of
 from nanobrag_torch.datasets.labels import Labels, labels_of
 from nanobrag_torch.datasets.render import Frame, Renderer
 from nanobrag_torch.datasets.store import FLAG, Folder
@@ -88,8 +89,9 @@ def image_row(renderer: Renderer, frame: Frame, recorded: Array | None, labels: 
         "incident": [float(x) for x in frame.incident],
         "shift_mm": [float(x) for x in plan.shift_mm],
         "tilt_deg": [float(x) for x in plan.tilt_deg],
-        "water_um": plan.water_um,
         "constant": plan.constant,
+        **{f"{name}_mm": thickness for name, thickness in plan.thicknesses_mm.items()},
+        "rings_A": rings_of(plan, renderer.finest_A),
         "lattices": len({lattice.number for lattice in lattices}),
         "pieces": len(lattices),
         "crystal": [lattice.crystal for lattice in lattices],
