@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench docs wheel clean
+.PHONY: demo dataset-demo test lint bench docs wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## render the full-size example into demo/
 	$(BIN)/python scripts/demo.py
+
+dataset-demo: $(STAMP)  ## 100 labelled images and a contact sheet into demo-dataset/
+	$(BIN)/python scripts/dataset_demo.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -35,4 +38,4 @@ wheel: $(STAMP)  ## sdist and wheel in dist/, tried out in a fresh environment
 	$(BIN)/python scripts/check_wheel.py
 
 clean:
-	rm -rf $(VENV) demo build dist docs/_build docs/api
+	rm -rf $(VENV) demo demo-dataset build dist docs/_build docs/api

@@ -3,6 +3,7 @@
 docs/development/c_to_pytorch_config_map.md   from nanobrag_torch.cli.nanobragg.flags.FLAGS
 docs/bugs/verified_c_bugs.md                  from nanobrag_torch.compat.ROWS
 docs/response.md                              from response_page.py, with the tables of detectors and corrections
+docs/recipe-keys.md                           from nanobrag_torch.datasets.recipe
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from nanobrag_torch.cli.nanobragg.flags import FLAGS, SUBJECTS, Flag
 from nanobrag_torch.cli.nanobragg.help import values_of
 from nanobrag_torch.compat import ROWS, Row
 from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig
+from nanobrag_torch.datasets.keys import recipe_keys
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 NOTICE = "<!-- written by scripts/generate_docs.py; do not edit -->"
@@ -133,6 +135,7 @@ PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "development/c_to_pytorch_config_map.md": config_map,
     "bugs/verified_c_bugs.md": verified_bugs,
     "response.md": response_page,
+    "recipe-keys.md": lambda: iter((NOTICE, *recipe_keys())),
 }
 
 

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from nanobrag_torch.datasets.claims import claimed
+from nanobrag_torch.datasets.labels import labels_of
 from nanobrag_torch.datasets.render import Renderer
 from nanobrag_torch.datasets.shards import make_shard
 from nanobrag_torch.datasets.store import Folder, open_folder
@@ -157,6 +158,15 @@ def run(
                 break
             time.sleep(WAIT_SECONDS)
     return tally
+
+
+def warm_up(folder: Folder) -> None:
+    """Make one image and forget it: what has to be compiled is then found by all workers of this machine."""
+    renderer = _prepared(str(folder.path), folder.fingerprint)[1]
+    frame = renderer.frame(0)
+    recorded = renderer.record(frame)
+    if folder.recipe.labels.spots:
+        labels_of(renderer, frame, recorded)
 
 
 def finish(folder: Folder) -> bool:

@@ -206,7 +206,9 @@ class Plan:
             cell=cell,
             cells=cells,
             spread_deg=drawn.number("crystal.mosaic_spread_deg", crystal.mosaic_spread_deg),
-            scale=share * drawn.number("crystal.F_scale", crystal.F_scale) ** 2,
+            scale=share
+            * drawn.number("crystal.blocks", crystal.blocks)
+            * drawn.number("crystal.F_scale", crystal.F_scale) ** 2,
         )
 
     def _turn(self, drawn: _Drawn, misset_deg: Draws | None) -> Reals:

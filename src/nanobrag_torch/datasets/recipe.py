@@ -75,6 +75,7 @@ class CrystalPart:
     wilson_seed: int = plain(0, low=0)
     F_scale: Draws = vary(1.0, low=0.0)
     N_cells: Draws = vary(10.0, size=3, low=1.0)
+    blocks: Draws = vary(1.0, low=0.0)  # mosaic blocks, whose photons add; a crystal has its volume over theirs
     shape: str = plain("gauss_star", accepted=SHAPES)
     mosaic_spread_deg: Draws = vary(0.0, low=0.0, high=30.0)
     mosaic_domains: int = plain(20, low=1)

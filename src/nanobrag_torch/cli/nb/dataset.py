@@ -138,6 +138,7 @@ def _by_engine(folder: Folder, workers: int | None, cluster: str | None, quiet: 
         raise InputError("--workers", workers, "a number from 1 up")
     if count == 1:
         return _watched(folder, engine.in_this_process, quiet)
+    engine.warm_up(folder)
     with engine.local_cluster(count) as client:
         return _watched(folder, engine.by_dask(client), quiet, dashboard=str(client.dashboard_link))
 
