@@ -258,5 +258,15 @@ def test_D62_command(command):
     assert command(line.replace("90 -mosaic_d", "30 -mosaic_d")).corrections == []
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kernel", ["fused", "reference"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_gaussian_far_from_any_spot_is_exactly_dark(command, mode, kernel, dtype):
+    line = f"{BOX} -default_F 50 -N 200 -gauss_xtal -detpixels 8 -pixel 0.01 -Xbeam 31 -Ybeam 31 -oversample 1"
+    ran = command(f"{line} -kernel {kernel} -dtype {dtype} -nonoise -nopgm", mode)
+    assert not ran.image.any()
+    assert set(ran.counts["intimage.img"].ravel()) == {40}  # the offset alone
+
+
 def test_both_modes_are_held():
     assert MODES == ("corrected", "c") and ABS < THICK

@@ -188,11 +188,13 @@ def form_squares(w: Array, lanes: int, shape: Array, profile: int) -> None:
             w[at.SQUARE + j] = one if _form(w, j, shape) < limit else zero
             w[at.BEND + j] = zero
     elif profile == GAUSS:
-        rate, least = w.dtype.type(-2 * LOG2_E), w.dtype.type(-126)
+        rate, least = w.dtype.type(-2 * LOG2_E), w.dtype.type(-126 if w.itemsize == 4 else -1022)
         for j in range(lanes):
-            t = max(rate * _form(w, j, shape), least)
+            power = rate * _form(w, j, shape)
+            t = max(power, least)
             n = np.rint(t)
             value = horner(t - n, POWER_32, POWER_64) * power_of_two(n)
+            value = value if power > least else zero  # where nothing scatters an image is exactly dark
             w[at.SQUARE + j] = value
             w[at.BEND + j] = -two * value
     else:
