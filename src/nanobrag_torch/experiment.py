@@ -28,6 +28,7 @@ from nanobrag_torch.config import (
 from nanobrag_torch.crystallography.structure_factors import attach_structure_factors, read_structure_factors
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.geometry import read_geometry, write_geometry
+from nanobrag_torch.kernels.reference import Progress
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
 from nanobrag_torch.records.experiment import CrystalData, ExperimentData, GroupData, PanelData
@@ -98,13 +99,13 @@ class Experiment:
         """Images of the scan; one for a still."""
         return 1 if self.data.scan is None else self.data.scan.frames
 
-    def simulate(self, frame: int = 0, **simulator: Any) -> Tensor:
+    def simulate(self, frame: int = 0, *, progress: Progress | None = None, **simulator: Any) -> Tensor:
         """The image of a frame, counted from 0: [panel, slow, fast], (slow, fast) of a single panel.
 
         Photons, or gain times photons plus pedestal where panels state those, or a response is given.
         simulator: options of Simulator, such as dtype, device, kernel, background and response.
         """
-        return _without_panel(self.simulator(frame, **simulator).run())
+        return _without_panel(self.simulator(frame, **simulator).run(progress=progress))
 
     def counts(self, frame: int = 0, *, seed: int, **simulator: Any) -> Tensor:
         """The image of a frame as counted: whole photons, int32, shaped as by `simulate`.
@@ -113,12 +114,12 @@ class Experiment:
         """
         return _without_panel(self.simulator(frame, **simulator).counts(seed, image=frame))
 
-    def record(self, frame: int = 0, *, seed: int, **simulator: Any) -> Tensor:
+    def record(self, frame: int = 0, *, seed: int, progress: Progress | None = None, **simulator: Any) -> Tensor:
         """The image of a frame as its detector records it: by gain, pedestal, trusted range and masks of the panels.
 
         Shaped as by `simulate`, whole numbers; what is drawn depends on seed and frame alone: see Response.record.
         """
-        return _without_panel(self.simulator(frame, **simulator).record(seed, image=frame))
+        return _without_panel(self.simulator(frame, **simulator).record(seed, image=frame, progress=progress))
 
     def simulator(self, frame: int = 0, **options: Any) -> Simulator:
         """The Simulator of a frame, for pixels, gradients and refinement; its detector has `panels`."""

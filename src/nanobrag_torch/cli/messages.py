@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import ClassVar
 
 LOGGER = "nanobrag_torch"
 DEPARTURES = "nanobrag_torch.departures"
@@ -35,3 +36,22 @@ def show_messages() -> None:
         handler.addFilter(lambda record: record.name != DEPARTURES)
         handler.setFormatter(logging.Formatter(f"{LOGGER}: %(message)s"))
         logger.addHandler(handler)
+
+
+class Loudness:
+    """How much a command says: `say` is silent where it was asked to be quiet; verbose shows notes of the library."""
+
+    quiet: ClassVar[bool] = False
+
+    @classmethod
+    def set(cls, asked: str) -> None:
+        """asked: "quiet", "verbose" or nothing; counts until it is set again."""
+        cls.quiet = asked == "quiet"
+        levels = {"quiet": logging.ERROR, "verbose": logging.DEBUG}
+        logging.getLogger(LOGGER).setLevel(levels.get(asked, logging.WARNING))
+
+
+def say(line: str) -> None:
+    """A line on stdout about what is done, unless nobody wants to know."""
+    if not Loudness.quiet:
+        print(line, flush=True)

@@ -19,6 +19,7 @@ from nanobrag_torch.config import MOSAIC_DOMAINS, BeamConfig, CrystalConfig, Mos
 from nanobrag_torch.devices import checked_device
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.hkl import read_hkl_file, write_fdump
+from nanobrag_torch.models.amplitudes import amplitudes_of
 from nanobrag_torch.models.attributes import CellTensor, Setting
 from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.physics import mosaicity
@@ -47,8 +48,10 @@ POWDER_DEG = 90.0
 
 
 class Crystal:
-    """A crystal built from its configuration; attach a table of amplitudes as `hkl_data` and `hkl_metadata`.
+    """A crystal built from its configuration and amplitudes.
 
+    structure_factors: a file of them, Reflections, an array [H, K, L] with its first indices, or a table [n, 4] of
+    h k l F. Older scripts attach an array as `hkl_data` and `hkl_metadata`.
     Lattices are float64 whatever `dtype`, which is that of what compute_cell_tensors returns. `streams` shares the
     random state of a run with the noise, as the C program does; by default every call starts afresh.
     """
@@ -62,6 +65,7 @@ class Crystal:
         *,
         hkl_data: Tensor | None = None,
         hkl_metadata: dict[str, int] | None = None,
+        structure_factors: Any = None,
     ) -> None:
         self.config = config if config is not None else CrystalConfig(cell_a=100.0)
         require_model("config", self.config, CrystalConfig)
@@ -69,6 +73,11 @@ class Crystal:
         self.dtype, self.device = dtype, checked_device(device or "cpu")
         self.hkl_data = hkl_data  # [H, K, L] amplitudes
         self.hkl_metadata = hkl_metadata  # h_min h_max k_min k_max l_min l_max
+        if structure_factors is not None:
+            if hkl_data is not None:
+                raise InputError("structure_factors", "hkl_data beside it", "one of the two")
+            table, self.hkl_metadata = amplitudes_of(structure_factors, self.config.default_F)
+            self.hkl_data = table.to(self.device)
         self.streams: Streams | None = None
         self._drawn: tuple[Streams | None, tuple[int, int], MosaicDomains] | None = None
         if self.config.cell_a is None and self.config.mosflm_a_star is None:

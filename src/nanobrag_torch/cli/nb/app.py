@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from nanobrag_torch.cli.messages import show_messages
+from nanobrag_torch.cli.messages import Loudness, show_messages
+from nanobrag_torch.cli.nb.words import in_full, loudness
 from nanobrag_torch.errors import InputError
 
 VERBS: dict[str, str] = {
@@ -33,6 +34,7 @@ VERBS: dict[str, str] = {
     "dataset": "nanobrag_torch.cli.nb.dataset:dataset",
     "refine": "nanobrag_torch.cli.nb.refine:refine",
     "predict": "nanobrag_torch.cli.nb.predict:predict",
+    "warm": "nanobrag_torch.cli.nb.warm:warm",
 }
 """Name of each verb -> "module:function"; in the order that help shows them."""
 UsageError: Any = typer.BadParameter.__base__  # what the parser raises; typer has no public name for it
@@ -52,7 +54,7 @@ def build() -> typer.Typer:
         name="nb",
         no_args_is_help=True,
         rich_markup_mode=None,
-        add_completion=False,
+        add_completion=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -68,14 +70,17 @@ def _every_verb(
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors and results; with any verb.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say more; with any verb.")] = False,
 ) -> None:
     """X-ray diffraction images of small crystals: simulate, trace, compare, convert."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; the exit code is 2 for bad input, after one line that says what is wrong."""
-    words = sys.argv[1:] if argv is None else argv
+    words, asked = loudness(in_full(sys.argv[1:] if argv is None else argv))
     show_messages()
+    Loudness.set(asked)
     try:
         code = typer.main.get_command(build()).main(args=words, prog_name="nb", standalone_mode=False)
     except InputError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanobrag_torch.cli.messages import Loudness, say
 from nanobrag_torch.cli.nb.response_words import (
     BACKGROUND_HELP,
     BEAMSTOP_HELP,
@@ -61,14 +62,15 @@ def simulate(
     ] = None,
     cell: Annotated[
         tuple[float, float, float, float, float, float] | None,
-        typer.Option(help="a b c (A) alpha beta gamma (deg), for a geometry without a crystal"),
+        typer.Option(help="a b c (A) alpha beta gamma (deg), as words or with commas; for a geometry without one"),
     ] = None,
     misset: Annotated[
         tuple[float, float, float] | None, typer.Option(help="orientation of --cell: deg about x, y, z")
     ] = None,
     frames: Annotated[str | None, typer.Option(help="images to render, such as 3 or 1-90; all by default")] = None,
     cells: Annotated[
-        tuple[int, int, int], typer.Option("--cells", "-N", help="unit cells of a mosaic block along a, b, c")
+        tuple[int, int, int],
+        typer.Option("--cells", "-N", help="unit cells of a block along a, b, c; 30: along each"),
     ] = (10, 10, 10),
     shape: Annotated[str, typer.Option(help="square, round, gauss, tophat, gauss_hkl or gauss_star")] = "square",
     phi_steps: Annotated[
@@ -134,6 +136,7 @@ def simulate(
     described = inputs.with_amplitudes(data, structure_factors, column, dmin, options)
     simulator |= {"background": materials} if materials else {}
     job = _Job(described, simulator, noise, 1 if seed is None else seed, target, made_of, words)
+    job.announce(chosen)
     start = time.perf_counter()
     if len(chosen) == 1:
         _write_one(job, chosen[0], output)
@@ -143,7 +146,7 @@ def simulate(
         _draw(job, chosen[0], picture)
     pixels = len(chosen) * _pixels(described)
     seconds = time.perf_counter() - start
-    typer.echo(f"{len(chosen)} image(s), {pixels} pixels in {seconds:.2f} s: {pixels / seconds:.3g} pixels/s")
+    say(f"{len(chosen)} image(s), {pixels} pixels in {seconds:.2f} s: {pixels / seconds:.3g} pixels/s")
 
 
 class _Job:
@@ -167,20 +170,37 @@ class _Job:
             wavelength = experiment.data.beam.wavelength_A
             self.simulator["response"] = words.config(wavelength, counting=noise, dtype="int32")
 
-    def photons(self, frame: int) -> NDArray[Any]:
-        """What is expected of a frame, or what is recorded: whole numbers."""
-        if self.recorded:
-            image = self.experiment.record(frame, seed=self.seed, **self.simulator)
-        else:
-            image = self.experiment.simulate(frame, **self.simulator)
+    def announce(self, frames: range) -> None:
+        """Say what will be done, and how long it will take."""
+        if Loudness.quiet:
+            return
+        from nanobrag_torch.cli.nb.simulate_plan import plan_lines, time_lines
+
+        simulator = self.experiment.simulator(frames[0], **self.simulator)
+        for lines in (plan_lines, time_lines):
+            for line in lines(simulator, len(frames)):
+                say(line)
+
+    def photons(self, frame: int, shown: bool = False) -> NDArray[Any]:
+        """What is expected of a frame, or what is recorded: whole numbers. shown: a bar on stderr meanwhile."""
+        import sys
+
+        from nanobrag_torch.cli.progress import progress_meter
+
+        with progress_meter(shown and not Loudness.quiet, stream=sys.stderr) as progress:
+            options = {**self.simulator, "progress": progress}
+            if self.recorded:
+                image = self.experiment.record(frame, seed=self.seed, **options)
+            else:
+                image = self.experiment.simulate(frame, **options)
         photons: NDArray[Any] = image.cpu().numpy()
         return photons
 
-    def pixels(self, frame: int) -> NDArray[Any]:
+    def pixels(self, frame: int, shown: bool = False) -> NDArray[Any]:
         """The photons, whole and in range where the format holds whole numbers only."""
         import numpy as np
 
-        image = self.photons(frame)
+        image = self.photons(frame, shown)
         if self.output.fractions:
             return image.astype(self.dtype, copy=False)
         least = np.iinfo(self.dtype).min if self.recorded else 0  # values below 0 are those of gaps
@@ -202,8 +222,8 @@ def _write_one(job: _Job, frame: int, output: str) -> None:
     scan = job.experiment.data.scan
     number = frame + (1 if scan is None else scan.image_range[0])
     name = numbered(output, number) if "#" in output or "%" in output else output
-    write_image(name, job.pixels(frame), job.experiment.data, index=frame, allow_loss=True)
-    typer.echo(f"wrote {name}")
+    write_image(name, job.pixels(frame, shown=True), job.experiment.data, index=frame, allow_loss=True)
+    say(f"wrote {name}")
 
 
 def _write_series(job: _Job, frames: range, output: str, resume: bool) -> None:
@@ -212,18 +232,18 @@ def _write_series(job: _Job, frames: range, output: str, resume: bool) -> None:
 
     data = part_of_scan(job.experiment.data, frames.start, len(frames))
     options: dict[str, Any] = {"dtype": job.dtype, "resume": resume, "allow_loss": True}
-    options |= {"progress": True, "made_of": job.made_of}
+    options |= {"progress": not Loudness.quiet, "made_of": job.made_of}
     with open_series(output, data, len(frames), **options) as series:
         for index in series.missing():
             series.write(index, job.pixels(frames[index]))
-    typer.echo(f"wrote {output}, {len(frames)} images")
+    say(f"wrote {output}, {len(frames)} images")
 
 
 def _draw(job: _Job, frame: int, picture: Path) -> None:
     from nanobrag_torch.io.png_image import write_png
 
     write_png(picture, job.photons(frame), job.experiment.data, title=f"image {frame + 1}")
-    typer.echo(f"wrote {picture}")
+    say(f"wrote {picture}")
 
 
 def _ingredients(options: dict[str, Any]) -> dict[str, object]:
