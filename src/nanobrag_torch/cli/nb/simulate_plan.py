@@ -63,7 +63,7 @@ def _seconds(simulator: Simulator, wanted: Tensor, count: int) -> float:
     """Time of `count` pixels, in runs all over the image."""
     import torch
 
-    runs = wanted.split(RUN)
+    runs = torch.split(wanted, RUN)
     step = max(1, len(runs) * RUN // count)
     begun = time.perf_counter()
     with torch.no_grad():
