@@ -20,6 +20,7 @@ from nanobrag_torch.refinement.parameters import ParameterSet
 from nanobrag_torch.refinement.prediction import resolution
 from nanobrag_torch.refinement.problem import Pass, Problem
 from nanobrag_torch.refinement.shoeboxes import Shoeboxes, Spots
+from nanobrag_torch.refinement.spreading import PointSpread
 from nanobrag_torch.refinement.targets import Poisson, Target
 from nanobrag_torch.units import ANGSTROM
 
@@ -60,6 +61,7 @@ def build_problem(
     target: Target = Poisson(),  # noqa: B008  (frozen)
     background: str | Tensor = "planes",
     neighbours: Spots | None = None,
+    spread_shape: str = "gauss",
 ) -> tuple[Problem, Slots]:
     """The problem of a shot and the place of each reflection in it.
 
@@ -87,17 +89,24 @@ def build_problem(
     mean = torch.zeros_like(precision)
     mean[slots.block, slots.column] = 1.0
     precision[slots.block, slots.column] = torch.where(torch.isfinite(slots.relative), slots.relative**-2, 0.0)
+    spreading = None
+    if "psf_width" in parameters:
+        fwhm = parameters["psf_width"].value
+        spreading = PointSpread.about(boxes, model.options.image_shape, fwhm, spread_shape)
+    rendered = boxes.pixels if spreading is None else spreading.rendered
+    block = boxes.pixel_block if spreading is None else spreading.block
     problem = Problem(
         model=model,
         parameters=parameters,
         boxes=boxes,
         layout=Layout(boxes.pixel_block, count),
-        passes=tuple(_passes(model, boxes, slots, free=prior.free)),
+        passes=tuple(_passes(model, block, slots, free=prior.free)),
         background=columns,
         prior_precision=precision,
         prior_mean=mean,
         constraint=_gauge(parameters, model, slots, mean) if prior.free else torch.zeros((0, *mean.shape)).double(),
-        resolution=pixel_resolution(model, boxes.pixels),
+        resolution=pixel_resolution(model, rendered),
+        spreading=spreading,
         fixed_background=fixed,
         target=target,
     )
@@ -187,11 +196,10 @@ def _gauge(parameters: ParameterSet, model: ShotModel, slots: Slots, mean: Tenso
     return torch.stack(found) if found else torch.zeros((0, *mean.shape), dtype=torch.float64)
 
 
-def _passes(model: ShotModel, boxes: Shoeboxes, slots: Slots, *, free: bool) -> list[Pass]:
+def _passes(model: ShotModel, block: Tensor, slots: Slots, *, free: bool) -> list[Pass]:
     """One pass a crystal for the blocks where it has at most one reflection, and one a colour for the others."""
     found = []
-    block = boxes.pixel_block
-    count = int(boxes.block.max()) + 1
+    count = int(slots.block.max()) + 1
     for number in range(len(model.lattices)):
         mine = torch.from_numpy(np.flatnonzero(slots.crystal == number))
         if not free:

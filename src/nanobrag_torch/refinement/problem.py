@@ -17,6 +17,7 @@ from nanobrag_torch.refinement.equations import Equations, Step, assemble
 from nanobrag_torch.refinement.model import ShotModel
 from nanobrag_torch.refinement.parameters import ParameterSet
 from nanobrag_torch.refinement.shoeboxes import Shoeboxes
+from nanobrag_torch.refinement.spreading import PointSpread
 from nanobrag_torch.refinement.targets import Poisson, Target, sigma_z
 
 INNER_STEPS = 3
@@ -64,6 +65,7 @@ class Problem:
     fixed_background: Tensor
     target: Target = Poisson()
     shares: Tensor | None = None  # [n] weights of the pixels; None: one
+    spreading: PointSpread | None = None  # passes are of its rendered pixels then, and so is `resolution`
 
     def start(self, raw: Tensor, linear: Tensor) -> State:
         """A state with its columns solved for."""
@@ -80,14 +82,29 @@ class Problem:
     def columns(self, raw: Tensor, rendered: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """All columns [n, C], and what no column scales [n]."""
         values = self.parameters.unpack(raw)
-        columns, fixed = self.background.clone(), self.fixed_background.clone()
+        columns, fixed = self._empty_columns()
         for p, kernel in zip(self.passes, rendered, strict=True):
             scaled = kernel * self._strength(values, p)
             where = torch.arange(len(fixed)) if p.where is None else p.where
             own = p.column >= 0
             columns.index_put_((where[own], p.column[own]), scaled[own], accumulate=True)
             fixed.index_add_(0, where[~own], scaled[~own])
-        return columns, fixed
+        if self.spreading is None:
+            return columns, fixed
+        both = self.spreading.spread(torch.cat((columns, fixed[:, None]), 1), values["psf_width"])
+        return both[:, :-1] + self.background, both[:, -1] + self.fixed_background
+
+    def _empty_columns(self) -> tuple[Tensor, Tensor]:
+        """Columns and what none scales before any pass: the background, or nothing at the rendered pixels."""
+        if self.spreading is None:
+            return self.background.clone(), self.fixed_background.clone()
+        count = len(self.spreading.rendered)
+        return self.background.new_zeros((count, self.background.shape[1])), self.background.new_zeros(count)
+
+    @property
+    def rendered_block(self) -> Tensor:
+        """The block of every pixel that is rendered."""
+        return self.layout.block if self.spreading is None else self.spreading.block
 
     def expected(self, state: State) -> Tensor:
         """The model [n] in photons."""
@@ -135,12 +152,14 @@ class Problem:
     def jacobian(self, state: State) -> Tensor:
         """Slopes [T, n] of the model by the raw parameters with the columns held."""
         values = self.parameters.unpack(state.raw)
-        found = torch.zeros((len(self.parameters), len(self.boxes.data)), dtype=torch.float64)
+        found = torch.zeros((len(self.parameters), len(self.rendered_block)), dtype=torch.float64)
+        spots = torch.zeros(found.shape[1], dtype=torch.float64)
         directions: dict[int, tuple[list[int], dict[str, Tensor]]] = {}
         for p, kernel in zip(self.passes, state.rendered, strict=True):
             where = torch.arange(found.shape[1]) if p.where is None else p.where
             factor = self._strength(values, p) * self._amount(state.linear, p, where)
             self._add_outside(found, p, where, kernel * factor)
+            spots[where] += kernel * factor
             if p.crystal not in directions:
                 which = self.model.kernel_parameters(self.parameters, p.crystal)
                 stacks = self.model.directions(self.parameters, state.raw, p.crystal, which) if which else {}
@@ -151,6 +170,15 @@ class Problem:
                 slopes = self.model.slopes(self._pixels(p), scene, p.crystal, stacks) * factor
                 for row, place in enumerate(which):
                     found[place, where] += slopes[row]
+        return found if self.spreading is None else self._spread_slopes(found, spots, values["psf_width"])
+
+    def _spread_slopes(self, slopes: Tensor, spots: Tensor, width: Tensor) -> Tensor:
+        """Slopes [T, n] in the boxes of slopes [T, m] and photons [m] of the rendered pixels."""
+        assert self.spreading is not None
+        found = self.spreading.spread(slopes.T, width).T.contiguous()
+        if "psf_width" in self.parameters.names:
+            place = self.parameters.names.index("psf_width")
+            found[place] += self.spreading.slope(spots[:, None], width)[:, 0] * width  # raw: its logarithm
         return found
 
     def _add_outside(self, found: Tensor, p: Pass, where: Tensor, spot: Tensor) -> None:
@@ -165,7 +193,7 @@ class Problem:
     def _amount(self, linear: Tensor, p: Pass, where: Tensor) -> Tensor:
         """Intensity [m] of the reflection that each pixel of a pass belongs to."""
         own = p.column >= 0
-        found = linear[self.layout.block[where], p.column.clamp(min=0)]
+        found = linear[self.rendered_block[where], p.column.clamp(min=0)]
         return torch.where(own, found, torch.ones_like(found))
 
     def _strength(self, values: dict[str, Tensor], p: Pass) -> Tensor:
@@ -177,7 +205,8 @@ class Problem:
         return strength * torch.exp(-2 * values[f"B{suffix}"] * resolution)
 
     def _pixels(self, p: Pass) -> Tensor:
-        return self.boxes.pixels if p.where is None else self.boxes.pixels[p.where]
+        pixels = self.boxes.pixels if self.spreading is None else self.spreading.rendered
+        return pixels if p.where is None else pixels[p.where]
 
     def _column_equations(self, raw: Tensor, linear: Tensor, columns: Tensor, fixed: Tensor) -> Equations:
         return self._equations(raw, linear, columns, fixed, columns.new_zeros((0, len(fixed))))

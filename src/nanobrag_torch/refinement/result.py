@@ -25,6 +25,8 @@ from nanobrag_torch.refinement.problem import Problem, State
 from nanobrag_torch.refinement.setup import fluence_of, held
 from nanobrag_torch.refinement.solver import Progress
 from nanobrag_torch.refinement.verdict import CONVERGED, FAILED, STALLED
+from nanobrag_torch.response.config import SpreadConfig
+from nanobrag_torch.response.spread import Spread
 from nanobrag_torch.units import ANGSTROM, MM
 
 EXIT_CODES = {CONVERGED: 0, STALLED: 3, FAILED: 4}
@@ -133,9 +135,19 @@ class StillResult:
             scene, options = model.scene(values, number, table), model.options_of(number)
             options = replace(options, oversample=min(options.oversample, OUTSIDE_OVERSAMPLE))
             total += operation.intensity(None, scene, options).double() * values[f"scale{lattice.suffix}"]
+        if problem.spreading is not None:
+            total = self._spread_image(total)
         total[problem.boxes.pixels] = problem.spots(state)
         shape = (slow, fast) if len(model.base.panels) == 1 else (len(model.base.panels), slow, fast)
         return total.reshape(shape)
+
+    def _spread_image(self, total: Tensor) -> Tensor:
+        """A flat image after the detector's spread."""
+        assert self.fit is not None and self.fit.problem.spreading is not None
+        slow, fast = self.fit.problem.model.options.image_shape
+        width = torch.tensor(self.parameters["psf_width"].value, dtype=torch.float64)
+        spread = Spread(SpreadConfig(shape=self.fit.problem.spreading.shape, fwhm_um=width), (1e-6, 1e-6))
+        return spread(total.reshape(-1, slow, fast)).reshape(-1)
 
     def _refined_table(self, number: int) -> Tensor:
         assert self.fit is not None

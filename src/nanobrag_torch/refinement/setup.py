@@ -51,6 +51,8 @@ class Choices:
     spectrum_channels: int | None = None
     bandwidth_eV: float | None = None
     mosaic: bool | None = None  # None: as the images say
+    psf: float | None = None  # full width at half maximum of the detector's spread, pixels
+    psf_shape: str = "gauss"
     threads: int = 1
 
 
@@ -233,6 +235,11 @@ def start_parameters(model: ShotModel, experiments: Sequence[ExperimentData], ch
     for lattice, data in zip(model.lattices, experiments, strict=True):
         found += _of_crystal(lattice, data, choices)
     found += _of_detector(model.groups) + _of_beam(model)
+    if choices.psf is not None:
+        if not 0 < choices.psf < 5:
+            raise InputError("psf", choices.psf, "a width in pixels from above 0 to 5")
+        width = {"value": choices.psf, "unit": "pixels", "transform": Transform.POSITIVE}
+        found.append(Parameter(name="psf_width", prior=(choices.psf, float(LN["N"])), **width))  # type: ignore[arg-type]
     return _chosen(found, choices)
 
 
@@ -352,10 +359,26 @@ def _chosen(found: list[Parameter], choices: Choices) -> ParameterSet:
     unused |= {word for word in choices.priors if not family(word)}
     if unused:
         raise InputError("start, prior", ", ".join(sorted(unused)), ", ".join(p.name for p in kept))
-    needed = {*FAMILIES["rotation"], *FAMILIES["cell"], *FAMILIES["N"], *FAMILIES["spread"], "scale"}
+    _require_there(kept, wanted)
+    needed = {"psf_width", *FAMILIES["rotation"], *FAMILIES["cell"], *FAMILIES["N"], *FAMILIES["spread"], "scale"}
     return ParameterSet([p for p in kept if p.free or p.name.partition("@")[0] in needed or _is_told(p, choices)])
 
 
+def _require_there(parameters: Sequence[Parameter], wanted: set[str]) -> None:
+    """Raise InputError for a family to be freed that this shot has none of; gain is never there, and says why."""
+    stems = {p.name.partition("@")[0].rpartition(":")[2] for p in parameters} | {p.name for p in parameters}
+    for family_name, members in FAMILIES.items():
+        if set(members) <= wanted and not stems & set(members):
+            raise InputError("free", family_name, WHY_NOT.get(family_name, "a parameter that this shot has"))
+
+
+WHY_NOT = {
+    "gain": "another: a gain cannot be told from the scale and the background; give its value",
+    "psf": "another, or the width of the spread (psf) as well: without it the model has none",
+    "spectrum": "another: the beam has a single wavelength",
+    "spindle": "another: a still has no rotation",
+    "phi": "another: a still has no rotation",
+}
 _MOVED = (*FAMILIES["shift"], *FAMILIES["tilt"])
 
 

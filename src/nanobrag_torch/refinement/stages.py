@@ -13,7 +13,7 @@ from torch import Tensor
 from nanobrag_torch.config import CrystalShape
 from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.parameters import ParameterSet
-from nanobrag_torch.refinement.problem import Problem, State
+from nanobrag_torch.refinement.problem import Pass, Problem, State
 from nanobrag_torch.refinement.solver import Progress, Solution, levenberg_marquardt
 
 ROUNDS_OF_SCAN = 5
@@ -60,14 +60,21 @@ def with_scale(problem: Problem, linear: Tensor) -> tuple[ParameterSet, State]:
         total, seen = 0.0, 0.0
         for p, kernel in zip(problem.passes, rendered, strict=True):
             if p.crystal == number:
-                where = slice(None) if p.where is None else p.where
                 total += float(kernel.sum())
-                seen += float(net[where][kernel > 0].sum())
+                seen += _net_of(problem, p, kernel, net)
         value = max(seen, 1.0) / max(total, 1e-300) / len(problem.model.lattices)
         parameters = parameters.change(f"scale{lattice.suffix}", value=value)
     problem = replace(problem, parameters=parameters)
     raw = parameters.pack()
     return parameters, problem.settle(State(raw, linear, rendered), steps=8)
+
+
+def _net_of(problem: Problem, p: Pass, kernel: Tensor, net: Tensor) -> float:
+    """Photons above the background in the pixels of a pass."""
+    if problem.spreading is not None:
+        return float(net.sum())
+    where = torch.arange(len(net)) if p.where is None else p.where
+    return float(net[where][kernel > 0].sum())
 
 
 def scan(problem: Problem, linear: Tensor) -> ParameterSet:
@@ -168,6 +175,10 @@ def keep_pixels(problem: Problem, state: State, wanted: Tensor) -> tuple[Problem
     place = torch.cumsum(wanted.long(), 0) - 1
     passes, rendered = [], []
     for p, kernel in zip(problem.passes, state.rendered, strict=True):
+        if problem.spreading is not None:  # what is rendered stays: it spills into the pixels that are kept
+            passes.append(p)
+            rendered.append(kernel)
+            continue
         where = torch.arange(len(wanted)) if p.where is None else p.where
         kept = wanted[where]
         passes.append(replace(p, where=None if p.where is None else place[where[kept]], column=p.column[kept]))
@@ -178,7 +189,8 @@ def keep_pixels(problem: Problem, state: State, wanted: Tensor) -> tuple[Problem
         layout=Layout(boxes.pixel_block, problem.layout.count),
         passes=tuple(passes),
         background=problem.background[wanted],
-        resolution=problem.resolution[wanted],
+        resolution=problem.resolution if problem.spreading is not None else problem.resolution[wanted],
+        spreading=None if problem.spreading is None else problem.spreading.keep(wanted),
         fixed_background=problem.fixed_background[wanted],
         shares=None if problem.shares is None else problem.shares[wanted],
     )

@@ -285,6 +285,7 @@ class Refinement:
             target=TARGETS[self.options.target],
             background=self.options.background,
             neighbours=more,
+            spread_shape=self.options.psf_shape,
         )
 
     def _coarse(self, problem: Problem) -> tuple[Problem, State]:
