@@ -28,6 +28,7 @@ from nanobrag_torch.refinement.symmetry import cell_parametrisation, nearest_tur
 from nanobrag_torch.units import ANGSTROM, R_E_SQUARED
 
 DEFAULT_CELLS = 30.0
+CHANNELS = 20  # of a spectrum, unless told otherwise
 DEFAULT_SPREAD_DEG = 0.05
 LN = {"N": np.log(1.5), "spread": np.log(2.0), "scale": np.log(20.0)}
 """Standard deviations of the logarithms."""
@@ -137,8 +138,10 @@ def _base_scene(data: ExperimentData, frame: int, choices: Choices) -> Scene:
     beam = Beam(experiment.beam_config(frame))
     geometry = detector.geometry()
     sources = beam.sources(geometry.beam, geometry.polar)
+    straight = not bool((sources.incident - sources.incident[0]).abs().max() > 1e-12)
+    channels = choices.spectrum_channels or (CHANNELS if straight else None)
     incident, wavelengths, weights = rebinned(
-        sources.incident, sources.wavelengths, sources.weights, choices.spectrum_channels, choices.bandwidth_eV
+        sources.incident, sources.wavelengths, sources.weights, channels, choices.bandwidth_eV
     )
     one = torch.ones((), dtype=torch.float64)
     return Scene(
@@ -157,6 +160,12 @@ def _base_scene(data: ExperimentData, frame: int, choices: Choices) -> Scene:
         default_F=0 * one,
         offset=0 * one,
     )
+
+
+def spectrum_length(data: ExperimentData) -> int:
+    """Channels of the beam's spectrum that have any weight; one without."""
+    weights = None if data.beam is None else data.beam.spectrum_weights
+    return 1 if weights is None else int((weights > 0).sum())
 
 
 def exposure(data: ExperimentData, frame: int) -> tuple[Tensor, float, float]:

@@ -124,9 +124,9 @@ def refine_one(run: Run, task: Task) -> dict[str, Any]:
         result = refine_still(run.experiments, run.reflections, task.image, run.structure_factors, **own)
     except InputError as error:
         return {**mark, "status": "input", "reason": str(error), "seconds_in_all": time.perf_counter() - begun}
-    found = {**record(result), **mark, "seconds_in_all": round(time.perf_counter() - begun, 3)}
-    write_result(result, task.folder, figures=run.figures, more=mark)
-    return found
+    more = {**mark, "seconds_in_all": round(time.perf_counter() - begun, 3)}
+    write_result(result, task.folder, figures=run.figures, more=more)
+    return {**record(result), **more}
 
 
 def refine_many(

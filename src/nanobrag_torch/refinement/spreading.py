@@ -67,18 +67,20 @@ class PointSpread:
 
     def spread(self, values: Tensor, width: Tensor) -> Tensor:
         """Values [m, c] of the rendered pixels -> what the boxes' pixels [n, c] record."""
-        return self._matrix(self._kernel(width)) @ values
+        return self._applied(self._kernel(width), values)
 
     def slope(self, values: Tensor, width: Tensor) -> Tensor:
         """The same [n, c], differentiated by the width."""
-        return self._matrix(torch.func.jvp(self._kernel, (width,), (torch.ones_like(width),))[1]) @ values
+        return self._applied(torch.func.jvp(self._kernel, (width,), (torch.ones_like(width),))[1], values)
 
     def _kernel(self, width: Tensor) -> Tensor:
         """Shares of the kernel's elements, flat."""
         spread = Spread(SpreadConfig(shape=self.shape, fwhm_um=width, radius_pixels=None), (1e-6, 1e-6))
         return spread.kernel((self.radius, self.radius)).reshape(-1)
 
-    def _matrix(self, kernel: Tensor) -> Tensor:
-        index = torch.stack((self.target, self.source))
-        size = (self.count, len(self.rendered))
-        return torch.sparse_coo_tensor(index, kernel[self.tap], size, check_invariants=False).to_sparse_csr()
+    def _applied(self, kernel: Tensor, values: Tensor) -> Tensor:
+        from scipy.sparse import csr_array
+
+        entries = (kernel[self.tap].numpy(), (self.target.numpy(), self.source.numpy()))
+        matrix = csr_array(entries, shape=(self.count, len(self.rendered)))
+        return torch.from_numpy(matrix @ values.numpy())

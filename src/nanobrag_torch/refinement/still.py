@@ -32,7 +32,7 @@ from nanobrag_torch.refinement.result import (
     intensities_of,
     refined_experiments,
 )
-from nanobrag_torch.refinement.setup import Choices, exposure, shot_model, start_parameters
+from nanobrag_torch.refinement.setup import Choices, exposure, shot_model, spectrum_length, start_parameters
 from nanobrag_torch.refinement.shoeboxes import Shoeboxes, Spots
 from nanobrag_torch.refinement.solver import Solution, levenberg_marquardt
 from nanobrag_torch.refinement.spots import Listed, half_size, listed_spots
@@ -56,7 +56,7 @@ from nanobrag_torch.refinement.verdict import FAILED, verdict
 SHAPES = (CrystalShape.GAUSS_HKL, CrystalShape.SQUARE, CrystalShape.ROUND)
 COARSE = Sampling(domains=25, oversample=1, phi_steps=5)
 SHAPE_SAMPLING = Sampling(domains=25, oversample=2, phi_steps=5)
-PINK = Sampling(domains=25, oversample=1, phi_steps=10)
+PINK = Sampling(domains=25, oversample=2, phi_steps=10)
 MANY_CHANNELS = 30
 FINE = Sampling(domains=25, oversample=2, phi_steps=10)
 ROUGH = 1.0
@@ -168,6 +168,8 @@ class Refinement:
         self.shot, self.options, self.clock = shot, options, clock
         self.notes = list(shot.notes)
         self.model = shot_model(shot.experiments, shot.factors, shot.frame, options)
+        if (given := spectrum_length(shot.experiments[0])) > (used := len(self.model.base.wavelengths)):
+            self.notes.append(f"the spectrum's {given} channels were rebinned to {used} (spectrum_channels)")
         self.start = start_parameters(self.model, shot.experiments, options)
         self.listed = self._listed()
 
