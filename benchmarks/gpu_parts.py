@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,7 @@ ENOUGH_S, MOST_REPEATS = 0.6, 7
 REFINED = ("panels", "wavelengths", "source_weights", "lattice", "lattice_weights", "shape")
 DIRECTIONS = 16
 TIMED = ("f-1000-constant", "f-1000-table", "f-20000-constant", "f-20000-table", "g", "R", "e")
+MOST_TESTS_S = 140.0
 COMPILERS = 5
 """Processes that compile ahead while tests run."""
 
@@ -74,12 +76,12 @@ def tests(limits: Limits) -> dict[str, Any]:
     command += ["--tb=short", "-p", "no:cacheprovider", "--durations=12", "-W", "default"]
     start = time.monotonic()
     with log.open("w") as stream, ProcessPoolExecutor(COMPILERS, get_context("spawn")) as pool:
-        running = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+        running = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
         made = list(pool.map(_compiled, WORK))
         try:
-            code = running.wait(timeout=max(1.0, limits.left() - 20))
+            code = running.wait(timeout=max(1.0, min(MOST_TESTS_S, limits.left() - 20)))
         except subprocess.TimeoutExpired:
-            running.kill()
+            os.killpg(running.pid, signal.SIGKILL)
             code = -1
     last = log.read_text().strip().splitlines()[-40:]
     failed = [line[:200] for line in last if line.startswith(("FAILED", "ERROR"))]

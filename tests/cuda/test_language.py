@@ -10,6 +10,7 @@ import ast
 from pathlib import Path
 
 import pytest
+import triton.language as tl
 
 import nanobrag_torch.kernels.cuda
 
@@ -92,3 +93,16 @@ def test_there_are_compiled_functions():
 def test_what_some_triton_refuses_is_found(line):
     assert len(faults(f"@jit\ndef f(x):\n    {line}\n")) == 1
     assert faults(f"def f(x):\n    {line}\n") == []
+
+
+def test_no_record_has_a_field_that_triton_has_a_meaning_for():
+    """Records become tuples of its own, whose attributes hide fields of the same name."""
+    kinds = [
+        node
+        for path in ROOM.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and any(getattr(base, "id", "") == "NamedTuple" for base in node.bases)
+    ]
+    names = {f.target.id for kind in kinds for f in kind.body if isinstance(f, ast.AnnAssign)}
+    assert len(kinds) > 10
+    assert not names & {*dir(tl.tuple([])), "values", "type", "handle"}

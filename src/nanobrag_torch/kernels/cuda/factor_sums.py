@@ -87,7 +87,7 @@ def write_factors(
             weight = tl.where(allowed, weight, tl.where(number == 0, 1.0, 0.0))
             step = number * sink.table.stride
             tl.store(sink.table.start + step, tl.where(allowed, node, place), mask=there)
-            tl.store(sink.values + step, by_amplitude * weight, mask=there)
+            tl.store(sink.amounts + step, by_amplitude * weight, mask=there)
     else:
         tl.store(sink.table.start, place, mask=there)
-        tl.store(sink.values, by_amplitude, mask=there)
+        tl.store(sink.amounts, by_amplitude, mask=there)

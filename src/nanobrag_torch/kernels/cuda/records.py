@@ -100,7 +100,7 @@ class Sink(NamedTuple):
     lattices: Rows
     scene: Rows
     table: Rows  # sums by structure factor, places of records, or the table along directions
-    values: tl.tensor  # of records
+    amounts: tl.tensor  # of records
 
 
 @jit

@@ -18,7 +18,7 @@ def sink_of(sink: Sink, step: tl.tensor, way: tl.constexpr) -> Any:
     if way.job == RECORDS:
         room = (64 if way.cubic else 1) * step * sink.table.stride
         table = Rows(sink.table.start + room, sink.table.stride)
-        sink = Sink(sink.panel, sink.sources, sink.lattices, sink.scene, table, sink.values + room)
+        sink = Sink(sink.panel, sink.sources, sink.lattices, sink.scene, table, sink.amounts + room)
     return sink
 
 
