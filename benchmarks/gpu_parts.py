@@ -22,7 +22,7 @@ from benchmarks.cuda_scenes import Case, cases
 from torch import Tensor
 
 from nanobrag_torch.kernels import operation
-from nanobrag_torch.kernels.cuda import jit
+from nanobrag_torch.kernels.cuda import jit, plan
 from nanobrag_torch.kernels.problem import Scene, pixel_count
 
 GPU = torch.device("cuda")
@@ -191,39 +191,47 @@ def measured(work: Callable[[], Any], steps: int) -> dict[str, Any]:
 
 
 VARIANTS: dict[str, list[dict[str, int]]] = {
-    "value": [
-        *({"GROUP": group, "ROUNDING": rounding} for group in (8, 4, 16) for rounding in (0, 1, 2)),
-        *({"GROUP": 8, "num_warps": warps} for warps in (2, 4)),
-        *({"GROUP": group, "maxnreg": most} for group, most in ((8, 168), (8, 128), (4, 128), (4, 96))),
+    "slopes": [
+        *({"SMALL_GROUP": group, "maxnreg": most} for group, most in ((4, 0), (4, 168), (4, 128), (2, 128))),
+        *({"SMALL_GROUP": 4, "maxnreg": most, "block": 4} for most in (0, 128)),
     ],
     "gradients": [
-        *({"SMALL_GROUP": group, "ROUNDING": rounding} for group in (4, 2, 8) for rounding in (0, 1, 2)),
-        *({"SMALL_GROUP": 4, "num_warps": warps} for warps in (2,)),
-        *({"SMALL_GROUP": group, "maxnreg": most} for group, most in ((4, 168), (2, 128), (2, 168))),
+        *({"SMALL_GROUP": 4, "ROUNDING": rounding, "maxnreg": most} for rounding in (1, 2) for most in (0, 168, 128)),
+        *({"SMALL_GROUP": 2, "ROUNDING": 1, "maxnreg": most} for most in (0, 128, 96)),
+        {"SMALL_GROUP": 4, "ROUNDING": 1, "maxnreg": 128, "num_warps": 4},
+        {"SMALL_GROUP": 8, "ROUNDING": 1, "maxnreg": 168},
     ],
-    "slopes": [{"SMALL_GROUP": group} for group in (4, 2)],
-    "structure factors": [{"GROUP": group} for group in (8, 4, 16)],
+    "value": [
+        *({"GROUP": 4, "ROUNDING": rounding, "maxnreg": most} for rounding in (0, 1, 2) for most in (96, 80)),
+        *({"GROUP": 4, "ROUNDING": 1, "maxnreg": 96, "num_warps": warps} for warps in (2, 4)),
+        *({"GROUP": 8, "ROUNDING": rounding, "maxnreg": 128} for rounding in (1, 2)),
+    ],
+    "structure factors": [{"GROUP": group, "maxnreg": most} for group, most in ((4, 96), (4, 128), (8, 128))],
 }
-"""Settings of kernels.cuda.jit and of the launch that are timed side by side on scene f with a table."""
+"""Settings of kernels.cuda that are timed side by side on scene f with a table; `block`: directions at once."""
 
 
 @contextmanager
 def setting(chosen: dict[str, int]) -> Iterator[None]:
     """Kernels built and launched with other settings; more warps have as many more lanes."""
-    names = [name for name in chosen if name.isupper()]
-    before, launched, lanes = {name: getattr(jit, name) for name in names}, dict(jit.LAUNCH), jit.LANES
+    names = {name: value for name, value in chosen.items() if name.isupper()}
+    kept = {name: getattr(jit, name) for name in (*names, "LANES")}, dict(jit.REGISTERS), dict(jit.LAUNCH), plan.BLOCKS
     try:
-        for name in names:
-            setattr(jit, name, chosen[name])
-        jit.LAUNCH.update({name: value for name, value in chosen.items() if not name.isupper()})
-        jit.LANES = lanes * int(jit.LAUNCH["num_warps"])
+        for name, value in names.items():
+            setattr(jit, name, value)
+        if "maxnreg" in chosen:
+            jit.REGISTERS.update(dict.fromkeys(range(6), chosen["maxnreg"]))
+        jit.LAUNCH["num_warps"] = chosen.get("num_warps", 1)
+        jit.LANES = jit.LANES * int(jit.LAUNCH["num_warps"])
+        plan.BLOCKS = (chosen["block"],) if "block" in chosen else plan.BLOCKS
         yield
     finally:
-        for name, value in before.items():
+        for name, value in kept[0].items():
             setattr(jit, name, value)
-        jit.LAUNCH.clear()
-        jit.LAUNCH.update(launched)
-        jit.LANES = lanes
+        jit.REGISTERS.clear()
+        jit.REGISTERS.update(kept[1])
+        jit.LAUNCH.update(kept[2])
+        plan.BLOCKS = kept[3]
 
 
 def _variant_compiled(work: tuple[str, dict[str, int]]) -> bool:
@@ -301,7 +309,9 @@ def called(work: Callable[[], Any], repeats: int = 200) -> dict[str, float]:
 def profiles(limits: Limits) -> dict[str, Any]:
     """ncu of the two hottest kernels, as text beside the JSON; the rates of its summary."""
     found = {}
-    for job in ("value", "gradients"):
+    for job in ("gradients", "value", "slopes"):
+        if limits.left() < 15:
+            break
         target = limits.out / f"ncu-{job}.txt"
         code = (
             "import torch; from benchmarks.cuda_scenes import cases; from benchmarks.gpu_parts import jobs_of, GPU; "

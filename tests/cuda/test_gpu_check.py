@@ -10,7 +10,7 @@ from benchmarks import gpu_check, gpu_parts
 from benchmarks.cuda_scenes import cases
 from cuda_cases import DEVICE
 
-from nanobrag_torch.kernels.cuda import jit
+from nanobrag_torch.kernels.cuda import jit, plan
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_every_job_of_a_small_scene_runs(here, name):
     image = gpu_parts.jobs_of(case)["value"]()
     assert case.steps >= image.numel() * case.scene.lattice.shape[0]
     values, gradients = gpu_parts.jobs_of(case)["gradients"]()
-    assert torch.allclose(values, image, rtol=1e-5)
+    assert float((values - image).abs().max() / image.max()) < 2e-6  # another compilation: another rounding on a GPU
     assert set(gradients) == set(gpu_parts.REFINED)
     assert gpu_parts.jobs_of(case)["slopes"]().shape == (gpu_parts.DIRECTIONS, image.numel())
 
@@ -36,10 +36,11 @@ def test_the_large_scenes_are_as_large_as_they_say():
 
 
 def test_a_setting_is_taken_back():
-    before = jit.GROUP, jit.LANES, dict(jit.LAUNCH)
-    with gpu_parts.setting({"GROUP": 16, "num_warps": 2, "maxnreg": 128}):
-        assert (jit.GROUP, jit.LANES, jit.LAUNCH["maxnreg"]) == (16, 64, 128)
-    assert before == (jit.GROUP, jit.LANES, jit.LAUNCH)
+    before = jit.GROUP, jit.LANES, dict(jit.LAUNCH), dict(jit.REGISTERS), plan.BLOCKS
+    with gpu_parts.setting({"GROUP": 16, "num_warps": 2, "maxnreg": 128, "block": 4}):
+        assert (jit.GROUP, jit.LANES, jit.LAUNCH["num_warps"], plan.BLOCKS) == (16, 64, 2, (4,))
+        assert jit.REGISTERS[jit.SLOPES.value] == 128
+    assert before == (jit.GROUP, jit.LANES, jit.LAUNCH, jit.REGISTERS, plan.BLOCKS)
 
 
 def test_a_part_that_breaks_is_told_and_the_next_one_runs(monkeypatch, tmp_path, capsys):

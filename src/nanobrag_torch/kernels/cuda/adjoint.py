@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import triton.language as tl
 
+from nanobrag_torch.kernels.cuda.columns import MOVING, SOURCE
 from nanobrag_torch.kernels.cuda.factors import (
     Kept,
     Sight,
@@ -25,11 +26,6 @@ from nanobrag_torch.kernels.cuda.jit import jit
 from nanobrag_torch.kernels.cuda.math import axpy, dot, largest, scaled
 from nanobrag_torch.kernels.cuda.profiles import GRATING
 from nanobrag_torch.kernels.cuda.records import (
-    DEFAULT_F,
-    OFFSET,
-    POLARIZATION,
-    ROW,
-    SHAPE,
     Given,
     Panel,
     Pixel,
@@ -42,6 +38,9 @@ from nanobrag_torch.kernels.cuda.records import (
 )
 from nanobrag_torch.kernels.cuda.sinks import give, no_slopes, scaled_sum
 from nanobrag_torch.kernels.cuda.sums import Sums, lattice_sums
+
+SHAPE, DEFAULT_F, OFFSET = (tl.constexpr(MOVING.first(name)) for name in ("shape", "default_F", "offset"))
+POLARIZATION = tl.constexpr(SOURCE.first("polarization"))
 
 
 class Pulls(NamedTuple):
@@ -114,7 +113,7 @@ def sample_gradients(
     pull, none = scaled(0.0, sight.direction), 0.0 * omega
     by_omega, by_capture, by_kept_polar, value = none, none, none, none
     for s in range(given.source_count):
-        source = load_source(given.sources, s)
+        source = load_source(given, s)
         ray = ray_of(sight, source, kept, given, way)
         part = upstream * ray.seen
         flow = part * source.weight * omega * capture * ray.polar
@@ -153,7 +152,7 @@ def offset_gradients(
     way: tl.constexpr,
 ) -> Any:
     """Gradients of what is added once a pixel, by first solid angle, last capture and first polarization; its value."""
-    capture, offset = once_a_pixel(pixel, panel, kept, given, way), tl.load(given.scene + OFFSET)
+    capture, offset = once_a_pixel(pixel, panel, kept, given, way), tl.load(given.offset)
     along = give(along, sink.scene, OFFSET, (upstream * kept.omega * capture * kept.polar,), 1, way)
     flow = upstream * offset
     by_omega, by_capture = flow * capture * kept.polar, flow * kept.omega * kept.polar
@@ -180,7 +179,7 @@ def kept_polarization(
     for each in range(largest(s) + 1):
         mine = tl.where(s == each, by_polar, 0.0)
         along = give_polarization(along, row_of(sink.sources, each), direction, mine, way)
-    matrix = load9(given.sources + ROW * tl.maximum(s, 0) + POLARIZATION)
+    matrix = load9(given.polarization + 9 * tl.maximum(s, 0))
     return scaled(by_polar, polarized_back(direction, matrix)), along
 
 

@@ -1,7 +1,6 @@
-"""What the tables of the kernels hold in which column: one row a panel, source and lattice, and one for the scene.
+"""Rows of gradients, and of directions: one a panel, source and lattice, and one for the scene; which column is what.
 
-Gradients and directions lie in rows of the same order, so that one list of names serves packing, the kernels, and
-gradients that come back. Nothing here imports Triton.
+One list of names serves the kernels, directions that go there, and gradients that come back. No Triton here.
 """
 
 from __future__ import annotations
@@ -28,16 +27,9 @@ class Columns:
         names = list(self.widths)
         return sum(self.widths[before] for before in names[: names.index(name)])
 
-    @property
-    def width(self) -> int:
-        """Columns in all."""
-        return sum(self.widths.values())
-
 
 PANEL = Columns({"panels": 12, "pixel_size": 2, "sensor": 2})
 SOURCE = Columns({"incident": 3, "wavelengths": 1, "source_weights": 1, "polarization": 9})
 LATTICE = Columns({"lattice": 9, "lattice_weights": 1})
 MOVING = Columns({"curvature": 4, "shape": 9, "default_F": 1, "offset": 1})
-"""Of the scene: what has gradients."""
-ONCE = Columns({**MOVING.widths, "reach": 9, "dmin": 1})
-"""Of the scene: all that a kernel reads."""
+"""Of the scene as a whole."""

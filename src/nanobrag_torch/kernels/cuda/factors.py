@@ -10,7 +10,6 @@ from nanobrag_torch.kernels.cuda.geometry import aim, curve_back, in_plane, sphe
 from nanobrag_torch.kernels.cuda.jit import jit
 from nanobrag_torch.kernels.cuda.math import axpy, dot, scaled
 from nanobrag_torch.kernels.cuda.records import (
-    DMIN,
     Given,
     Panel,
     Pixel,
@@ -137,7 +136,7 @@ def scattering(direction: tl.tensor, source: Source, given: Given, way: tl.const
         (direction[2] - incident[2]) * inverse,
     )
     if way.limit:
-        seen = tl.where(tl.sqrt(dot(q, q)) * tl.load(given.scene + DMIN) > 1.0, 0.0, 1.0).to(tl.float64)
+        seen = tl.where(tl.sqrt(dot(q, q)) * tl.load(given.dmin) > 1.0, 0.0, 1.0).to(tl.float64)
     else:
         seen = tl.full(q[0].shape, 1.0, tl.float64)
     return q, seen
@@ -157,7 +156,7 @@ def kept_factors(pixel: Pixel, panel: Panel, given: Given, way: tl.constexpr) ->
     direction, radius = aim(pixel, first, panel, given, way)
     omega = solid_angle(radius, first.layer, panel, way)
     layer, sub, place = first.layer, first.sub, first.layer
-    polar = polarized(direction, load_source(given.sources, 0).polarization)
+    polar = polarized(direction, load_source(given, 0).polarization)
     if way.limit and not way.each_polar:
         polar = tl.full([way.group, way.lanes], 0.0, tl.float64)
         known, place = polar > 0.0, place - 1
@@ -165,7 +164,7 @@ def kept_factors(pixel: Pixel, panel: Panel, given: Given, way: tl.constexpr) ->
             sample = sample_of(number, given, way)
             direction, _radius = aim(pixel, sample, panel, given, way)
             for s in range(given.source_count):
-                source = load_source(given.sources, s)
+                source = load_source(given, s)
                 _q, seen = scattering(direction, source, given, way)
                 new = (seen > 0.0) & (known == 0)
                 polar = tl.where(new, polarized(direction, source.polarization), polar)

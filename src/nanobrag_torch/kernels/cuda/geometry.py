@@ -6,10 +6,13 @@ from typing import Any
 
 import triton.language as tl
 
+from nanobrag_torch.kernels.cuda.columns import MOVING
 from nanobrag_torch.kernels.cuda.jit import jit
 from nanobrag_torch.kernels.cuda.math import axpy, cosine_and_sine, cross, dot, scaled
-from nanobrag_torch.kernels.cuda.records import CURVATURE, Given, Panel, Pixel, Sample, load3
+from nanobrag_torch.kernels.cuda.records import Given, Panel, Pixel, Sample, load3
 from nanobrag_torch.kernels.cuda.sinks import give
+
+CURVATURE = tl.constexpr(MOVING.first("curvature"))
 
 
 @jit
@@ -52,7 +55,7 @@ def turn_back(axis: tl.tensor, cosine: tl.tensor, sine: tl.tensor, vector: tl.te
 def curved_angles(pixel: Pixel, sample: Sample, panel: Panel, given: Given) -> Any:
     """Angles about slow and fast that carry the end of the beam to a sample: lab y and z over the distance."""
     place = flat_position(pixel, sample, panel, given)
-    distance = tl.load(given.scene + CURVATURE + 3)
+    distance = tl.load(given.curvature + 3)
     return place[1] / distance, place[2] / distance
 
 
@@ -77,7 +80,7 @@ def position(pixel: Pixel, sample: Sample, panel: Panel, given: Given, way: tl.c
         y, z = curved_angles(pixel, sample, panel, given)
         cos_y, sin_y = cosine_and_sine(y)
         cos_z, sin_z = cosine_and_sine(z)
-        end = scaled(tl.load(given.scene + CURVATURE + 3), load3(given.scene + CURVATURE))
+        end = scaled(tl.load(given.curvature + 3), load3(given.curvature))
         place = turn(panel.fast, cos_z, sin_z, turn(panel.slow, cos_y, sin_y, end))
     else:
         place = flat_position(pixel, sample, panel, given)
@@ -104,7 +107,7 @@ def curve_back(
     way: tl.constexpr,
 ) -> Any:
     """Gradients by the flat position and the axes, and `along`; those by beam and distance are given on."""
-    beam, distance = load3(given.scene + CURVATURE), tl.load(given.scene + CURVATURE + 3)
+    beam, distance = load3(given.curvature), tl.load(given.curvature + 3)
     y, z = curved_angles(pixel, sample, panel, given)
     cos_y, sin_y = cosine_and_sine(y)
     cos_z, sin_z = cosine_and_sine(z)

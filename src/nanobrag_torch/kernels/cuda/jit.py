@@ -15,7 +15,7 @@ import triton.language as tl
 
 LAUNCH = {"num_warps": 1, "enable_fp_fusion": True}
 """One warp a program: sums over its lanes need no barrier, and many programs share a multiprocessor."""
-GROUP = 8
+GROUP = 4
 """Neighbouring pixels that share a float64 anchor: what one thread works on."""
 SMALL_GROUP = 4
 """The same for gradients and for interpolation, which need more registers a pixel."""
@@ -29,12 +29,14 @@ NUMBERS = (
     *("size_h", "size_k", "size_l", "first_h", "first_k", "first_l", "stride"),
 )
 """Whole-number arguments of the kernel; they do not select code."""
-CALLERS = ("pixels", "upstream", "table")
-"""Arguments that may be slices of a caller's tensors and so begin at any address."""
-
 VALUE, BOUND, FACTORS, RECORDS, GRADIENTS, SLOPES = (tl.constexpr(job) for job in range(6))
 """What a kernel works out: the image; how large gradients by structure factors can be; these, as whole numbers; the
 same as a list of places and values; gradients by everything else; slopes along directions."""
+
+
+REGISTERS = {VALUE.value: 96, BOUND.value: 96, FACTORS.value: 128, GRADIENTS.value: 128}
+"""Most registers of a thread, where hkl is not in float64 throughout: fewer let more programs share a multiprocessor,
+which hides how long each instruction takes, and cost some traffic with memory."""
 
 
 class Way(NamedTuple):
@@ -68,16 +70,21 @@ class Way(NamedTuple):
     lanes: int = LANES
 
 
+def launch_options(way: Way) -> dict[str, Any]:
+    """How a kernel is compiled and launched."""
+    most = 0 if way.wide else REGISTERS.get(way.job, 0)
+    return {**LAUNCH, "maxnreg": most} if most else LAUNCH
+
+
 def jit(function: Callable[..., Any]) -> Any:
     """A function that kernels call; it becomes part of them."""
     return triton.jit(function)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """A kernel: neither its whole-number arguments select code, nor where the caller's tensors begin.
+    """A kernel: neither its whole-number arguments select code, nor where tensors begin, which may be slices.
 
     Numbers inside a tuple would: Triton looks at each of them. So a kernel's arguments are a flat list.
     """
-    names = inspect.signature(function).parameters
-    numbers, callers = ([name for name in known if name in names] for known in (NUMBERS, CALLERS))
-    return triton.jit(function, do_not_specialize=numbers, do_not_specialize_on_alignment=callers)
+    tensors = [name for name in inspect.signature(function).parameters if name not in (*NUMBERS, "way")]
+    return triton.jit(function, do_not_specialize=NUMBERS, do_not_specialize_on_alignment=tensors)

@@ -51,7 +51,6 @@ def panel_work(
     tile: Tile,
     here: tl.tensor,
     place: tl.tensor,
-    panels: tl.tensor,
     upstream: tl.tensor,
     out: tl.tensor,
     row_length: tl.tensor,
@@ -60,7 +59,7 @@ def panel_work(
     way: tl.constexpr,
 ) -> None:
     """The job for the pixels of one panel. `out`: the row of results of this program's share of the lattices."""
-    panel = load_panel(panels, place)
+    panel = load_panel(given, place)
     pull = tl.full([way.group, way.lanes], 1.0, tl.float64)
     if (way.job != VALUE) and (way.job != BOUND) and (way.job != SLOPES):
         pull = tl.load(upstream + tile.place, mask=here, other=0.0).to(tl.float64)
@@ -81,11 +80,22 @@ def panel_work(
 def image_kernel(
     pixels: tl.tensor,
     panels: tl.tensor,
-    sources: tl.tensor,
+    pixel_size: tl.tensor,
+    sensor: tl.tensor,
+    curvature: tl.tensor,
+    incident: tl.tensor,
+    wavelengths: tl.tensor,
+    source_weights: tl.tensor,
+    polarization: tl.tensor,
     lattice: tl.tensor,
     narrow: tl.tensor,
-    scene: tl.tensor,
+    lattice_weights: tl.tensor,
+    shape: tl.tensor,
     table: tl.tensor,
+    default_F: tl.tensor,  # noqa: N803  # as the field of a scene
+    offset: tl.tensor,
+    longest: tl.tensor,
+    dmin: tl.tensor,
     upstream: tl.tensor,
     panel_rows: tl.tensor,
     source_rows: tl.tensor,
@@ -122,7 +132,31 @@ def image_kernel(
     first, length = share * chunk, count.to(tl.int64)
     grid = Grid(size_h, size_k, size_l, first_h, first_k, first_l)
     last = tl.minimum(first + chunk, lattices)
-    given = Given(sources, lattice, narrow, scene, table, grid, source_count, oversample, layers, first, last)
+    given = Given(
+        panels,
+        pixel_size,
+        sensor,
+        curvature,
+        incident,
+        wavelengths,
+        source_weights,
+        polarization,
+        lattice,
+        narrow,
+        lattice_weights,
+        shape,
+        table,
+        default_F,
+        offset,
+        longest,
+        dmin,
+        grid,
+        source_count,
+        oversample,
+        layers,
+        first,
+        last,
+    )
     of_panels, of_sources, of_lattices = panel_count * ROW, source_count * ROW, lattices * ROW
     size, records = (size_h * size_k * size_l).to(tl.int64), share.to(tl.int64) * length
     if way.job == GRADIENTS:
@@ -155,4 +189,4 @@ def image_kernel(
                     of_table,
                     out + tile.place,
                 )
-                panel_work(tile, here, p, panels, upstream, out, length, given, sink, way)
+                panel_work(tile, here, p, upstream, out, length, given, sink, way)

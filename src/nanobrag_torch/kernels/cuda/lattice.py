@@ -2,7 +2,7 @@
 
 Within a group of neighbouring pixels hkl varies little: it is formed in float64 at one pixel, split into integers and
 rest, and the others add lattice (q - q_anchor) in float32. The error of hkl is about 2^-24 times the reach of a group,
-that of the image N times as much, so N times the reach is bounded (kernels.cuda.tables); beyond the bound, and in
+that of the image N times as much, so N times the reach is bounded; beyond the bound, and in
 float64, hkl is formed in float64 throughout.
 """
 
@@ -14,7 +14,11 @@ import triton.language as tl
 
 from nanobrag_torch.kernels.cuda.jit import jit
 from nanobrag_torch.kernels.cuda.math import HALFWAY, dot, half_down, largest
-from nanobrag_torch.kernels.cuda.records import LATTICE_ROW, REACH, Given, Grid, load9
+from nanobrag_torch.kernels.cuda.profiles import effective_cells
+from nanobrag_torch.kernels.cuda.records import Given, Grid, load9
+
+NARROW_BOUND = tl.constexpr(48.0)
+"""Largest number of cells times reach of a group in hkl for which float32 differences are taken (kernels.cpu too)."""
 
 
 class Spot(NamedTuple):
@@ -47,14 +51,16 @@ def anchors(q: tl.tensor, way: tl.constexpr) -> Any:
 
 
 @jit
-def close_enough(offset: tl.tensor, given: Given) -> Any:
+def close_enough(offset: tl.tensor, given: Given, way: tl.constexpr) -> Any:
     """Whether number of cells times reach in hkl, over all lattices, is within the bound for float32 differences."""
     x = largest(tl.abs(offset[0])).to(tl.float64)
     y = largest(tl.abs(offset[1])).to(tl.float64)
     z = largest(tl.abs(offset[2])).to(tl.float64)
-    m = load9(given.scene + REACH)
+    a, b, c = effective_cells(given.shape, way)
+    m = load9(given.longest)
     along_a, along_b = m[0] * x + m[1] * y + m[2] * z, m[3] * x + m[4] * y + m[5] * z
-    return (along_a <= 1.0) & (along_b <= 1.0) & (m[6] * x + m[7] * y + m[8] * z <= 1.0)
+    along_c = m[6] * x + m[7] * y + m[8] * z
+    return (a * along_a <= NARROW_BOUND) & (b * along_b <= NARROW_BOUND) & (c * along_c <= NARROW_BOUND)
 
 
 @jit
@@ -83,14 +89,13 @@ def nearest_narrow(h: tl.tensor, along: tl.tensor, way: tl.constexpr) -> Any:
 @jit
 def spot_of(k: tl.tensor, at: tl.tensor, offset: tl.tensor, given: Given, way: tl.constexpr, wide: tl.constexpr) -> Any:
     """Lattice k where q is `at`; unless hkl is `wide`, that is q of the anchors, and `offset` the way from there."""
-    row = given.lattice + LATTICE_ROW * k
-    h = hkl_wide(row, at)
+    h = hkl_wide(given.lattice + 9 * k, at)
     if wide:
         dh, nh = nearest_wide(h[0], way)
         dk, nk = nearest_wide(h[1], way)
         dl, nl = nearest_wide(h[2], way)
     else:
-        m = load9(given.narrow + LATTICE_ROW * k)
+        m = load9(given.narrow + 9 * k)
         dh, nh = nearest_narrow(h[0], m[0] * offset[0] + m[1] * offset[1] + m[2] * offset[2], way)
         dk, nk = nearest_narrow(h[1], m[3] * offset[0] + m[4] * offset[1] + m[5] * offset[2], way)
         dl, nl = nearest_narrow(h[2], m[6] * offset[0] + m[7] * offset[1] + m[8] * offset[2], way)

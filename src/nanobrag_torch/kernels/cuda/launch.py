@@ -78,7 +78,7 @@ def launch(
     blocks: int = 1,
 ) -> None:
     """Run a job; what it does not use may be left out."""
-    from nanobrag_torch.kernels.cuda.jit import LAUNCH
+    from nanobrag_torch.kernels.cuda.jit import launch_options
     from nanobrag_torch.kernels.cuda.kernel import image_kernel
 
     given, unused = call.given, call.given.panels
@@ -87,15 +87,15 @@ def launch(
     pointers = listed, *given.arguments(), unused if upstream is None else upstream, *sinks
     whole = numbers(plan, given, call.options)
     image_kernel[(plan.rows, plan.chunks, blocks)](
-        *pointers, unused if table is None else table, out, *whole, way, **LAUNCH
+        *pointers, unused if table is None else table, out, *whole, way, **launch_options(way)
     )
 
 
 def numbers(plan: Plan, given: Tables, options: Options) -> tuple[int, ...]:
     """The whole-number arguments of the kernel."""
-    lattices, sources, panels = given.lattice.shape[0], given.sources.shape[0], given.panels.shape[0]
+    lattices, sources, panels = given.lattice.shape[0], given.incident.shape[0], given.panels.shape[0]
     shared = plan.tiles, panels, plan.count, *options.image_shape, lattices, plan.chunk, sources
-    size = given.factors.shape if given.factors.numel() else (0, 0, 0)
+    size = given.structure_factors.shape if given.structure_factors.numel() else (0, 0, 0)
     return (*shared, options.oversample, options.layers, *size, *options.hkl_first, 1)
 
 
@@ -184,7 +184,7 @@ def by_table(upstream: Tensor, pixels: Tensor | None, scene: Scene, options: Opt
     from nanobrag_torch.kernels.cuda.jit import BOUND, FACTORS
 
     call = call_of(pixels, scene, options)
-    sums = torch.zeros(call.given.factors.numel(), dtype=torch.int64, device=call.device)
+    sums = torch.zeros(call.given.structure_factors.numel(), dtype=torch.int64, device=call.device)
     if not call.count or not sums.numel():
         return sums.double()
     plan, pull = call.plan(), upstream.detach().double()

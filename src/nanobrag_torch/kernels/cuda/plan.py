@@ -21,7 +21,7 @@ ROW_BYTES = 2**28
 """Bound on the rows of gradients by panels and sources, of all programs together."""
 CHUNK = 128
 """Lattices of a program, at least, where lattices are shared among programs."""
-BLOCKS = (1, 4, 8)
+BLOCKS: tuple[int, ...] = (1, 4, 8)
 """Directions whose slopes a program takes at once."""
 
 

@@ -8,7 +8,6 @@ import triton.language as tl
 
 from nanobrag_torch.kernels.cuda.jit import jit
 from nanobrag_torch.kernels.cuda.math import ball, ball_slope, sine, sine_slope, whole
-from nanobrag_torch.kernels.cuda.records import SHAPE
 from nanobrag_torch.physics.lattice_factor import TOPHAT_LIMIT, Profile
 
 GRATING, SPHERE, GAUSS, _ = (tl.constexpr(int(profile)) for profile in Profile)
@@ -35,14 +34,22 @@ class Cells(NamedTuple):
 
 
 @jit
-def load_cells(scene: tl.tensor, way: tl.constexpr) -> Any:
-    """The shape as numbers of the image's type."""
-    m = scene + SHAPE
+def load_cells(m: tl.tensor, way: tl.constexpr) -> Any:
+    """The shape matrix `m` as numbers of the image's type."""
     a, b, c = tl.load(m).to(way.real), tl.load(m + 4).to(way.real), tl.load(m + 8).to(way.real)
     ab, ac, bc = tl.load(m + 1) + tl.load(m + 3), tl.load(m + 2) + tl.load(m + 6), tl.load(m + 5) + tl.load(m + 7)
     least = LEAST_FINE if way.real == tl.float64 else LEAST
     ab, ac, bc = ab.to(way.real), ac.to(way.real), bc.to(way.real)
     return Cells(a, b, c, ab, ac, bc, 1.0 / a * least, 1.0 / b * least, 1.0 / c * least)
+
+
+@jit
+def effective_cells(m: tl.tensor, way: tl.constexpr) -> Any:
+    """Number of cells along each axis, as far as the shape matrix `m` tells; float64."""
+    a, b, c = tl.abs(tl.load(m)), tl.abs(tl.load(m + 4)), tl.abs(tl.load(m + 8))
+    if way.profile != GRATING:
+        a, b, c = tl.sqrt(a), tl.sqrt(b), tl.sqrt(c)
+    return a, b, c
 
 
 @jit

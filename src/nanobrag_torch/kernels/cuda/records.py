@@ -9,17 +9,11 @@ from typing import Any, NamedTuple
 
 import triton.language as tl
 
-from nanobrag_torch.kernels.cuda.columns import LATTICE, ONCE, PANEL, SOURCE, WIDTH
+from nanobrag_torch.kernels.cuda.columns import WIDTH
 from nanobrag_torch.kernels.cuda.jit import jit
 
 ROW = tl.constexpr(WIDTH)
-LATTICE_ROW, LATTICE_WEIGHT = tl.constexpr(LATTICE.width), tl.constexpr(LATTICE.first("lattice_weights"))
-SIZES, SENSOR = tl.constexpr(PANEL.first("pixel_size")), tl.constexpr(PANEL.first("sensor"))
-WAVELENGTH, WEIGHT = tl.constexpr(SOURCE.first("wavelengths")), tl.constexpr(SOURCE.first("source_weights"))
-POLARIZATION = tl.constexpr(SOURCE.first("polarization"))
-CURVATURE, SHAPE = tl.constexpr(ONCE.first("curvature")), tl.constexpr(ONCE.first("shape"))
-DEFAULT_F, OFFSET = tl.constexpr(ONCE.first("default_F")), tl.constexpr(ONCE.first("offset"))
-REACH, DMIN = tl.constexpr(ONCE.first("reach")), tl.constexpr(ONCE.first("dmin"))
+"""Columns of a row of gradients."""
 
 
 class Grid(NamedTuple):
@@ -34,13 +28,25 @@ class Grid(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a program reads: tables as pointers, and numbers."""
+    """What a program reads: the tensors of a scene as pointers, what is made of them, and numbers."""
 
-    sources: tl.tensor
+    panels: tl.tensor
+    pixel_size: tl.tensor
+    sensor: tl.tensor
+    curvature: tl.tensor
+    incident: tl.tensor
+    wavelengths: tl.tensor
+    source_weights: tl.tensor
+    polarization: tl.tensor
     lattice: tl.tensor
-    narrow: tl.tensor  # the lattices in the type of the image
-    scene: tl.tensor
+    narrow: tl.tensor  # the lattices, and next their weights, in the type of the image
+    lattice_weights: tl.tensor
+    shape: tl.tensor
     table: tl.tensor
+    default_F: tl.tensor
+    offset: tl.tensor
+    longest: tl.tensor  # largest elements of all lattices [3, 3]
+    dmin: tl.tensor
     grid: Grid
     source_count: tl.tensor
     oversample: tl.tensor
@@ -117,19 +123,19 @@ def load9(pointer: tl.tensor) -> Any:
 
 
 @jit
-def load_panel(panels: tl.tensor, place: tl.tensor) -> Any:
-    """A panel of the table."""
-    row = panels + ROW * place
+def load_panel(given: Given, place: tl.tensor) -> Any:
+    """One panel."""
+    row, sizes, sensor = given.panels + 12 * place, given.pixel_size + 2 * place, given.sensor + 2 * place
     origin, fast, slow, normal = load3(row), load3(row + 3), load3(row + 6), load3(row + 9)
-    sizes, sensor = row + SIZES, row + SENSOR
     return Panel(origin, fast, slow, normal, tl.load(sizes), tl.load(sizes + 1), tl.load(sensor), tl.load(sensor + 1))
 
 
 @jit
-def load_source(sources: tl.tensor, place: tl.tensor) -> Any:
-    """A source of the table."""
-    row = sources + ROW * place
-    return Source(load3(row), tl.load(row + WAVELENGTH), tl.load(row + WEIGHT), load9(row + POLARIZATION))
+def load_source(given: Given, place: tl.tensor) -> Any:
+    """One source."""
+    incident, wavelength = load3(given.incident + 3 * place), tl.load(given.wavelengths + place)
+    weight, polarization = tl.load(given.source_weights + place), load9(given.polarization + 9 * place)
+    return Source(incident, wavelength, weight, polarization)
 
 
 @jit

@@ -1,6 +1,6 @@
 """What becomes of gradients that a lane has worked out: sums over pixels, or slopes of each pixel along directions.
 
-A row of gradients belongs to one program, which adds to it by plain loads and stores, always in the same order. A slope
+A row of gradients belongs to one program, which adds to it always in the same order. A slope
 is the product of a pixel's own gradients with the direction, so one kernel works out both.
 """
 
@@ -69,9 +69,14 @@ def product(row: tl.tensor, by: tl.tensor, count: tl.constexpr) -> Any:
 
 @jit
 def add_row(row: tl.tensor, first: tl.constexpr, by: tl.tensor, count: tl.constexpr, unit: tl.tensor) -> None:
-    """Add sums over all lanes, in multiples of `unit`, to the columns from `first` of a row of this program."""
+    """Add sums over all lanes, in multiples of `unit`, to the columns from `first` of a row of this program.
+
+    No other program adds to the row, so the order of the additions is that of this one. They are atomic because such
+    additions return nothing: the program does not wait for what was in memory.
+    """
     column = tl.arange(0, ROW)
-    sums = tl.load(row + column)
-    for i in tl.static_range(count):
-        sums += tl.where(column == first + i, total(by[i]).to(tl.float64) * unit, 0.0)
-    tl.store(row + column, sums)
+    sums = tl.where(column == first, total(by[0]), 0.0)
+    for i in tl.static_range(1, count):
+        sums = tl.where(column == first + i, total(by[i]), sums)
+    mine = (column >= first) & (column < first + count)
+    tl.atomic_add(row + column, sums.to(tl.float64) * unit, mask=mine, sem="relaxed")

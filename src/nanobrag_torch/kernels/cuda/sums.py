@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import triton.language as tl
 
+from nanobrag_torch.kernels.cuda.columns import LATTICE
 from nanobrag_torch.kernels.cuda.factor_sums import add_factors, node_of, write_factors
 from nanobrag_torch.kernels.cuda.jit import BOUND, FACTORS, GRADIENTS, SLOPES, VALUE, jit
 from nanobrag_torch.kernels.cuda.lattice import (
@@ -21,9 +22,10 @@ from nanobrag_torch.kernels.cuda.lattice import (
 )
 from nanobrag_torch.kernels.cuda.math import axpy, cast, largest, scaled
 from nanobrag_torch.kernels.cuda.profiles import load_cells, slopes, square
-from nanobrag_torch.kernels.cuda.records import DEFAULT_F, LATTICE_ROW, LATTICE_WEIGHT, ROW, Given, Sink, load9
+from nanobrag_torch.kernels.cuda.records import ROW, Given, Sink, load9
 from nanobrag_torch.kernels.cuda.sinks import add_row, first_of, no_slopes, scaled_sum
 
+WEIGHT = tl.constexpr(LATTICE.first("lattice_weights"))
 BATCH = tl.constexpr(64)
 """Lattices whose sums are taken in the image's type; these are then added up in float64."""
 
@@ -69,14 +71,14 @@ def add_values(
     wide: tl.constexpr,
 ) -> Any:
     """Sum of weight F^2 L^2, float64; or a bound of its slopes by F; or these slopes times the flow to the sink."""
-    cells, default = load_cells(given.scene, way), tl.load(given.scene + DEFAULT_F).to(way.real)
+    cells, default = load_cells(given.shape, way), tl.load(given.default_F).to(way.real)
     total = tl.full([way.group, way.lanes], 0.0, tl.float64)
     for start in range(given.first, given.last, BATCH):
         part = tl.full([way.group, way.lanes], 0.0, way.real)
         for k in range(start, tl.minimum(start + BATCH, given.last)):
             spot = spot_of(k, at, offset, given, way, wide)
             f = amplitude(given.table, spot, default, given.grid, way).f
-            weight = tl.load(given.narrow + LATTICE_ROW * k + LATTICE_WEIGHT)
+            weight = tl.load(given.lattice_weights + k)
             if way.job == VALUE:
                 part += weight * (f * f) * square(spot.d, cells, way)
             else:
@@ -125,7 +127,7 @@ def one_lattice_slope(row: tl.tensor, by_hkl: tl.tensor, by_weight: tl.tensor, q
     m = load9(row)
     h, k = m[0] * q[0] + m[1] * q[1] + m[2] * q[2], m[3] * q[0] + m[4] * q[1] + m[5] * q[2]
     l = m[6] * q[0] + m[7] * q[1] + m[8] * q[2]
-    return by_hkl[0] * h + by_hkl[1] * k + by_hkl[2] * l + by_weight * tl.load(row + LATTICE_WEIGHT)
+    return by_hkl[0] * h + by_hkl[1] * k + by_hkl[2] * l + by_weight * tl.load(row + WEIGHT)
 
 
 @jit
@@ -178,7 +180,7 @@ def add_slopes(
     wide: tl.constexpr,
 ) -> Any:
     """Sums of weight F^2 L^2 and of its slopes over some lattices; those by lattice go to the sink."""
-    cells, default = load_cells(given.scene, way), tl.load(given.scene + DEFAULT_F).to(way.real)
+    cells, default = load_cells(given.shape, way), tl.load(given.default_F).to(way.real)
     zero = tl.full([way.group, way.lanes], 0.0, way.real)
     value, x, y, z, by_default = zero, zero, zero, zero, zero
     s0, s1, s2, s3, s4, s5 = zero, zero, zero, zero, zero, zero
@@ -187,12 +189,12 @@ def add_slopes(
         spot = spot_of(k, at, offset, given, way, wide)
         found = amplitude(given.table, spot, default, given.grid, way)
         square, by_d, by_shape = slopes(spot.d, cells, way)
-        weight = tl.load(given.narrow + LATTICE_ROW * k + LATTICE_WEIGHT)
+        weight = tl.load(given.lattice_weights + k)
         term = weight * (found.f * found.f)
         value += term * square
         twice = 2.0 * weight * found.f * square
         by_hkl = by_hkl_of(term, by_d, twice, found, way)
-        m = load9(given.narrow + LATTICE_ROW * k)
+        m = load9(given.narrow + 9 * k)
         x += by_hkl[0] * m[0] + by_hkl[1] * m[3] + by_hkl[2] * m[6]
         y += by_hkl[0] * m[1] + by_hkl[1] * m[4] + by_hkl[2] * m[7]
         z += by_hkl[0] * m[2] + by_hkl[1] * m[5] + by_hkl[2] * m[8]
@@ -265,7 +267,7 @@ def lattice_sums(q: tl.tensor, whole: tl.tensor, given: Given, sink: Sink, there
     else:
         middle = anchors(q, way)
         offset = cast((q[0] - middle[0], q[1] - middle[1], q[2] - middle[2]), tl.float32)
-        if close_enough(offset, given):
+        if close_enough(offset, given, way):
             found = part_of(middle, offset, flow, given, sink, there, way, False)
         else:
             found = part_of(q, offset, flow, given, sink, there, way, True)

@@ -7,25 +7,35 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from nanobrag_torch.kernels.cuda.columns import LATTICE, MOVING, PANEL, SOURCE, WIDTH, Columns
-from nanobrag_torch.kernels.problem import Options, Scene, effective_cells
-
-NARROW_BOUND = 48.0
-"""Largest number of cells times reach of a group in hkl for which float32 differences are taken (kernels.cpu too)."""
+from nanobrag_torch.kernels.cuda.columns import LATTICE, MOVING, PANEL, SOURCE, WIDTH
+from nanobrag_torch.kernels.problem import Options, Scene
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What a kernel reads, beside the pixels; columns as in kernels.cuda.columns."""
+    """What a kernel reads, beside the pixels: the tensors of a scene, and what is made of them; all contiguous.
 
-    panels: Tensor  # [P, 16]
-    sources: Tensor  # [S, 16]
-    lattice: Tensor  # [K, 10]
+    Few operations make it, each of which costs a call as much as a small image does.
+    """
+
+    panels: Tensor
+    pixel_size: Tensor
+    sensor: Tensor
+    curvature: Tensor
+    incident: Tensor
+    wavelengths: Tensor
+    source_weights: Tensor
+    polarization: Tensor
+    lattice: Tensor
     narrow: Tensor  # the same in the type of the image
-    scene: Tensor  # [25]: lattices' reach over the bound [3, 3] and dmin come last
-    factors: Tensor  # [H, K, L] in the type of the image
+    lattice_weights: Tensor  # in the type of the image
+    shape: Tensor
+    structure_factors: Tensor  # in the type of the image
+    default_F: Tensor
+    offset: Tensor
+    longest: Tensor  # [3, 3] largest elements of all lattices
+    dmin: Tensor
 
     def arguments(self) -> tuple[Tensor, ...]:
         """In the order of the kernel."""
@@ -33,32 +43,18 @@ class Tables:
 
 
 def tables(scene: Scene, options: Options) -> Tables:
-    """The tables of a scene, detached, contiguous."""
-    parts = {name: tensor.detach() for name, tensor in scene.named().items()}
-    lattice = _packed(parts, LATTICE, scene.lattice.shape[0])
-    once = _packed({name: parts[name][None] for name in MOVING.widths}, MOVING, 1)[0]
-    dmin = once.new_full((1,), options.dmin)
-    return Tables(
-        panels=_packed(parts, PANEL, scene.panels.shape[0]),
-        sources=pad(_packed(parts, SOURCE, scene.incident.shape[0]), (0, WIDTH - SOURCE.width)),
-        lattice=lattice.contiguous(),
-        narrow=lattice.to(options.dtype),
-        scene=torch.cat((once, _reach(scene, options).flatten(), dmin)).detach(),
-        factors=scene.structure_factors.detach().to(options.dtype).contiguous(),
-    )
-
-
-def _packed(parts: dict[str, Tensor], columns: Columns, count: int) -> Tensor:
-    """Rows [count, columns] of named tensors, each [count, ...]."""
-    return torch.cat([parts[name].reshape(count, width) for name, width in columns.widths.items()], 1)
-
-
-def _reach(scene: Scene, options: Options) -> Tensor:
-    """Number of cells times the longest lattice vectors, over the bound [3, 3]."""
-    cells = effective_cells(scene.shape, options.profile)
-    longest = scene.lattice.abs().amax(0) if scene.lattice.shape[0] else scene.lattice.new_zeros((3, 3))
-    reach: Tensor = cells[:, None] * longest / NARROW_BOUND
-    return reach
+    """The tables of a scene."""
+    with torch.no_grad():
+        whole = {name: tensor.contiguous() for name, tensor in scene.named().items()}
+        lattice = whole["lattice"]
+        made = {
+            "lattice_weights": whole["lattice_weights"].to(options.dtype),
+            "structure_factors": whole["structure_factors"].to(options.dtype),
+            "narrow": lattice.to(options.dtype),
+            "longest": lattice.abs().amax(0) if lattice.shape[0] else lattice.new_zeros((3, 3)),
+            "dmin": lattice.new_full((1,), options.dmin) if options.dmin > 0 else lattice,
+        }
+        return Tables(**{**whole, **made})
 
 
 @dataclass(frozen=True)

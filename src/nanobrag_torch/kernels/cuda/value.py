@@ -8,7 +8,7 @@ import triton.language as tl
 
 from nanobrag_torch.kernels.cuda.factors import kept_factors, once_a_pixel, ray_of, sample_of, sight_of
 from nanobrag_torch.kernels.cuda.jit import BOUND, RECORDS, VALUE, jit
-from nanobrag_torch.kernels.cuda.records import OFFSET, Given, Panel, Pixel, Rows, Sink, load_source
+from nanobrag_torch.kernels.cuda.records import Given, Panel, Pixel, Rows, Sink, load_source
 from nanobrag_torch.kernels.cuda.sums import lattice_sums
 
 
@@ -34,7 +34,7 @@ def pixel_values(
         sight = sight_of(pixel, sample_of(number, given, way), panel, kept, given, way)
         factor = sight.omega * sight.capture / subs
         for s in range(given.source_count):
-            source = load_source(given.sources, s)
+            source = load_source(given, s)
             ray = ray_of(sight, source, kept, given, way)
             weight = source.weight * factor * ray.seen * ray.polar
             here = sink_of(sink, (number * given.source_count + s).to(tl.int64), way)
@@ -45,5 +45,5 @@ def pixel_values(
     if (way.job == VALUE) and way.offset:  # noqa: SIM102  # a choice when compiled, and one at run time
         if given.first == 0:
             capture = once_a_pixel(pixel, panel, kept, given, way)
-            total += tl.load(given.scene + OFFSET) * kept.omega * capture * kept.polar
+            total += tl.load(given.offset) * kept.omega * capture * kept.polar
     return total
