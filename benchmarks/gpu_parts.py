@@ -191,22 +191,14 @@ def measured(work: Callable[[], Any], steps: int) -> dict[str, Any]:
 
 
 VARIANTS: dict[str, list[dict[str, int]]] = {
-    "slopes": [
-        *({"SMALL_GROUP": group, "maxnreg": most} for group, most in ((4, 0), (4, 168), (4, 128), (2, 128))),
-        *({"SMALL_GROUP": 4, "maxnreg": most, "block": 4} for most in (0, 128)),
-    ],
+    "slopes": [{"GROUP": 4, "maxnreg": most} for most in (128, 104)],
     "gradients": [
-        *({"SMALL_GROUP": 4, "ROUNDING": rounding, "maxnreg": most} for rounding in (1, 2) for most in (0, 168, 128)),
-        *({"SMALL_GROUP": 2, "ROUNDING": 1, "maxnreg": most} for most in (0, 128, 96)),
-        {"SMALL_GROUP": 4, "ROUNDING": 1, "maxnreg": 128, "num_warps": 4},
-        {"SMALL_GROUP": 8, "ROUNDING": 1, "maxnreg": 168},
+        *({"GRADIENT_GROUP": 2, "ROUNDING": rounding, "maxnreg": most} for rounding in (1, 2) for most in (96, 80)),
+        {"GRADIENT_GROUP": 2, "ROUNDING": 0, "maxnreg": 96},
+        *({"GRADIENT_GROUP": 1, "ROUNDING": 1, "maxnreg": most} for most in (96, 80, 64)),
     ],
-    "value": [
-        *({"GROUP": 4, "ROUNDING": rounding, "maxnreg": most} for rounding in (0, 1, 2) for most in (96, 80)),
-        *({"GROUP": 4, "ROUNDING": 1, "maxnreg": 96, "num_warps": warps} for warps in (2, 4)),
-        *({"GROUP": 8, "ROUNDING": rounding, "maxnreg": 128} for rounding in (1, 2)),
-    ],
-    "structure factors": [{"GROUP": group, "maxnreg": most} for group, most in ((4, 96), (4, 128), (8, 128))],
+    "value": [{"GROUP": 4, "maxnreg": most} for most in (80, 72, 64)],
+    "structure factors": [{"GROUP": 4, "maxnreg": most} for most in (96, 80)],
 }
 """Settings of kernels.cuda that are timed side by side on scene f with a table; `block`: directions at once."""
 

@@ -99,7 +99,7 @@ def test_the_largest_sum_fits_and_is_not_small():
 
 def test_programs_and_chunks_add_up(monkeypatch):
     """Several programs, each with several tiles and a share of the lattices, panels mixed within a tile."""
-    monkeypatch.setattr(plan, "CHUNK", 2)
+    monkeypatch.setattr(plan, "GRADIENT_CHUNK", 2)
     monkeypatch.setattr(plan, "PROGRAMS_PER_PROCESSOR", 4)
     scene = make_scene(lattices=3, sources=1, panels=2)
     options = Options(image_shape=(9, 20), profile=Profile.GRATING, hkl_first=(-4, -5, -5), dtype=torch.float64)
@@ -155,7 +155,7 @@ def test_values_come_with_the_gradients_from_one_launch(launches, name, dtype):
 
 def test_values_of_lattices_in_chunks_add_up(monkeypatch, launches):
     """The offset is added once; where the parts of all chunks would take too much memory, a launch of their own."""
-    monkeypatch.setattr(plan, "CHUNK", 2)
+    monkeypatch.setattr(plan, "GRADIENT_CHUNK", 2)
     scene = make_scene(lattices=3, sources=1)
     options = Options(image_shape=(5, 8), profile=Profile.GRATING, hkl_first=(-4, -5, -5), dtype=torch.float64)
     upstream = upstream_of(40, torch.float64)

@@ -17,8 +17,8 @@ LAUNCH = {"num_warps": 1, "enable_fp_fusion": True}
 """One warp a program: sums over its lanes need no barrier, and many programs share a multiprocessor."""
 GROUP = 4
 """Neighbouring pixels that share a float64 anchor: what one thread works on."""
-SMALL_GROUP = 4
-"""The same for gradients and for interpolation, which need more registers a pixel."""
+GRADIENT_GROUP = 2
+"""The same for gradients, which need more registers a pixel."""
 ROUNDING = 1
 """Where whole numbers come from adding and taking away a large one, not from an instruction for it: 1: in the lattice
 factor, 2: in float32 differences of hkl too."""
@@ -34,7 +34,7 @@ VALUE, BOUND, FACTORS, RECORDS, GRADIENTS, SLOPES = (tl.constexpr(job) for job i
 same as a list of places and values; gradients by everything else; slopes along directions."""
 
 
-REGISTERS = {VALUE.value: 96, BOUND.value: 96, FACTORS.value: 128, GRADIENTS.value: 128}
+REGISTERS = {VALUE.value: 80, BOUND.value: 96, FACTORS.value: 96, GRADIENTS.value: 96, SLOPES.value: 128}
 """Most registers of a thread, where hkl is not in float64 throughout: fewer let more programs share a multiprocessor,
 which hides how long each instruction takes, and cost some traffic with memory."""
 

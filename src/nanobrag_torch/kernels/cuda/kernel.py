@@ -8,7 +8,7 @@ import triton.language as tl
 
 from nanobrag_torch.kernels.cuda.adjoint import pixel_gradients
 from nanobrag_torch.kernels.cuda.jit import BOUND, GRADIENTS, RECORDS, SLOPES, VALUE, jit, kernel
-from nanobrag_torch.kernels.cuda.math import largest
+from nanobrag_torch.kernels.cuda.math import largest, smallest
 from nanobrag_torch.kernels.cuda.records import ROW, Given, Grid, Pixel, Rows, Sink, load_panel
 from nanobrag_torch.kernels.cuda.value import pixel_values
 
@@ -175,7 +175,7 @@ def image_kernel(
     out += records
     for number in range(tl.program_id(0), tiles, tl.num_programs(0)):
         tile = tile_of(number, pixels, count, slow, fast, stride, way)
-        for p in range(-largest(-tile.panel), largest(tile.panel) + 1):
+        for p in range(smallest(tile.panel), largest(tile.panel) + 1):
             here = tile.there & (tile.panel == p)
             if largest(here.to(tl.int32)) > 0:
                 of_table = Rows(table_rows, size)

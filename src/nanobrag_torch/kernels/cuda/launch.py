@@ -160,9 +160,9 @@ def _rows(
     upstream: Tensor, pixels: Tensor | None, scene: Scene, options: Options, wanted: Collection[str], value: bool
 ) -> tuple[Rows, Tensor]:
     """Add up the rows of gradients of all programs, and the values of their chunks where there is room."""
-    from nanobrag_torch.kernels.cuda.jit import GRADIENTS, SMALL_GROUP
+    from nanobrag_torch.kernels.cuda.jit import GRADIENT_GROUP, GRADIENTS
 
-    call = call_of(pixels, scene, options, SMALL_GROUP)
+    call = call_of(pixels, scene, options, GRADIENT_GROUP)
     lattices, sources, panels = scene.lattice.shape[0], scene.incident.shape[0], scene.panels.shape[0]
     by_lattice, by_shape = _any("lattice", "lattice_weights", among=wanted), _any("shape", "default_F", among=wanted)
     way = call.way._replace(job=GRADIENTS.value, by_lattice=by_lattice, by_shape=by_shape)
@@ -217,7 +217,7 @@ def tangents(pixels: Tensor | None, scene: Scene, directions: Mapping[str, Tenso
         BYTES_PER_PIXEL * padded,
         (1 + padded) * table_bytes(scene),
     ):
-        call = call_of(pixels, scene, options, _small_group())
+        call = call_of(pixels, scene, options)
         plan, table = call.plan(), _moving_table(directions, scene, options, padded)
         parts = torch.zeros((plan.chunks, padded, call.count), dtype=options.dtype, device=call.device)
         rows = direction_rows(directions, scene, padded, options.dtype)
@@ -226,12 +226,6 @@ def tangents(pixels: Tensor | None, scene: Scene, directions: Mapping[str, Tenso
             launch(call, plan, way, parts, rows=rows, table=table, blocks=padded // block)
         known = torch.stack([torch.isfinite(stack).reshape(count, -1).all(1) for stack in directions.values()]).all(0)
         return torch.where(known[:, None], added(parts)[:count], torch.nan)
-
-
-def _small_group() -> int:
-    from nanobrag_torch.kernels.cuda.jit import SMALL_GROUP
-
-    return SMALL_GROUP
 
 
 def _moving(way: Way, moving: Collection[str], block: int) -> Way:

@@ -144,6 +144,13 @@ def total(x: tl.tensor) -> Any:
 
 
 @jit
+def smallest(x: tl.tensor) -> Any:
+    """Minimum over all lanes [group, lanes] -> []. Not the negative of a maximum of negatives: of whole numbers, ptxas
+    (of CUDA 12.8, for sm_90) loses a sign in its maxima of three."""
+    return tl.reduce(tl.reduce(x, 0, tl.standard._elementwise_min), 0, tl.standard._elementwise_min)
+
+
+@jit
 def largest(x: tl.tensor) -> Any:
     """Maximum over all lanes [group, lanes] -> []."""
     return tl.reduce(tl.reduce(x, 0, tl.standard._elementwise_max), 0, tl.standard._elementwise_max)

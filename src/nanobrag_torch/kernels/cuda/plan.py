@@ -14,13 +14,16 @@ from nanobrag_torch.physics.lattice_factor import Profile
 if TYPE_CHECKING:
     from nanobrag_torch.kernels.cuda.jit import Way
 
-PROGRAMS_PER_PROCESSOR = 16
+PROGRAMS_PER_PROCESSOR = 20
+"""As many as fit there at once, by their registers."""
 LARGEST_GRID = 65535
 """Programs along the second axis of a grid: all that CUDA allows."""
 ROW_BYTES = 2**28
 """Bound on the rows of gradients by panels and sources, of all programs together."""
 CHUNK = 128
 """Lattices of a program, at least, where lattices are shared among programs."""
+GRADIENT_CHUNK = 256
+"""The same for gradients: each program has work for every sample beside that for its lattices, and rows for these."""
 BLOCKS: tuple[int, ...] = (1, 4, 8)
 """Directions whose slopes a program takes at once."""
 
@@ -50,7 +53,7 @@ def adjoint_plan(count: int, tile: int, lattices: int, tables: int, processors: 
     tiles = -(-count // tile)
     most = max(1, ROW_BYTES // (128 * tables))
     wanted = min(processors * PROGRAMS_PER_PROCESSOR, most)
-    chunks = max(1, min(-(-lattices // CHUNK), most, LARGEST_GRID))
+    chunks = max(1, min(-(-lattices // GRADIENT_CHUNK), most, LARGEST_GRID))
     rows = max(1, min(tiles, -(-wanted // chunks)))
     chunk = max(1, -(-lattices // chunks))
     return Plan(count, tiles, rows, chunk, max(1, -(-lattices // chunk)))
@@ -72,7 +75,7 @@ def way_of(pixels: Tensor | None, scene: Scene, options: Options) -> Way:
     """The code that a call needs."""
     import triton.language as tl
 
-    from nanobrag_torch.kernels.cuda.jit import GROUP, LANES, ROUNDING, SMALL_GROUP, Way
+    from nanobrag_torch.kernels.cuda.jit import GROUP, LANES, ROUNDING, Way
 
     table = scene.structure_factors.numel() > 0
     cubic = options.interpolate and table
@@ -97,6 +100,6 @@ def way_of(pixels: Tensor | None, scene: Scene, options: Options) -> Way:
         listed=pixels is not None,
         offset=True,
         rounding=ROUNDING,
-        group=SMALL_GROUP if cubic else GROUP,
+        group=GROUP,
         lanes=LANES,
     )
