@@ -6,10 +6,11 @@ import json
 
 import pytest
 import torch
-from benchmarks import gpu_check, gpu_parts
+from benchmarks import gpu_check, gpu_page, gpu_parts
 from benchmarks.cuda_scenes import cases
 from cuda_cases import DEVICE
 
+from nanobrag_torch.kernels.backends import BACKENDS
 from nanobrag_torch.kernels.cuda import jit, plan
 
 
@@ -57,3 +58,14 @@ def test_a_part_that_breaks_is_told_and_the_next_one_runs(monkeypatch, tmp_path,
     monkeypatch.setattr("sys.argv", ["gpu_check", "scenes", "--out", str(tmp_path), "--seconds", "1"])
     gpu_check.main()
     assert "left_out" in json.loads((tmp_path / "gpu.json").read_text())["scenes"]
+
+
+def test_the_page_is_written_from_what_was_measured():
+    assert gpu_page.PAGE.read_text() == gpu_page.page()
+
+
+def test_the_gpu_has_what_the_cpu_has():
+    cpu, cuda = (BACKENDS[device] for device in ("cpu", "cuda"))
+    for name in ("value", "gradients", "tangents"):
+        assert getattr(cpu, name) is not None
+        assert getattr(cuda, name) is not None

@@ -74,7 +74,11 @@ def far_apart():
     panels = scene.panels.clone()
     panels[1] = 0.0
     options = Options(image_shape=(9, 13), profile=Profile.GRATING, hkl_first=(-4, -5, -5), dtype=torch.float64)
-    return replace(scene, panels=panels), options, torch.cat((torch.arange(100, 117), torch.arange(234, 260)))
+    return (
+        replace(scene, panels=panels),
+        options,
+        torch.cat((torch.arange(100, 117), torch.arange(234, 260))).to(DEVICE),
+    )
 
 
 @pytest.mark.parametrize("name", ["far apart", "nearest", "tricubic", "resolution limit"])
