@@ -42,12 +42,15 @@ def _run(panels: Reals, sizes: Reals, slow_count: int, fast_count: int, pixels: 
             f[i] = fast + i
             s[i] = slow
         return panel, n
-    n = 0
-    while n < most and pixels[first + n] // area == panel:
-        rest = pixels[first + n] - panel * area
-        slow = rest // fast_count
-        f[n] = rest - slow * fast_count
-        s[n] = slow
+    n, slow, fast, last = 0, 0, fast_count, 0
+    while n < most and panel * area <= pixels[first + n] < (panel + 1) * area:
+        index = pixels[first + n]
+        if index == last + 1 and fast + 1 < fast_count:  # the next pixel of a row: no division
+            fast += 1
+        else:
+            slow = (index - panel * area) // fast_count
+            fast = index - panel * area - slow * fast_count
+        f[n], s[n], last = fast, slow, index
         n += 1
     return panel, n
 

@@ -204,12 +204,11 @@ class Response:
         config = self.config
         values = readout.whole_numbers(adu, config.rounding) if adu.is_floating_point() else adu
         values = readout.cut_off(values, config.dtype, config.lowest, config.saturation, config.overload)
-        recorded = values.to(getattr(torch, config.dtype))
         for chosen, value in ((_bad(config.mask, invert=True), config.masked_value),
                               (_bad(config.bad_pixels), config.bad_value)):  # fmt: skip
             if chosen is not None:
-                recorded = torch.where(chosen.to(recorded.device), torch.full_like(recorded, value), recorded)
-        return recorded
+                values = values.masked_fill(chosen.to(values.device), value)
+        return values.to(getattr(torch, config.dtype))
 
     def _map(self, name: str, like: Tensor, dtype: torch.dtype | None = None, pixels: Tensor | None = None) -> Tensor:
         """A field of the configuration on the pixels of an image, or on some of them."""

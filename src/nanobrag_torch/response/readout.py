@@ -78,5 +78,6 @@ def cut_off(
     low, high = WORDS.get(dtype, (-float("inf"), float("inf")))
     low = low if lowest is None else max(low, lowest)
     top = high if saturation is None else min(high, saturation)
-    recorded = values.clamp(low, top)
-    return recorded if overload is None else torch.where(values > top, torch.full_like(values, overload), recorded)
+    recorded = values.clamp(min=low)
+    above = recorded > top
+    return recorded.masked_fill(above, top if overload is None else overload) if bool(above.any()) else recorded
