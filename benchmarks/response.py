@@ -46,7 +46,9 @@ def counting() -> None:
     for mean in MEANS:
         means = torch.full((1, TIMED), mean)
         ours, theirs = best(partial(poisson_counts, means, 1, validate=False)), best(partial(torch.poisson, means))
-        print(f"mean {mean:g}: {1e9 * ours / TIMED:.1f} ns, torch.poisson {1e9 * theirs / TIMED:.1f}, {ours / theirs:.2f}")
+        print(
+            f"mean {mean:g}: {1e9 * ours / TIMED:.1f} ns, torch.poisson {1e9 * theirs / TIMED:.1f}, {ours / theirs:.2f}"
+        )
     torch.set_num_threads(threads)
 
 
