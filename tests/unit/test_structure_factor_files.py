@@ -395,3 +395,46 @@ def test_writers_refuse(tmp_path):
             require_cell(bad)
     assert require_cell((5, 6, 7)) == (5, 6, 7, 90, 90, 90)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("missing", [-999.0, 0.0, -1e30])
+def test_the_number_of_the_header_that_means_missing_counts_in_every_column(tmp_path, missing):
+    """VALM by an editor of the header, for gemmi writes NaN; in columns of F, sigma and the pair, not in indices."""
+    path = tmp_path / "valm.mtz"
+
+    def holed(hkl):
+        return np.where(hkl[:, 0] == 1, missing, hundred(hkl))
+
+    hkl = make_mtz(path, [("F", "F", holed), ("SIGF", "Q", tenth), ("F(+)", "G", hundred), ("F(-)", "G", holed)])
+    content = path.read_bytes()
+    assert content.count(b"VALM NAN") == 1
+    path.write_bytes(content.replace(b"VALM NAN".ljust(30), f"VALM {missing}".encode().ljust(30)))
+    found = read_reflections(path, column="F")
+    assert len(found) == (hkl[:, 0] != 1).sum() and found.amplitude.min() >= 100 and (found.hkl[:, 0] == 0).any()
+    pair = read_reflections(path, column="F(+)")
+    assert not ((pair.hkl[:, 0] == -1) & (pair.amplitude == missing)).any()
+
+
+def test_what_is_read_is_said_and_why(tmp_path, caplog):
+    path = tmp_path / "i.mtz"
+    make_mtz(path, [("IMEAN", "J", hundred), ("SIGIMEAN", "Q", tenth)])
+    found = read_structure_factors(path)
+    np.testing.assert_allclose(found.amplitude**2, hundred(found.hkl), rtol=1e-6)
+    assert "intensities IMEAN, the only ones in the file; F = sqrt(I), 0 where I is not positive" in caplog.text
+    caplog.clear()
+    make_mtz(path, [("FC", "F", hundred), ("FP", "F", hundred), ("I", "J", hundred)])
+    read_structure_factors(path)
+    assert "amplitudes FP, taken because they are measured, before FC, I" in caplog.text
+    caplog.clear()
+    read_structure_factors(path, column="FC")
+    assert "amplitudes FC, the column asked for" in caplog.text
+
+
+def test_index_columns_of_another_type_are_refused(tmp_path):
+    path = tmp_path / "no.mtz"
+    make_mtz(path, [F])
+    mtz = gemmi.read_mtz_file(str(path))
+    mtz.columns[2].type = "I"
+    mtz.write_to_file(str(path))
+    with pytest.raises(InputError, match="three index columns of type H"):
+        read_reflections(path)

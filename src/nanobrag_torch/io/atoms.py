@@ -117,10 +117,10 @@ def _known_places(names: list[str], places: Floats, path: str | os.PathLike[str]
 
 
 def _stated(values: Floats, names: list[str], what: str, path: str | os.PathLike[str]) -> Floats:
-    """Displacements [n]; those that are not stated are 0, and a line says so."""
+    """Displacements [n]; those that are not stated (NaN) are 0, and a line says so."""
     unknown = [name for name, value in zip(names, values, strict=True) if not np.isfinite(value)]
     if unknown:
-        _LOG.warning("%s: %s of %s is not stated: taken as 0", path, what, _some(unknown))
+        _LOG.warning("%s: %s of %s is 0 or not stated, and taken as 0", path, what, _some(unknown))
     return np.where(np.isfinite(values), values, 0.0)
 
 
@@ -180,7 +180,9 @@ def _small(small: gemmi.SmallStructure, path: str | os.PathLike[str], flag: str)
     to_fractional = np.array(small.cell.frac.mat.tolist())
     stars = np.linalg.norm(to_fractional, axis=1)  # 1/Angstrom: lengths of a*, b*, c*
     u = np.array([site.aniso.elements_pdb() for site in sites], np.float64)
-    u_iso = _stated(np.array([site.u_iso for site in sites], np.float64), [s.label for s in sites], "U", path)
+    u_iso = np.array([site.u_iso for site in sites], np.float64)
+    unknown = (u_iso == 0) & ~_anisotropic(u)[:, 0, 0]  # gemmi has 0 where nothing is stated
+    u_iso = _stated(np.where(unknown, np.nan, u_iso), [site.label for site in sites], "U", path)
     isotropic = (to_fractional @ to_fractional.T) * u_iso[:, None, None]
     return AtomicModel(
         cell=_cell(small.cell),

@@ -68,7 +68,7 @@ class Tables:
         self._block: gemmi.cif.Block = document[0]
 
     def rows(self, category: str) -> list[Row]:
-        """Rows of a category, by the names of their items; none if it is not there."""
+        """Rows of a category, by the names of their items, "" for an unknown value; none if it is not there."""
         import gemmi
 
         table = self._block.find_mmcif_category(f"_{category}.")
@@ -85,14 +85,14 @@ class Tables:
     def word(self, row: Row, category: str, item: str) -> str:
         """A word of a row. Raises InputError naming the item if it is missing or unknown."""
         value = row.get(item, "")
-        if value in ("", "?", "."):
+        if value == "":
             raise InputError(f"{self.path}: _{category}.{item}", value or None, ACCEPTED)
         return value
 
     def number(self, row: Row, category: str, item: str, default: float | None = None) -> float:
         """A number of a row; `default` where it is missing, without which it raises InputError."""
         value = row.get(item, "").split("(")[0]
-        if default is not None and value in ("", "?", "."):
+        if default is not None and value == "":
             return default
         try:
             number = float(self.word(row, category, item).split("(")[0])
@@ -124,8 +124,8 @@ def _axes(tables: Tables) -> dict[str, Axis]:
             settings[tables.word(row, category, "axis_id")] = angle + shift  # the one that is not the axis's own is 0
     axes: dict[str, Axis] = {}
     for row in tables.needed("axis"):
-        name, kind = tables.word(row, "axis", "id"), row.get("type", ".")
-        if kind not in ("rotation", "translation", "general", ".", "?"):
+        name, kind = tables.word(row, "axis", "id"), row.get("type") or "general"
+        if kind not in ("rotation", "translation", "general"):
             raise InputError(f"{tables.path}: _axis.type", kind, "rotation or translation")
         direction = _vector(tables, row, "vector")
         moves = kind in ("rotation", "translation")
@@ -133,9 +133,9 @@ def _axes(tables: Tables) -> dict[str, Axis]:
             raise InputError(f"{tables.path}: _axis.vector of {name}", direction.tolist(), "a direction")
         length = float(np.linalg.norm(direction)) or 1.0
         setting = settings.get(name, 0.0) if moves else 0.0
-        above = row.get("depends_on", ".")
+        above = row.get("depends_on") or "."
         offset = _vector(tables, row, "offset")
-        axes[name] = Axis(name, kind == "rotation", above if above != "?" else ".", direction / length, offset, setting)
+        axes[name] = Axis(name, kind == "rotation", above, direction / length, offset, setting)
     return axes
 
 
@@ -182,7 +182,7 @@ def _panel(tables: Tables, axes: dict[str, Axis]) -> PanelData:
             raise InputError(f"{tables.path}: _{own}.axis_set_id", None, f"the axis of {name_of_set}")
         step = steps[name_of_set]
         pitch = tables.number(step, own, "displacement_increment")
-        if row.get("direction", "increasing") == "decreasing":
+        if row.get("direction") == "decreasing":
             raise InputError(f"{tables.path}: _{category}.direction", "decreasing", "increasing")
         names.append(step.get("axis_id") or name_of_set)
         firsts.append(tables.number(step, own, "displacement", 0.0) - pitch / 2)  # stated for the pixel's centre
