@@ -379,3 +379,15 @@ def test_the_spread_in_machine_code_is_the_plain_one(dtype):
 def test_negative_photons_are_refused_with_a_spread_too():
     with pytest.raises(InputError, match="^image"):
         response(spread=SPREADS["gauss"]).record(torch.full((9, 9), -1.0), 1)
+
+
+def test_tangents_of_a_list_of_pixels_are_linear_and_without_the_offset():
+    here = response(spread=SpreadConfig(fwhm_um=110.0), gain=2.0, pedestal=40.0)
+    image, slopes = torch.rand(30, 25, dtype=torch.float64), torch.rand(3, 30, 25, dtype=torch.float64)
+    some = torch.tensor([0, 24, 25, 400, 749])
+    halo = here.halo(some, (30, 25))
+    at = here.expected_at(slopes.reshape(3, -1)[:, halo.pixels], halo, (30, 25), linear=True)
+    assert torch.allclose(at, here.linear(slopes).reshape(3, -1)[:, some], rtol=1e-12)
+    assert torch.allclose(here.linear(image), here.expected(image) - 40.0, rtol=1e-9)
+    with pytest.raises(InputError, match="^radius_pixels"):
+        response(spread=SPREADS["fiber"]).halo(some, (30, 25))

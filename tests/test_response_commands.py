@@ -229,3 +229,12 @@ def test_the_profile_of_an_image_is_that_which_made_it():
     assert len(stol) > 100 and (count > 100).all()
     at = [np.abs(stol - s).argmin() for s in (0.15, 0.165, 0.2, 0.28)]
     assert np.allclose(found[at], [7.3, 7.9, 6.9, 4.6], rtol=0.02)
+
+
+def test_both_commands_explain_themselves(capsys):
+    for main, name in ((noisify, "noisify"), (nonbragg, "nonBragg")):
+        assert main(["-h"]) == 0
+        text = capsys.readouterr().out
+        assert text.startswith(f"usage: {name}") and "-compat corrected|c" in text
+        assert main(["--version"]) == 0
+        assert capsys.readouterr().out.startswith(f"{name} (nanobrag-torch")
