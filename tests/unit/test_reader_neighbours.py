@@ -577,6 +577,9 @@ def test_show_prints_what_files_of_reflections_hold(tmp_path, capsys):
     assert main(["show", str(tmp_path / "a.hkl")]) == 0
     out = capsys.readouterr().out
     assert "2, F(h) and F(-h) apart" in out and "40  60.5  50.25" in out and "-1 to 1" in out
+    (tmp_path / "titled.hkl").write_text("Amplitudes of a crystal\n  h  k  l  F\n1 2 3 40\n-1 0 2 60.5\n")
+    assert main(["show", str(tmp_path / "titled.hkl")]) == 0
+    assert "40  60.5  50.25" in capsys.readouterr().out
     words = ["wilson", "--cell", "40", "50", "60", "90", "90", "90", "--spacegroup", "P212121", "--dmin", "5", "-o"]
     for name in ("a.mtz", "a.bin"):
         assert main([*words, str(tmp_path / name)]) == 0

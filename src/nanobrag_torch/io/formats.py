@@ -42,9 +42,9 @@ FORMATS: list[FileFormat] = [
     plain_reflections.DUMP,
     sfcif.FORMAT,
     mosflm_geometry.FORMAT,
-    plain_reflections.HKL,
     crystfel.FORMAT,
     atoms.FORMAT,
+    plain_reflections.HKL,
     fabio_image.FORMAT,
 ]
 """In the order in which a file is held against them."""

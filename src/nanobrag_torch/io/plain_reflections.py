@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output
 from nanobrag_torch.io.dump import read_dump_file, write_dump_file
-from nanobrag_torch.io.fileformat import Choice, FileFormat
+from nanobrag_torch.io.fileformat import Choice, FileFormat, FileStart
 from nanobrag_torch.io.hkl import LIMITS, read_hkl_arrays
 from nanobrag_torch.records.reflections import Floats, Indices, Reflections
 
 _DUMP = re.compile(rb"(-?[0-9]+ ){5}-?[0-9]+\n\f")
 _NUMBERS = re.compile(rb"(\s|#[^\n]*\n)*+[-+]?[0-9]")
+_LINE = re.compile(rb"^[ \t]*(?:[-+]?[0-9]+[ \t]+){3}[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?(?=[ \t\r\n]|\Z)", re.MULTILINE)
 _ABSENT = -np.finfo(np.float64).max
 
 
@@ -66,10 +67,16 @@ def _write_dump(target: Target, reflections: Reflections, label: str) -> None:
     write_dump_file(target, grid, dict(zip(LIMITS, bounds, strict=True)), flag="-o")
 
 
+def _is_list(file: FileStart) -> bool:
+    """Whether a file begins with a number, or is text with a line of h k l F after titles."""
+    start = file.start
+    return _NUMBERS.match(start) is not None or (start.isascii() and _LINE.search(start) is not None)
+
+
 HKL = FileFormat(
     name="hkl",
     title="text of h k l F",
-    recognises=lambda file: _NUMBERS.match(file.start) is not None,
+    recognises=_is_list,
     suffixes=(".hkl",),
     read_reflections=_read_hkl,
     write_reflections=_write_hkl,
