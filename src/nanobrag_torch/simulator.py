@@ -22,7 +22,7 @@ from nanobrag_torch.config import BeamConfig, CrystalConfig
 from nanobrag_torch.devices import checked_device
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation
-from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.kernels.problem import CUTS, Options, Scene
 from nanobrag_torch.kernels.reference import Progress
 from nanobrag_torch.models import departures
 from nanobrag_torch.models.beam import Beam, Sources
@@ -50,10 +50,12 @@ class Simulator(SimulatorAttributes):
     images are then what it is expected to record, and `record` draws one.
 
     compat: "corrected", "c" or a Compat; phi_mode: "spec" or "c-parity" for the phi row alone; kernel: "auto",
-    "reference" or "fused"; dtype: float32 or float64 of the image; threads: at most so many cores. crystal_config:
-    rotation and mosaicity, in place of the crystal's own; beam_config: the crystal's unless given. debug_config: a
-    pixel whose trace every run prints, trace_pixel (slow, fast) or printout_pixel (fast, slow). Parameters are read
-    anew at every run, so that an optimiser may change tensors in place between runs, and a script configurations.
+    "reference" or "fused"; dtype: float32 or float64 of the image; threads: at most so many cores. cut: share of its
+    peak below which a Gaussian spot is left out, by default less than the last digit of dtype; 0 for the full sum,
+    which the reference kernel takes unless told otherwise. crystal_config: rotation and mosaicity, in place of the
+    crystal's own; beam_config: the crystal's unless given. debug_config: a pixel whose trace every run prints,
+    trace_pixel (slow, fast) or printout_pixel (fast, slow). Parameters are read anew at every run, so that an optimiser
+    may change tensors in place between runs, and a script configurations.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Simulator(SimulatorAttributes):
         threads: int | None = None,
         background: Sequence[MaterialConfig] = (),
         response: ResponseConfig | None = None,
+        cut: float | None = None,
     ) -> None:
         require_model("crystal", crystal, Crystal)
         if detector is not None:
@@ -100,6 +103,9 @@ class Simulator(SimulatorAttributes):
         self.background, self.response_config = tuple(background), response
         if self.background and self.detector.config.curved_detector:
             raise InputError("background", names_of(self.background), "nothing on a curved detector")
+        if cut is not None and not 0 <= cut < 1:
+            raise InputError("cut", cut, "a share of a spot's peak from 0 up, below 1")
+        self.cut = cut
 
     @property
     def geometry(self) -> DetectorGeometry:
@@ -355,9 +361,15 @@ class Simulator(SimulatorAttributes):
             curved_sensor_is_flat=compat.curved_sensor_is_flat,
             running_factors=compat.running_factors and per_step,
             interpolation_latch=compat.interpolation_latch and interpolate,
+            cut=self._cut(),
             dtype=self.dtype,
             threads=self.threads,
         )
+
+    def _cut(self) -> float:
+        if self.cut is None:
+            return 0.0 if self.kernel == "reference" else CUTS[self.dtype]
+        return self.cut
 
     def _sources(self, geometry: DetectorGeometry) -> Sources:
         return self.beam.sources(geometry.beam, geometry.polar, self.compat)

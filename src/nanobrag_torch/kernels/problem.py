@@ -61,6 +61,13 @@ class Scene:
         return Scene(*(tensor.to(device, non_blocking=device.type == "cuda") for tensor in self.tensors()))
 
 
+CUTS = {torch.float32: 1e-10, torch.float64: 1e-17}
+"""Shares of the peak of a spot that vanishes, a Gaussian, which an image of each type can do without.
+
+A pixel loses at most so much of what all its steps would give on the strongest reflection of the table.
+"""
+
+
 @dataclass(frozen=True)
 class Options:
     """What selects code, not values. Cached factors come from the first sub-pixel, layer and source (section 8)."""
@@ -83,6 +90,8 @@ class Options:
     curved_sensor_is_flat: bool = False  # compat D58: its sensor is crossed along the normal of the flat one
     running_factors: bool = False  # compat D3: the oversample switches multiply the running sum; reference kernel only
     interpolation_latch: bool = False  # compat D5: out of range once, nearest ever after; reference kernel only
+    cut: float = 0.0  # steps of a shape that vanishes are left out where L^2 is below this share of its peak; 0: none
+    tolerance: float = 0.0  # photons of a pixel that may be left out of shapes that only fade; 0: none
     dtype: torch.dtype = torch.float32  # of the image
     threads: int = 0  # 0: all cores
 

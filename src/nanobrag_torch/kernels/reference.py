@@ -19,7 +19,7 @@ from nanobrag_torch.kernels.empty import dark_image, is_dark, with_a_lattice
 from nanobrag_torch.kernels.problem import Options, Scene, taken
 from nanobrag_torch.physics.absorption import layer_capture
 from nanobrag_torch.physics.geometry import curve, curve_by_lab_axes, decompose_pixels, flat_positions, solid_angle
-from nanobrag_torch.physics.lattice_factor import lattice_factor
+from nanobrag_torch.physics.lattice_factor import Profile, lattice_factor
 from nanobrag_torch.physics.polarization import polarization_factor
 from nanobrag_torch.physics.structure_factors import (
     nearest_amplitude,
@@ -221,8 +221,19 @@ def _sum_over_lattices(chunk: _Pixels, scene: Scene, options: Options) -> Tensor
     for start in range(0, scene.lattice.shape[0], step):
         part = replace(scene, lattice=scene.lattice[start : start + step])
         weights = scene.lattice_weights[start : start + step].to(options.dtype)
-        total = total + lattice_terms(chunk.q, part, options) @ weights
+        terms = lattice_terms(chunk.q, part, options)
+        if options.tolerance > 0:
+            terms = _without_the_least(terms, weights, chunk, scene, options)
+        total = total + terms @ weights
     return torch.where(chunk.seen, total, torch.zeros_like(total))
+
+
+def _without_the_least(terms: Tensor, weights: Tensor, chunk: _Pixels, scene: Scene, options: Options) -> Tensor:
+    """The terms [n, L, J, S, K], zero where a step adds no more than its share of the photons that a pixel may lose."""
+    factors = (chunk.omega * chunk.capture)[..., None] * chunk.polar * scene.source_weights
+    photons = terms.detach() * weights.abs() * factors.detach().abs()[..., None].to(terms.dtype)
+    share = options.tolerance / (options.layers * terms.shape[3] * scene.lattice.shape[0])
+    return torch.where(photons <= share, torch.zeros_like(terms), terms)
 
 
 def lattice_terms(
@@ -237,6 +248,8 @@ def lattice_terms(
     nearest = nearest_integers(hkl)
     distance = (hkl - nearest).to(options.dtype)
     factor = lattice_factor(distance, options.profile, scene.shape.to(options.dtype), record)
+    if options.cut > 0 and options.profile is Profile.GAUSS:
+        factor = torch.where(factor**2 < options.cut, torch.zeros_like(factor), factor)
     amplitude = _amplitude(hkl, nearest, scene, options, cubic, record)
     terms = (amplitude * factor) ** 2
     if record is not None:

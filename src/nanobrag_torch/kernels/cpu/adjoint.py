@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.blocks import next_block
+from nanobrag_torch.kernels.cpu.bounds import thin
 from nanobrag_torch.kernels.cpu.geometry import aim
 from nanobrag_torch.kernels.cpu.intrinsics import entry, stage
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch, Sums
@@ -42,13 +43,16 @@ def adjoint(
     """
     while first < last:
         used, lanes, panel = next_block(scratch, scene, first, min(last, (first // at.CHUNK + 1) * at.CHUNK))
+        lanes = thin(scratch, scene, lanes, panel)
+        first += used
+        if lanes == 0:
+            continue
         for j in range(lanes):
             place = scratch.place[j]
             scratch.v[at.UPSTREAM + j] = scale * upstream[place] if place >= 0 else 0.0
         _pull_block(scratch, scene, lanes, panel, wants, sums)
         if out.size:
             store(out, scratch, lanes)
-        first += used
 
 
 @stage(inline="always")
@@ -62,7 +66,7 @@ def _pull_block(scratch: Scratch, scene: Packed, lanes: int, p: int, wants: Arra
             sample(v, lanes, panel, layer, sub, scene)
             clear_pull(v, lanes)
             for s in range(scene.sources.shape[0]):
-                if look_at_source(scratch, scene, lanes, s, layer + sub + s == 0):
+                if look_at_source(scratch, scene, lanes, layer, sub, s):
                     begin_source(v, scratch.w, lanes)
                     add_lattices_and_slopes(scratch, scene, lanes, wants, sums)
                     _pull_source(v, lanes, scene.sources[s], sums.sources[s], whole, wants)

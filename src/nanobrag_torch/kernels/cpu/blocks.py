@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nanobrag_torch.kernels.cpu import layout as at
+from nanobrag_torch.kernels.cpu.bounds import fill_tile
 from nanobrag_torch.kernels.cpu.intrinsics import stage
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 
@@ -17,6 +18,9 @@ def next_block(scratch: Scratch, scene: Packed, start: int, stop: int) -> tuple[
     `place` takes the position in the list, or -1 in lanes that only fill up a group; `box` whether groups are of
     neighbours, which lists of far-flung pixels are not worth.
     """
+    if scene.whole[at.SPARSE] and scene.pixels.size == 0:
+        fill_tile(scratch, scene, start // at.LANES)
+        return at.LANES, at.LANES, int(scratch.box[at.LEFT])
     grouped, used, lanes, panel = start >= 0, 0, 1, 0
     while 5 * used < 4 * lanes:
         grouped = used == 0

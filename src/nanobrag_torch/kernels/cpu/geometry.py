@@ -20,6 +20,14 @@ def aim(v: Array, lanes: int, panel: Array, layer: int, sub: int, whole: Array, 
     """Unit vectors to one sub-pixel of every pixel in one layer of the sensor, and one over the distances."""
     oversample = whole[at.OVERSAMPLE]
     slow, fast = (sub // oversample + 0.5) / oversample, (sub % oversample + 0.5) / oversample
+    aim_within(v, lanes, panel, layer, slow, fast, whole, numbers)
+
+
+@stage()
+def aim_within(
+    v: Array, lanes: int, panel: Array, layer: int, slow: float, fast: float, whole: Array, numbers: Array
+) -> None:
+    """The same for a place within every pixel, 0 to 1 along its edges."""
     _locate(v, lanes, panel, depth_index(layer, whole) * panel[at.LAYER_STEP], slow, fast)
     if whole[at.CURVED]:
         for j in range(lanes):

@@ -25,18 +25,32 @@ EXACT_FLOAT32 = 2.0**23
 
 
 @stage()
-def survey(scratch: Scratch, scene: Packed, lanes: int) -> None:
-    """How a block is to be treated for each lattice, into where [K]: at a glance for all of them, or one by one."""
+def survey(scratch: Scratch, scene: Packed, lanes: int, step: int) -> None:
+    """How a block is to be treated for each lattice, into where [K]: at a glance for all of them, or one by one.
+
+    step: number of layer and source among those that bounds were found for, where they were.
+    """
     where, envelope = scratch.where, scene.envelope
     everywhere = _look(scratch, scene, lanes, envelope[0], envelope[1])
     each = everywhere == PARTLY or (scratch.box[at.BOUND] > 0 and not everywhere & NARROW)
     each = each and where.size > 1 and not scene.whole[at.CUBIC]
-    for k in range(where.size):
-        where[k] = everywhere
-        if each:
-            where[k] = _look(scratch, scene, lanes, scene.lattice[k], envelope[2])
-        if where[k] < INSIDE and scene.numbers[at.DEFAULT_F] == 0:
+    if scene.whole[at.SPARSE]:
+        for k in range(where.size):
             where[k] = NOTHING
+        for entry in range(scratch.first[step], scratch.first[step + 1]):
+            _treat(scratch, scene, lanes, scratch.found[entry], everywhere, each)
+    else:
+        for k in range(where.size):
+            _treat(scratch, scene, lanes, k, everywhere, each)
+
+
+@stage(inline="always")
+def _treat(scratch: Scratch, scene: Packed, lanes: int, k: int, everywhere: int, each: bool) -> None:
+    """How a block is to be treated for one lattice; looked at if what holds everywhere is not the best there is."""
+    where = scratch.where
+    where[k] = _look(scratch, scene, lanes, scene.lattice[k], scene.envelope[2]) if each else everywhere
+    if where[k] < INSIDE and scene.numbers[at.DEFAULT_F] == 0:
+        where[k] = NOTHING
 
 
 @stage()

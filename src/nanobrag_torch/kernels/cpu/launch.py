@@ -21,9 +21,11 @@ from torch import Tensor
 
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.adjoint import adjoint as _adjoint
+from nanobrag_torch.kernels.cpu.bounds import fill_tile, look_ahead
 from nanobrag_torch.kernels.cpu.cubic import interpolate, scatter_nodes
 from nanobrag_torch.kernels.cpu.curved import bend, bend_by_lab_axes, unbend, unbend_by_lab_axes
 from nanobrag_torch.kernels.cpu.packing import pack, scratch
+from nanobrag_torch.kernels.cpu.pairs import add_pairs
 from nanobrag_torch.kernels.cpu.profiles import form_matrix, form_slopes, form_squares
 from nanobrag_torch.kernels.cpu.slopes import add_table_slopes
 from nanobrag_torch.kernels.cpu.value import value as _value
@@ -31,18 +33,10 @@ from nanobrag_torch.kernels.problem import Options, Scene, pixel_count, step_cou
 from nanobrag_torch.physics.lattice_factor import Profile
 
 RARE = (
-    bend,
-    unbend,
-    bend_by_lab_axes,
-    unbend_by_lab_axes,
-    interpolate,
-    scatter_nodes,
-    add_table_slopes,
-    form_squares,
-    form_slopes,
-    form_matrix,
+    *(bend, unbend, bend_by_lab_axes, unbend_by_lab_axes, interpolate, scatter_nodes, add_table_slopes),
+    *(form_squares, form_slopes, form_matrix, look_ahead, fill_tile, add_pairs),
 )
-"""What only curved detectors, tricubic structure factors and shapes other than the grating call."""
+"""What only curved detectors, tricubic structure factors, shapes other than the grating and bounds call."""
 _value_of_most, _adjoint_of_most = _value.without(*RARE), _adjoint.without(*RARE)
 
 Progress = Callable[[float], None]
@@ -63,10 +57,10 @@ def value(pixels: Tensor | None, scene: Scene, options: Options, progress: Progr
     """Values [n] of the pixels [n], or of all in order, in options.dtype."""
     packed = pack(pixels, scene, options)
     count = pixel_count(pixels, scene, options)
-    out = torch.empty(count, dtype=options.dtype)
+    out = empty(count, packed, options)
     if not finite(packed):
         return out.fill_(torch.nan)
-    image, taken, chunks = out.numpy(), np.zeros(1, np.int64), -(-count // at.CHUNK)
+    image, taken, chunks = out.numpy(), np.zeros(1, np.int64), -(-int(packed.whole[at.PLACES]) // at.CHUNK)
     threads = min(thread_count(options), chunks)
     most = max(1, STEPS_PER_CALL // (at.CHUNK * step_count(scene, options)))
     render = _value if _is_rare(packed) else _value_of_most
@@ -81,9 +75,19 @@ def value(pixels: Tensor | None, scene: Scene, options: Options, progress: Progr
     return out
 
 
+def empty(count: int, packed: at.Packed, options: Options) -> Tensor:
+    """Room for the values of so many pixels: zeros where pixels that nothing adds to are not visited."""
+    return (torch.zeros if packed.whole[at.SPARSE] else torch.empty)(count, dtype=options.dtype)
+
+
 def _is_rare(packed: at.Packed) -> bool:
     """Whether a scene needs any of the rare parts."""
-    return bool(packed.whole[at.CURVED] or packed.whole[at.CUBIC] or packed.whole[at.PROFILE] != Profile.GRATING)
+    return bool(
+        packed.whole[at.CURVED]
+        or packed.whole[at.CUBIC]
+        or packed.whole[at.SPARSE]
+        or packed.whole[at.PROFILE] != Profile.GRATING
+    )
 
 
 def _no_sums(scene: Scene, with_table: bool) -> at.Sums:
@@ -113,13 +117,14 @@ def gradients(
     """
     packed = pack(pixels, scene, options)
     count = pixel_count(pixels, scene, options)
-    out = torch.empty(count if value else 0, dtype=options.dtype)
+    out = empty(count if value else 0, packed, options)
     if not finite(packed):
         return out.fill_(torch.nan), {name: torch.full_like(getattr(scene, name), torch.nan) for name in wanted}
+    packed.whole[at.EVERYWHERE] |= "offset" in wanted
     wants, with_table = _wants(wanted), "structure_factors" in wanted
     flow = upstream.detach().contiguous().numpy()
     scale = _flow_scale(flow, packed)
-    parts = _pieces(count, _part_count(scene, with_table), at.CHUNK)
+    parts = _pieces(int(packed.whole[at.PLACES]), _part_count(scene, with_table), at.CHUNK)
     sums = [_no_sums(scene, with_table) for _ in parts]
     image = out.numpy()
     pull = _adjoint if _is_rare(packed) else _adjoint_of_most

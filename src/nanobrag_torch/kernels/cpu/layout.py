@@ -48,7 +48,20 @@ FLAT_X, FLAT_Y, FLAT_Z = 30 * ROW, 31 * ROW, 32 * ROW  # position before a detec
 ANCHOR_X, ANCHOR_Y, ANCHOR_Z = 33 * ROW, 33 * ROW + GROUPS, 33 * ROW + 2 * GROUPS
 RAMP = 34 * ROW  # 0, 1, 2 ...
 FAR_H, FAR_K, FAR_L = 35 * ROW, 36 * ROW, 37 * ROW  # distance to the nearest integers
-WIDE_SIZE = 38 * ROW
+ALONG_1, ALONG_2, ALONG_3 = 38 * ROW, 39 * ROW, 40 * ROW  # unit vector less that of the middle, in the frame
+# of the groups of a block, GROUPS numbers each: the middle of their unit vectors, half of what they span in the frame
+# of the block, and how far off any reflection they stay (kernels.cpu.bounds)
+MIDDLE_X, MIDDLE_Y, MIDDLE_Z = 41 * ROW, 41 * ROW + GROUPS, 41 * ROW + 2 * GROUPS
+SPAN_1, SPAN_2, SPAN_3 = 41 * ROW + 3 * GROUPS, 41 * ROW + 4 * GROUPS, 41 * ROW + 5 * GROUPS
+OFF = 41 * ROW + 6 * GROUPS
+NEAR_H, NEAR_K, NEAR_L, MOST = (
+    41 * ROW + 7 * GROUPS,
+    41 * ROW + 8 * GROUPS,
+    41 * ROW + 9 * GROUPS,
+    41 * ROW + 10 * GROUPS,
+)
+LOST, THRESHOLD, LEAST, GREATEST = (41 * ROW + n * GROUPS for n in range(11, 15))  # of the budget of each group
+WIDE_SIZE = 42 * ROW
 
 # scratch of the image's type: rows of LANES, ROW apart
 DX, DY, DZ = 0, ROW, 2 * ROW  # q less the anchor of the group
@@ -98,18 +111,30 @@ BIAS = 9
 # places in the box array: centre and half extent of the anchors' q, largest offset from an anchor; 1 if groups are of
 # neighbours; the bound for float32 differences that holds for the block
 CENTRE, HALF, REACH, GROUPED, BOUND = 0, 3, 6, 9, 10
-BOX_SIZE = 11
+# and of the bounds: a frame of three unit vectors, the middle of the block's unit vectors, half of what they span in it
+FRAME, MIDDLE, SPAN = 11, 20, 23
+LEFT = 26  # what a stage answers that may be left out
+BOX_SIZE = 27
 # places in the array of whole numbers
 SLOW_COUNT, FAST_COUNT, OVERSAMPLE, LAYERS, PROFILE, CUBIC, POINT_PIXEL, CURVED = 0, 1, 2, 3, 4, 5, 6, 7
 EACH_OMEGA, EACH_POLAR, EACH_CAPTURE, LAST_CAPTURE, HAS_TABLE, SIMPLE = 8, 9, 10, 11, 12, 13
 LAYER_OMEGA, UPRIGHT = 14, 15  # layers differ in their solid angle; every ray meets the sensor at a right angle
-INTEGERS = 16
 # how a detector is curved, in CURVED: as a sphere about the sample, or as the C program has it
 SPHERE, BY_LAB_AXES = 1, 2
+# whether lattices are held against tiles first; places of lanes, those of filled-up tiles too; whether pixels that no
+# spot touches count all the same
+SPARSE, PLACES, EVERYWHERE = 16, 17, 18
+FADES = 19  # whether the shape never vanishes, so that what is left out is counted
+INTEGERS = 20
 # places in the array of real numbers: effective number of cells on each axis, the bound for float32 differences, and 1
 # if float32 distances would be too coarse for N d
 CELLS, NARROW_BOUND, DEFAULT_F, OFFSET, DMIN, CURVATURE, PHASED = 0, 3, 4, 5, 6, 7, 11
 NUMBERS = 12
+# places in the array of limits: what a squared distance along each axis counts at least, and the sum that is too far
+NEAREST, FARTHEST = 0, 3
+# and of shapes that fade: one over the number of cells on each axis, photons that a pixel may lose, the largest F^2
+FLOOR, BUDGET, STRONGEST = 4, 7, 8
+LIMITS = 9
 # places in the array of what is wanted
 WANT_LATTICE, WANT_SCATTERING, WANT_WEIGHTS, WANT_SHAPE, WANT_TABLE, WANT_FACTORS, WANT_OFFSET = 0, 1, 2, 3, 4, 5, 6
 WANTS = 7
@@ -129,6 +154,9 @@ class Packed(NamedTuple):
     grid: Array
     table: Array
     envelope: Array  # [3, columns of lattice] middle and half range of the lattices, zeros
+    columns: Array  # [columns of lattice, K] the lattices once more; nothing unless SPARSE
+    limits: Array
+    ceiling: Array  # F^2 of the strongest of each reflection and its neighbours, a margin of one around the table; flat
 
 
 class Scratch(NamedTuple):
@@ -140,6 +168,12 @@ class Scratch(NamedTuple):
     place: Array  # [LANES] position of the lane's pixel in the list, or -1
     box: Array
     where: Array  # [K] how a block is to be treated for each lattice
+    off: Array  # [K] how far off any reflection a block stays
+    first: Array  # [layers, sources] flat, and one more: where the following begin
+    found: Array  # lattices that may add to a block
+    groups: Array  # to which of its groups, as bits
+    loss: Array  # [K, GROUPS] flat: what each group would lose without a lattice
+    slots: Array  # [2, GROUPS] flat: groups, and lattices, that are worked on together
 
 
 class Sums(NamedTuple):

@@ -33,7 +33,9 @@ def add_run(out: Array, scratch: Scratch, scene: Packed, first: int, last: int) 
     It takes one sample and one source a pixel, and float32 differences that will do with three times their error.
     """
     whole, box = scene.whole, scratch.box
-    if not whole[at.SIMPLE] or whole[at.CUBIC] or whole[at.POINT_PIXEL] or scene.numbers[at.NARROW_BOUND] == 0:
+    if not whole[at.SIMPLE] or whole[at.SPARSE] or whole[at.CUBIC] or whole[at.POINT_PIXEL]:
+        return 0
+    if scene.numbers[at.NARROW_BOUND] == 0:
         return 0
     pixel = scene.pixels[first] if scene.pixels.size else first
     row = pixel // whole[at.FAST_COUNT]
@@ -48,7 +50,7 @@ def add_run(out: Array, scratch: Scratch, scene: Packed, first: int, last: int) 
     box[at.BOUND] = scene.numbers[at.NARROW_BOUND] / 3
     if whole[at.HAS_TABLE]:
         spans(scratch.v, lanes, box)
-    survey(scratch, scene, lanes)
+    survey(scratch, scene, lanes, at.FIRST)
     for k in range(scratch.where.size):
         if scratch.where[k] != NOTHING and not scratch.where[k] & NARROW:
             return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.blocks import next_block
+from nanobrag_torch.kernels.cpu.bounds import thin
 from nanobrag_torch.kernels.cpu.geometry import (
     aim,
     captures,
@@ -17,6 +18,7 @@ from nanobrag_torch.kernels.cpu.intrinsics import entry, stage, take
 from nanobrag_torch.kernels.cpu.lattice import survey
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.near import add_run
+from nanobrag_torch.kernels.cpu.pairs import add_pairs
 from nanobrag_torch.kernels.cpu.sum import add_lattices
 
 
@@ -25,15 +27,17 @@ def value(out: Array, taken: Array, most: int, scene: Packed, scratch: Scratch) 
     """Values of at most so many chunks of pixels that no thread has taken yet, into out; whether some may be left."""
     for _ in range(most):
         first = take(taken) * at.CHUNK
-        last = min(first + at.CHUNK, out.size)
+        last = min(first + at.CHUNK, scene.whole[at.PLACES])
         if first >= last:
             return False
         while first < last:
             used = add_run(out, scratch, scene, first, last)
             if used == 0:
                 used, lanes, panel = next_block(scratch, scene, first, last)
-                add_block(scratch, scene, lanes, scene.panels[panel])
-                store(out, scratch, lanes)
+                lanes = thin(scratch, scene, lanes, panel)
+                if lanes:
+                    add_block(scratch, scene, lanes, scene.panels[panel])
+                    store(out, scratch, lanes)
             first += used
     return True
 
@@ -56,12 +60,16 @@ def store(out: Array, scratch: Scratch, lanes: int) -> None:
 def add_block(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> None:
     """TOTAL of one block."""
     v, whole = scratch.v, scene.whole
+    in_pairs = whole[at.SPARSE] and not whole[at.CUBIC]
     begin(v, lanes, panel, scene)
     for layer in range(whole[at.LAYERS]):
         for sub in range(whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]):
             sample(v, lanes, panel, layer, sub, scene)
             for s in range(scene.sources.shape[0]):
-                if look_at_source(scratch, scene, lanes, s, layer + sub + s == 0):
+                if in_pairs:
+                    if see_source(scratch, scene, lanes, layer, sub, s):
+                        add_pairs(scratch, scene, lanes, layer * scene.sources.shape[0] + s)
+                elif look_at_source(scratch, scene, lanes, layer, sub, s):
                     add_lattices(scratch, scene, lanes)
     if scene.numbers[at.OFFSET] != 0:
         once(v, lanes, panel, scene)
@@ -96,24 +104,34 @@ def sample(v: Array, lanes: int, panel: Array, layer: int, sub: int, scene: Pack
 
 
 @stage()
-def look_at_source(scratch: Scratch, scene: Packed, lanes: int, s: int, very_first: bool) -> bool:
-    """Scattering vectors and factors of one source, and how to treat the block; whether any lane sees the source."""
-    v, whole, source = scratch.v, scene.whole, scene.sources[s]
-    scatter(v, lanes, source, scene.numbers[at.DMIN])
-    if whole[at.EACH_POLAR] or scene.numbers[at.DMIN] > 0 or very_first:
-        polarizations(v, lanes, source, whole[at.EACH_POLAR])
-    if not factors(v, lanes, source, whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]):
+def look_at_source(scratch: Scratch, scene: Packed, lanes: int, layer: int, sub: int, s: int) -> bool:
+    """What `see_source` does, and how to treat the block for each lattice."""
+    if not see_source(scratch, scene, lanes, layer, sub, s):
         return False
-    _survey(scratch, scene, lanes)
+    _survey(scratch, scene, lanes, layer * scene.sources.shape[0] + s)
     return True
 
 
 @stage(inline="always")
-def _survey(scratch: Scratch, scene: Packed, lanes: int) -> None:
+def see_source(scratch: Scratch, scene: Packed, lanes: int, layer: int, sub: int, s: int) -> bool:
+    """Scattering vectors and factors of one source; whether it can add to any lane."""
+    v, whole, source, very_first = scratch.v, scene.whole, scene.sources[s], layer + sub + s == 0
+    step = layer * scene.sources.shape[0] + s
+    idle = whole[at.SPARSE] and scratch.first[step] == scratch.first[step + 1]
+    if idle and not very_first and (whole[at.EACH_POLAR] or scene.numbers[at.DMIN] <= 0):
+        return False
+    scatter(v, lanes, source, scene.numbers[at.DMIN])
+    if whole[at.EACH_POLAR] or scene.numbers[at.DMIN] > 0 or very_first:
+        polarizations(v, lanes, source, whole[at.EACH_POLAR])
+    return factors(v, lanes, source, whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]) and not idle
+
+
+@stage(inline="always")
+def _survey(scratch: Scratch, scene: Packed, lanes: int, step: int) -> None:
     """Differences from the anchors, and how to treat the block."""
     scratch.box[at.BOUND] = scene.numbers[at.NARROW_BOUND] if scratch.box[at.GROUPED] > 0 else -1.0
     offsets(scratch.v, scratch.w, lanes, scratch.box, scene.whole[at.HAS_TABLE])
-    survey(scratch, scene, lanes)
+    survey(scratch, scene, lanes, step)
 
 
 @stage()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.blocks import next_block
+from nanobrag_torch.kernels.cpu.bounds import thin
 from nanobrag_torch.kernels.cpu.curved import unbend, unbend_by_lab_axes
 from nanobrag_torch.kernels.cpu.geometry import aim
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, entry, stage, vector_code
@@ -34,10 +35,13 @@ def push(out: Array, first: int, last: int, scene: Packed, scratch: Scratch, way
     """Slopes [T, n] of the pixels at places first .. last of the list, into out."""
     while first < last:
         used, lanes, panel = next_block(scratch, scene, first, min(last, (first // at.CHUNK + 1) * at.CHUNK))
+        lanes = thin(scratch, scene, lanes, panel)
+        first += used
+        if lanes == 0:
+            continue
         _push_block(scratch, scene, lanes, panel, ways, tally)
         for t in range(out.shape[0]):
             _store(out[t], tally.slopes[t * at.ROW :], scratch.place, lanes)
-        first += used
 
 
 @stage()
@@ -58,7 +62,7 @@ def _push_block(scratch: Scratch, scene: Packed, lanes: int, p: int, ways: Ways,
             sample(v, lanes, panel, layer, sub, scene)
             clear_pull(v, lanes)
             for s in range(scene.sources.shape[0]):
-                if look_at_source(scratch, scene, lanes, s, layer + sub + s == 0):
+                if look_at_source(scratch, scene, lanes, layer, sub, s):
                     begin_slopes(v, scratch.w, lanes)
                     push_lattices(scratch, scene, lanes, ways, tally)
                     _push_source(v, lanes, s, scene, ways, tally)

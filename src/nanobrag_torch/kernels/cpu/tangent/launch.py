@@ -47,7 +47,9 @@ def tangents(pixels: Tensor | None, scene: Scene, directions: Mapping[str, Tenso
     def work(piece: Piece, room: at.Scratch) -> None:
         push(slopes, *piece, packed, room, ways, tally(directed))
 
-    _deal(work, _pieces(count, threads * PIECES_PER_THREAD, at.CHUNK), threads, partial(_room, packed, ways), None)
+    packed.whole[at.EVERYWHERE] |= "offset" in directions
+    pieces = _pieces(int(packed.whole[at.PLACES]), threads * PIECES_PER_THREAD, at.CHUNK)
+    _deal(work, pieces, threads, partial(_room, packed, ways), None)
     out[~known] = torch.nan
     return out
 

@@ -1,0 +1,104 @@
+"""Values of single groups of pixels for single lattices, as kernels.cpu.bounds found them: stages of the CPU kernel.
+
+Pairs of a group and a lattice are dealt into the slots of a block, GROUPS at a time, whatever lattices they are of.
+Then the stages of whole blocks work on all of them at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nanobrag_torch.kernels.cpu import layout as at
+from nanobrag_torch.kernels.cpu.intrinsics import FAST, stage, vector_code
+from nanobrag_torch.kernels.cpu.lattice import gather_or_default, narrow_distances, narrow_phases
+from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
+from nanobrag_torch.kernels.cpu.profiles import GRATING, form_squares, grating_squares, phases
+
+
+@stage()
+def add_pairs(scratch: Scratch, scene: Packed, lanes: int, step: int) -> None:
+    """TOTAL += FACTOR times the sum over the pairs that were found for a layer and source."""
+    v, w, slots, used, added = scratch.v, scratch.w, scratch.slots, at.FIRST, at.FIRST
+    for j in range(lanes):
+        w[at.SUM + j] = 0
+    for entry in range(scratch.first[step], scratch.first[step + 1]):
+        bits, g = scratch.groups[entry], at.FIRST
+        while bits:
+            if bits & 1:
+                slots[used], slots[at.GROUPS + used] = g, scratch.found[entry]
+                used += 1
+            bits, g = bits >> 1, g + 1
+            if used == at.GROUPS:
+                _add_slots(v, w, scratch.places, slots, used, scene)
+                used, added = at.FIRST, added + 1
+                if added % at.BATCH == 0:  # few enough for float32 sums, whatever groups they are of
+                    _move(v, w, lanes)
+    if used:
+        _add_slots(v, w, scratch.places, slots, used, scene)
+    _move(v, w, lanes)
+
+
+@stage(inline="always")
+def _add_slots(v: Array, w: Array, places: Array, slots: Array, used: int, scene: Packed) -> None:
+    """SUM of the groups in the slots."""
+    lanes, profile = used * at.GROUP, scene.whole[at.PROFILE]
+    _peel_pairs(v, places, slots, used, scene.lattice, scene.grid)
+    narrow_distances(v, w, lanes)
+    if profile == GRATING:
+        if scene.numbers[at.PHASED] > 0:
+            narrow_phases(v, w, lanes, scene.numbers)
+        else:
+            phases(w, lanes, scene.shape)
+        grating_squares(w, lanes, scene.shape)
+    else:
+        form_squares(w, lanes, scene.shape, profile)
+    if scene.table.size:
+        gather_or_default(w, places, lanes, scene.table, w.dtype.type(scene.numbers[at.DEFAULT_F]))
+    else:
+        for j in range(lanes):
+            w[at.AMPLITUDE + j] = scene.numbers[at.DEFAULT_F]
+    _hand_back(w, slots, used, scene.narrow)
+
+
+@stage(fastmath=FAST)
+def _peel_pairs(v: Array, index: Array, slots: Array, used: int, lattice: Array, grid: Array) -> None:
+    """float64: distances to the nearest reflections and their table indices, -1 outside the table."""
+    vector_code()
+    low_h, low_k, low_l, size_h, size_k, size_l = grid[0], grid[1], grid[2], grid[3], grid[4], grid[5]
+    for slot in range(used):
+        a = lattice[slots[at.GROUPS + slot]]
+        a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
+        origin, to = slots[slot] * at.GROUP, slot * at.GROUP
+        xs, ys, zs = v[at.X + origin :], v[at.Y + origin :], v[at.Z + origin :]  # numba looks for negative places once
+        for t in range(at.GROUP):
+            x, y, z = xs[t], ys[t], zs[t]
+            h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
+            near_h, near_k, near_l = np.ceil(h - 0.5), np.ceil(k - 0.5), np.ceil(l - 0.5)
+            v[at.FAR_H + to + t], v[at.FAR_K + to + t], v[at.FAR_L + to + t] = h - near_h, k - near_k, l - near_l
+            ih, ik, il = near_h - low_h, near_k - low_k, near_l - low_l
+            inside = (ih >= 0) & (ih < size_h) & (ik >= 0) & (ik < size_k) & (il >= 0) & (il < size_l)
+            index[to + t] = np.int32((ih * size_k + ik) * size_l + il if inside else -1.0)
+
+
+@stage(fastmath=FAST)
+def _hand_back(w: Array, slots: Array, used: int, narrow: Array) -> None:
+    """SUM of the groups += weight F^2 SQUARE of their slots."""
+    vector_code()
+    for slot in range(used):
+        weight = narrow[slots[at.GROUPS + slot], at.LATTICE_WEIGHT]
+        origin, sums = slot * at.GROUP, w[at.SUM + slots[slot] * at.GROUP :]
+        for t in range(at.GROUP):
+            amplitude = w[at.AMPLITUDE + origin + t]
+            sums[t] += weight * amplitude * amplitude * w[at.SQUARE + origin + t]
+
+
+@stage(fastmath=FAST)
+def _move(v: Array, w: Array, lanes: int) -> None:
+    """SUM, times FACTOR, to TOTAL."""
+    vector_code()
+    zero: Any = w.dtype.type(0)
+    for j in range(lanes):
+        v[at.TOTAL + j] += v[at.FACTOR + j] * w[at.SUM + j]
+        w[at.SUM + j] = zero

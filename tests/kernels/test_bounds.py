@@ -1,0 +1,275 @@
+"""Steps that are left out: what a pixel loses stays below the bound, whatever the scene; and much is left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_scenes import D, Draw, deviation, draw_scene, onto_reflection, options_of
+from torch import Tensor
+
+from nanobrag_torch.kernels import operation
+from nanobrag_torch.kernels.arguments import SCENE
+from nanobrag_torch.kernels.cpu import layout as at
+from nanobrag_torch.kernels.cpu.packing import pack
+from nanobrag_torch.kernels.problem import CUTS, Options, Scene
+from nanobrag_torch.physics.lattice_factor import Profile
+
+COARSE = 1e-3
+"""A cut that shows where a bound is used up."""
+
+
+def narrow(draw: Draw, cells: float = 40.0, skew: float = 0.3) -> Scene:
+    """A scene whose spots are small against the space between them, their axes askew."""
+    scene = draw_scene(draw)
+    form = torch.eye(3, dtype=D) + skew * torch.tensor([[0, 1, 0.5], [1, 0, -0.4], [0.5, -0.4, 0]], dtype=D)
+    return replace(scene, shape=form * cells**2 / 0.63)
+
+
+def most(scene: Scene, options: Options) -> Tensor:
+    """What each pixel would be on the peak of the strongest reflection at every step."""
+    strongest = torch.maximum(scene.structure_factors.abs().max(), scene.default_F.abs())
+    flat = replace(scene, shape=torch.zeros((3, 3), dtype=D), default_F=strongest)
+    flat = replace(flat, structure_factors=torch.zeros((0, 0, 0), dtype=D), lattice_weights=scene.lattice_weights.abs())
+    return operation.intensity(None, flat, replace(options, cut=0.0, profile=Profile.GAUSS, interpolate=False))
+
+
+def is_sparse(pixels: Tensor | None, scene: Scene, options: Options) -> bool:
+    return bool(pack(pixels, scene, options).whole[at.SPARSE])
+
+
+SCENES = {
+    "plain": {},
+    "sub-pixels": {"oversample": 2},
+    "curved": {"oversample": 2, "curved": True},
+    "each factor": {"oversample": 2, "oversample_omega": True, "oversample_polar": True, "oversample_thick": True},
+    "resolution limit": {"dmin": 3e-10, "oversample": 3},
+    "interpolated": {"interpolate": True},
+    "last capture": {"last_layer_capture": True, "oversample": 2},
+    "point pixels": {"point_pixel": True},
+}
+
+
+@pytest.mark.parametrize("profile", [Profile.GAUSS, Profile.TOPHAT])
+@pytest.mark.parametrize("name", SCENES)
+def test_nothing_is_lost_that_the_type_could_hold(name, profile):
+    """Value, gradients and slopes with all that may be left out left out, against the full sums."""
+    draw = Draw(profile=profile, panels=2, sources=2, lattices=12, layers=2, pixel=3e-4, offset=0.0)
+    scene, full = narrow(draw, 50.0), options_of(draw, image_shape=(50, 70), **SCENES[name])
+    options = replace(full, cut=CUTS[D])
+    assert is_sparse(None, scene, options)
+    upstream = torch.rand(2 * 50 * 70, generator=torch.Generator().manual_seed(1), dtype=D)
+    value, gradients = operation.gradients(upstream, None, scene, full, SCENE.names, value=True)
+    sparse, found = operation.gradients(upstream, None, scene, options, SCENE.names, value=True)
+    assert deviation(sparse, value) < 1e-14
+    assert deviation(operation.intensity(None, scene, options), value) < 1e-14
+    assert max(deviation(found[n], gradients[n]) for n in found if n != "offset") < 1e-12
+    assert deviation(found["offset"], gradients["offset"]) < 1e-12
+    directions = {n: torch.ones((1, *t.shape), dtype=D) * t.abs().max() for n, t in scene.named().items() if t.numel()}
+    slopes = operation.tangents(None, scene, directions, full)
+    assert deviation(operation.tangents(None, scene, directions, options), slopes) < 1e-12
+
+
+@pytest.mark.parametrize("profile", [Profile.GAUSS, Profile.TOPHAT])
+def test_float32_with_and_without(profile):
+    draw = Draw(profile=profile, panels=1, sources=2, lattices=12, pixel=1e-4)
+    full = options_of(draw, image_shape=(90, 75), dtype=torch.float32, oversample=2)
+    scene = onto_reflection(narrow(draw), 4000, full)
+    value = operation.intensity(None, scene, full)
+    assert deviation(operation.intensity(None, scene, replace(full, cut=CUTS[torch.float32])), value.double()) < 2e-6
+    exact = operation.intensity(None, scene, replace(full, dtype=D))
+    cut = operation.intensity(None, scene, replace(full, dtype=D, cut=CUTS[torch.float32]))
+    assert deviation(cut, exact) < 1e-7
+
+
+def test_an_offset_stays_where_no_spot_is():
+    draw = Draw(profile=Profile.GAUSS, panels=1, sources=1, lattices=10, offset=7.0)
+    scene, full = narrow(draw), options_of(draw, image_shape=(30, 40))
+    found = operation.intensity(None, scene, replace(full, cut=CUTS[D]))
+    assert deviation(found, operation.intensity(None, scene, full)) < 1e-14
+    assert float(found.min()) > 0
+
+
+@pytest.mark.parametrize("kind", ["all", "backwards", "box", "scattered", "one"])
+def test_lists_of_pixels(kind):
+    draw = Draw(profile=Profile.GAUSS, panels=2, sources=2, lattices=10, pixel=3e-4)
+    scene, full = narrow(draw), options_of(draw, image_shape=(40, 50), oversample=2)
+    every = torch.arange(4000)
+    pixels = {
+        "all": every,
+        "backwards": every.flip(0),
+        "box": (50 * torch.arange(10, 20)[:, None] + torch.arange(13, 23)).flatten(),
+        "scattered": torch.randperm(4000, generator=torch.Generator().manual_seed(0))[:300],
+        "one": every[777:778],
+    }[kind]
+    whole = operation.intensity(None, scene, full)
+    found = operation.intensity(pixels, scene, replace(full, cut=CUTS[D]))
+    assert float((found - whole[pixels]).abs().max()) < 1e-14 * float(whole.max())
+
+
+def test_results_do_not_depend_on_threads():
+    draw = Draw(profile=Profile.GAUSS, panels=2, sources=2, lattices=10, pixel=3e-4)
+    scene, options = narrow(draw), options_of(draw, image_shape=(150, 170), cut=COARSE, oversample=2)
+    upstream = torch.ones(2 * 150 * 170, dtype=D)
+    results = []
+    for threads in (1, 2, 3):
+        part = replace(options, threads=threads)
+        value, gradients = operation.gradients(upstream, None, scene, part, SCENE.names, value=True)
+        results.append([operation.intensity(None, scene, part), value, *gradients.values()])
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+def test_absent_reflections_cost_no_accuracy():
+    """Half of the table is zero, and what lies outside it too."""
+    draw = Draw(profile=Profile.GAUSS, panels=1, sources=2, lattices=10, pixel=3e-4)
+    scene, full = narrow(draw), options_of(draw, image_shape=(60, 60))
+    table = scene.structure_factors.clone()
+    table[::2] = 0
+    scene = replace(scene, structure_factors=table, default_F=torch.zeros((), dtype=D))
+    scene = onto_reflection(scene, 1700, full)
+    found = operation.intensity(None, scene, replace(full, cut=CUTS[D]))
+    assert deviation(found, operation.intensity(None, scene, full)) < 1e-14
+
+
+def test_the_reference_kernel_leaves_out_steps_below_the_cut():
+    """Each of them loses less than the cut, so that a pixel loses less than the cut times its most."""
+    draw = Draw(profile=Profile.GAUSS, panels=1, sources=2, lattices=10, pixel=3e-4)
+    scene, full = narrow(draw), options_of(draw, image_shape=(30, 40))
+    options = replace(full, cut=COARSE)
+    whole = operation.intensity(None, scene, full, kernel="reference")
+    found = operation.intensity(None, scene, options, kernel="reference")
+    lost = whole - found
+    assert float(lost.max()) > 0 and bool((lost <= COARSE * most(scene, full)).all()) and float(lost.min()) >= 0
+    fused = operation.intensity(None, scene, options, kernel="fused")
+    assert bool((fused >= found * (1 - 1e-12)).all()), "tiles keep all that a step of its own would"
+
+
+def test_wide_spots_are_summed_in_full():
+    draw = Draw(profile=Profile.GAUSS, panels=1, sources=2, lattices=10)
+    assert not is_sparse(None, narrow(draw, 3.0), options_of(draw, cut=CUTS[D]))
+    assert not is_sparse(None, narrow(draw), options_of(draw))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    cells=st.floats(15.0, 200.0),
+    pixel=st.floats(1e-5, 3e-3),
+    skew=st.floats(-0.4, 0.6),
+    oversample=st.sampled_from((1, 2, 3)),
+    curved=st.booleans(),
+    profile=st.sampled_from((Profile.GAUSS, Profile.TOPHAT)),
+    shape=st.sampled_from(((20, 33), (1, 100), (17, 5), (48, 48))),
+    tilt=st.floats(0.0, 1.4),
+    listed=st.booleans(),
+)
+def test_no_scene_loses_more_than_the_bound(seed, cells, pixel, skew, oversample, curved, profile, shape, tilt, listed):
+    """Panels that lean up to 80 degrees, large and small pixels, at a cut so coarse that any slip would show."""
+    draw = Draw(profile=profile, panels=2, sources=2, lattices=8, pixel=pixel, seed=seed)
+    scene = narrow(draw, cells, skew)
+    c, s = torch.cos(torch.tensor(tilt, dtype=D)), torch.sin(torch.tensor(tilt, dtype=D))
+    turn = torch.eye(3, dtype=D)
+    turn[0, 0], turn[0, 1], turn[1, 0], turn[1, 1] = c, -s, s, c
+    panels = torch.cat((scene.panels[:, :1], scene.panels[:, 1:] @ turn), 1)
+    full = options_of(draw, image_shape=shape, oversample=oversample, curved=curved)
+    scene = onto_reflection(replace(scene, panels=panels), shape[0] * shape[1] // 2, full)
+    pixels = torch.arange(0, 2 * shape[0] * shape[1], 3) if listed else None
+    whole = operation.intensity(pixels, scene, full)
+    found = operation.intensity(pixels, scene, replace(full, cut=COARSE))
+    bound = COARSE * most(scene, full) if profile is Profile.GAUSS else torch.zeros(2 * shape[0] * shape[1], dtype=D)
+    bound = bound if pixels is None else bound[pixels]
+    assert bool(((whole - found).abs() <= bound.abs() * (1 + 1e-9) + 1e-13 * whole.abs().max()).all())
+
+
+def test_the_bound_is_used():
+    """Pixels lose up to a good share of what they may."""
+    draw = Draw(profile=Profile.GAUSS, panels=1, sources=1, lattices=8, pixel=2e-5)
+    full = options_of(draw, image_shape=(200, 200))
+    scene = onto_reflection(narrow(draw, 60.0, 0.0), 20100, full)
+    lost = operation.intensity(None, scene, full) - operation.intensity(None, scene, replace(full, cut=COARSE))
+    one_step = most(replace(scene, lattice_weights=scene.lattice_weights * 0 + scene.lattice_weights.max()), full) / 8
+    assert 0.02 < float((lost / (COARSE * one_step)).max()) <= 8
+
+
+def fading(profile: Profile, draw: Draw, cells: float = 12.0) -> Scene:
+    """A scene whose spots fade: numbers of cells, whole for a grating, or the form of a ball."""
+    scene = draw_scene(draw)
+    matrix = torch.diag(torch.tensor([cells, cells + 3, cells - 2], dtype=D))
+    return replace(scene, shape=matrix if profile is Profile.GRATING else matrix @ matrix)
+
+
+FADE = (Profile.GRATING, Profile.SPHERE)
+
+
+@pytest.mark.parametrize("profile", FADE)
+@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("share", [1e-2, 1e-4])
+def test_what_fades_is_left_out_within_the_tolerance(name, profile, share):
+    """Photons a pixel, in every pixel; and something is left out."""
+    draw = Draw(profile=profile, panels=1, sources=2, lattices=12, layers=2, pixel=5e-5)
+    full = options_of(draw, image_shape=(30, 50), **SCENES[name])
+    scene = onto_reflection(fading(profile, draw), 800, full)
+    whole = operation.intensity(None, scene, full)
+    options = replace(full, tolerance=share * float(whole.max()))
+    assert is_sparse(None, scene, options)
+    lost = whole - operation.intensity(None, scene, options)
+    assert -1e-12 * float(whole.max()) < float(lost.min())
+    assert float(lost.max()) <= options.tolerance * (1 + 1e-9)
+    assert float(lost.max()) > (1e-3 if share == 1e-2 else 0.0) * options.tolerance
+
+
+@pytest.mark.parametrize("profile", FADE)
+def test_gradients_and_slopes_leave_out_as_little(profile):
+    draw = Draw(profile=profile, panels=1, sources=2, lattices=12, pixel=1e-4)
+    full = options_of(draw, image_shape=(60, 60))
+    scene = onto_reflection(fading(profile, draw, 20.0), 1800, full)
+    upstream = torch.rand(3600, generator=torch.Generator().manual_seed(1), dtype=D)
+    value, gradients = operation.gradients(upstream, None, scene, full, SCENE.names, value=True)
+    options = replace(full, tolerance=1e-7 * float(value.max()))
+    sparse, found = operation.gradients(upstream, None, scene, options, SCENE.names, value=True)
+    assert float((value - sparse).max()) <= options.tolerance
+    assert max(deviation(found[n], gradients[n]) for n in found) < 1e-4
+    directions = {"lattice": torch.ones((1, *scene.lattice.shape), dtype=D) * 1e-10}
+    slopes = operation.tangents(None, scene, directions, full)
+    assert deviation(operation.tangents(None, scene, directions, options), slopes) < 1e-4
+
+
+def test_the_reference_kernel_keeps_to_the_tolerance_too():
+    draw = Draw(panels=1, sources=2, lattices=5, pixel=3e-4, layers=2)
+    full = options_of(draw, image_shape=(20, 30), oversample=2)
+    scene = onto_reflection(fading(Profile.GRATING, draw), 300, full)
+    whole = operation.intensity(None, scene, full, kernel="reference")
+    options = replace(full, tolerance=1e-3 * float(whole.max()))
+    lost = whole - operation.intensity(None, scene, options, kernel="reference")
+    assert 0 < float(lost.max()) <= options.tolerance and float(lost.min()) >= 0
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    cells=st.one_of(st.floats(0.6, 60.0), st.integers(1, 100).map(float)),
+    pixel=st.floats(1e-5, 3e-3),
+    exponent=st.floats(-9.0, -0.5),
+    oversample=st.sampled_from((1, 2, 3)),
+    layers=st.sampled_from((1, 2)),
+    curved=st.booleans(),
+    table=st.booleans(),
+    interpolate=st.booleans(),
+    profile=st.sampled_from(FADE),
+    shape=st.sampled_from(((20, 33), (1, 100), (17, 5), (48, 48))),
+)
+def test_no_scene_loses_more_than_the_tolerance(
+    seed, cells, pixel, exponent, oversample, layers, curved, table, interpolate, profile, shape
+):
+    draw = Draw(profile=profile, panels=2, sources=2, lattices=8, layers=layers, table=table, pixel=pixel, seed=seed)
+    full = options_of(draw, image_shape=shape, oversample=oversample, curved=curved, interpolate=interpolate)
+    matrix = torch.diag(torch.tensor([cells, 1.2 * cells, 0.9 * cells], dtype=D))
+    scene = replace(draw_scene(draw), shape=matrix if profile is Profile.GRATING else matrix @ matrix)
+    scene = onto_reflection(scene, shape[0] * shape[1] // 2, full)
+    whole = operation.intensity(None, scene, full)
+    tolerance = 10**exponent * float(whole.max())
+    lost = (whole - operation.intensity(None, scene, replace(full, tolerance=tolerance))).abs()
+    assert float(lost.max()) <= tolerance * (1 + 1e-9) + 1e-12 * float(whole.max())
