@@ -89,6 +89,19 @@ def test_a_series_goes_on_where_it_was_cut_off(folder):
     assert before[1] == after[1] and before[3] == after[3] and before[2] != after[2]
 
 
+def test_a_tolerance_is_said_and_kept(folder, capsys):
+    words = ["simulate", "straight.expt", "--structure-factors", "model.mtz", "--frames", "1", "-N", "20", "20", "20"]
+    words += ["--phi-steps", "12", "--oversample", "1"]
+    assert main([*words, "--tolerance", "0", "-o", "full.npy"]) == 0
+    assert "every step is summed" in capsys.readouterr().out
+    assert main([*words, "--tolerance", "1e-2", "-o", "quick.npy"]) == 0
+    photons = float(re.search(r"may lose (\S+) photons, 0.01 of", capsys.readouterr().out)[1])
+    full, quick = np.load("full.npy"), np.load("quick.npy")
+    lost = (full - quick).max()
+    assert 0 < lost <= photons * 1.01 + 1e-6 * full.max()
+    assert photons <= 0.01 * full.max() * 1.01
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [

@@ -39,6 +39,8 @@ from nanobrag_torch.tracing.pixel import trace_pixel
 from nanobrag_torch.units import ANGSTROM, R_E_SQUARED
 
 EDGE_ON = 1e-12
+SAMPLED_PIXELS, SAMPLED_STEPS = 2**16, 2**28
+"""Of the sample that tells how bright an image is, at most: pixels, and steps of more than a thousand pixels."""
 """Cosine between the normal and the way to the panel below which no pixel can be seen."""
 _LOG = logging.getLogger(__name__)
 
@@ -52,7 +54,8 @@ class Simulator(SimulatorAttributes):
     compat: "corrected", "c" or a Compat; phi_mode: "spec" or "c-parity" for the phi row alone; kernel: "auto",
     "reference" or "fused"; dtype: float32 or float64 of the image; threads: at most so many cores. cut: share of its
     peak below which a Gaussian spot is left out, by default less than the last digit of dtype; 0 for the full sum,
-    which the reference kernel takes unless told otherwise. crystal_config: rotation and mosaicity, in place of the
+    which the reference kernel takes unless told otherwise. tolerance: photons a pixel that may be left out of spots
+    that only fade. crystal_config: rotation and mosaicity, in place of the
     crystal's own; beam_config: the crystal's unless given. debug_config: a pixel whose trace every run prints,
     trace_pixel (slow, fast) or printout_pixel (fast, slow). Parameters are read anew at every run, so that an optimiser
     may change tensors in place between runs, and a script configurations.
@@ -75,6 +78,7 @@ class Simulator(SimulatorAttributes):
         background: Sequence[MaterialConfig] = (),
         response: ResponseConfig | None = None,
         cut: float | None = None,
+        tolerance: float = 0.0,
     ) -> None:
         require_model("crystal", crystal, Crystal)
         if detector is not None:
@@ -105,7 +109,9 @@ class Simulator(SimulatorAttributes):
             raise InputError("background", names_of(self.background), "nothing on a curved detector")
         if cut is not None and not 0 <= cut < 1:
             raise InputError("cut", cut, "a share of a spot's peak from 0 up, below 1")
-        self.cut = cut
+        if not 0 <= tolerance < math.inf:
+            raise InputError("tolerance", tolerance, "photons a pixel, from 0 up")
+        self.cut, self.tolerance = cut, tolerance
 
     @property
     def geometry(self) -> DetectorGeometry:
@@ -362,9 +368,25 @@ class Simulator(SimulatorAttributes):
             running_factors=compat.running_factors and per_step,
             interpolation_latch=compat.interpolation_latch and interpolate,
             cut=self._cut(),
+            tolerance=self.tolerance,
             dtype=self.dtype,
             threads=self.threads,
         )
+
+    def brightest(self) -> float:
+        """The most photons among runs of pixels spread evenly over the whole detector, whatever region or mask.
+
+        What a tolerance may be a share of: no more than the image's maximum, and the same for every part of it.
+        """
+        count, run = self.detector.panel_count * math.prod(self.detector.image_shape), 64
+        steps = max(1, self.steps * self.detector.layers)
+        wanted = min(max(SAMPLED_STEPS // steps, 2**10), SAMPLED_PIXELS)
+        starts = torch.arange(0, count, run * max(1, count // wanted), device=self.device)
+        pixels = (starts[:, None] + torch.arange(run, device=self.device)).flatten()
+        options = replace(self.options(), tolerance=0.0)
+        with torch.no_grad():
+            values = operation.intensity(pixels[pixels < count], self.scene(), options, kernel=self.kernel)
+        return float(values.max()) if values.numel() else 0.0
 
     def _cut(self) -> float:
         if self.cut is None:

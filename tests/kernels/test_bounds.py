@@ -209,7 +209,7 @@ FADE = (Profile.GRATING, Profile.SPHERE)
 @pytest.mark.parametrize("share", [1e-2, 1e-4])
 def test_what_fades_is_left_out_within_the_tolerance(name, profile, share):
     """Photons a pixel, in every pixel; and something is left out."""
-    draw = Draw(profile=profile, panels=1, sources=2, lattices=12, layers=2, pixel=5e-5)
+    draw = Draw(profile=profile, panels=1, sources=2, lattices=12, layers=2, pixel=1.5e-4)
     full = options_of(draw, image_shape=(30, 50), **SCENES[name])
     scene = onto_reflection(fading(profile, draw), 800, full)
     whole = operation.intensity(None, scene, full)

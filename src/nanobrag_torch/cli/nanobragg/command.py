@@ -81,6 +81,8 @@ def _render_and_write(prepared: Prepared, simulator: Simulator) -> None:
         print(line)
     for line in outputs.written_lines(files):
         print(line)
+    if prepared.request.tolerance > 0:
+        print(f"left out: at most {prepared.request.tolerance:g} photons of any pixel (-tolerance)")
     wanted = simulator.detector.pixels()
     print(speed_line(seconds, image.size if wanted is None else wanted.numel(), simulator.steps), flush=True)
 

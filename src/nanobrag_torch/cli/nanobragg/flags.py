@@ -93,6 +93,8 @@ RUN: tuple[Flag, ...] = (
     Flag(whole=("-kernel",), values=WORD, sets=("kernel",), stop=True, default="auto", shown="auto|reference|fused",
          text="implementation of the rendering"),
     Flag(whole=("-threads",), values=INT, sets=("threads",), stop=True, default="all cores", text="CPU threads"),
+    Flag(whole=("-tolerance",), values=REAL, sets=("tolerance",), stop=True, default="0, the full sum",
+         shown="photons", text="what a pixel may lose at most where steps that add next to nothing are left out"),
     Flag(whole=("-pngfile",), values=FILE, sets=("pngfile",), stop=True, subject="outputs", default="none",
          text="picture for people: logarithmic grey, beam centre, resolution rings"),
     Flag(whole=("-gauss_hkl_xtal",), puts=_on_off("shape", "gauss_hkl"), stop=True, subject="crystal",

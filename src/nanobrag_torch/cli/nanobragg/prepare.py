@@ -175,6 +175,7 @@ def build(prepared: Prepared) -> Simulator:
         dtype=dtype,
         device=device,
         threads=request.threads,
+        tolerance=request.tolerance,
     )
 
 

@@ -20,6 +20,7 @@ class Request:
     device: str = "cpu"
     kernel: str = "auto"
     threads: int | None = None
+    tolerance: float = 0.0
     progress: bool = True
     printout: bool = False
     printout_f: int | None = None

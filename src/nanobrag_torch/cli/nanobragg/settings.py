@@ -75,6 +75,8 @@ def check_request(request: Request) -> None:
             raise InputError(f"-{name}", value, ", ".join(known))
     if request.threads is not None and request.threads < 1:
         raise InputError("-threads", request.threads, "a whole number from 1 up")
+    if request.tolerance < 0:
+        raise InputError("-tolerance", request.tolerance, "photons a pixel, from 0 up")
     if request.distance_mm == 0 and request.close_distance_mm is None:
         raise InputError("-distance", 0.0, "a number other than 0")
     if request.close_distance_mm == 0:

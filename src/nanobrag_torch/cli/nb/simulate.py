@@ -107,6 +107,9 @@ def simulate(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     kernel: Annotated[str, typer.Option(help="auto, reference or fused")] = "auto",
     threads: Annotated[int | None, typer.Option(help="at most so many cores [all]")] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="share of the brightest pixel that any pixel may lose, where that saves time; 0: none")
+    ] = 1e-6,
 ) -> None:
     """Render the images of an experiment: refined.expt and model.mtz in, a series that DIALS opens out."""
     made_of = _ingredients(dict(locals()))
@@ -135,6 +138,7 @@ def simulate(
     target = inputs.output(output, data, chosen, allow_loss, picture)
     described = inputs.with_amplitudes(data, structure_factors, column, dmin, options)
     simulator |= {"background": materials} if materials else {}
+    simulator["tolerance"] = _tolerance(described, chosen[0], simulator, tolerance)
     job = _Job(described, simulator, noise, 1 if seed is None else seed, target, made_of, words)
     job.announce(chosen)
     start = time.perf_counter()
@@ -244,6 +248,21 @@ def _draw(job: _Job, frame: int, picture: Path) -> None:
 
     write_png(picture, job.photons(frame), job.experiment.data, title=f"image {frame + 1}")
     say(f"wrote {picture}")
+
+
+def _tolerance(experiment: Experiment, frame: int, simulator: dict[str, Any], share: float) -> float:
+    """Photons that a pixel may lose, said in a line: a share of the most that a sample of the first image has."""
+    if not 0 <= share < 1:
+        raise InputError("--tolerance", share, "a share of the brightest pixel, from 0 up, below 1")
+    if share == 0:
+        typer.echo("tolerance: none, every step is summed")
+        return 0.0
+    brightest = experiment.simulator(frame, **simulator).brightest()
+    typer.echo(
+        f"tolerance: a pixel may lose {share * brightest:.3g} photons, {share:g} of {brightest:.4g}, the most that a "
+        f"sample of pixels of image {frame + 1} has"
+    )
+    return share * brightest
 
 
 def _ingredients(options: dict[str, Any]) -> dict[str, object]:
