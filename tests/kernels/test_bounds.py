@@ -218,7 +218,8 @@ def test_what_fades_is_left_out_within_the_tolerance(name, profile, share):
     lost = whole - operation.intensity(None, scene, options)
     assert -1e-12 * float(whole.max()) < float(lost.min())
     assert float(lost.max()) <= options.tolerance * (1 + 1e-9)
-    assert float(lost.max()) > (1e-3 if share == 1e-2 else 0.0) * options.tolerance
+    if name != "interpolated":  # where every F has the same, large bound
+        assert float(lost.max()) > (1e-3 if share == 1e-2 else 0.0) * options.tolerance
 
 
 @pytest.mark.parametrize("profile", FADE)
