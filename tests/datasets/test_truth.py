@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import h5py
 import hdf5plugin
 import numpy as np
 import nxmx
 import pytest
+from dataset_recipes import STILLS, changed
 
+from nanobrag_torch.datasets import engine
 from nanobrag_torch.datasets.render import Renderer
+from nanobrag_torch.datasets.store import open_folder
 from nanobrag_torch.datasets.truth import gathered
 from nanobrag_torch.io.expt import read_expt, read_expts
+from nanobrag_torch.io.expt_write import write_expt
 from nanobrag_torch.io.geometry import read_geometry
 from nanobrag_torch.io.refl import read_refl
+from nanobrag_torch.records.experiment import DetectorData, ExperimentData
 from nanobrag_torch.records.frames import incident
 
 assert hdf5plugin
@@ -113,3 +120,34 @@ def test_a_reflection_that_comes_back_is_another_one():
     assert rows["photons"].tolist() == [4.0, 10.0, 7.0] and rows["frame1"].tolist() == [2, 7, 2]
     assert rows["frame_centroid"].tolist() == [1.25, 6.0, 1.5]
     assert rows["angle_deg"][0] == pytest.approx(0.75)
+
+
+def test_a_detector_of_two_panels_from_a_file(tmp_path):
+    """Two halves of the usual detector, the second turned upside down: spots, shards and master follow the panels."""
+    whole = Renderer(changed(STILLS, detector={"distance_mm": 100}))
+    beam, panel = whole.data.beam, whole.data.detector.panels[0]
+    first = replace(panel, image_size=(40, 64), name="left")
+    corner = panel.positions_mm(80, 64)
+    second = replace(first, origin_mm=corner, fast=-panel.fast, slow=-panel.slow, name="right")
+    halves = ExperimentData(beam=beam, detector=DetectorData(panels=(first, second)))
+    write_expt(tmp_path / "halves.expt", halves)
+    tree = {**STILLS, "detector": {"file": str(tmp_path / "halves.expt")}}
+    folder = open_folder(tmp_path / "set", changed(tree, dataset={"images": 2}))
+    engine.run(folder, engine.in_this_process).raise_failures()
+    assert engine.finish(folder)
+    one, two = whole.frame(1), Renderer(folder.recipe).frame(1)
+    image, parts = one.expected.reshape(64, 80), two.expected.reshape(2, 64, 40)
+    assert np.abs(parts[0] - image[:, :40]).max() < 2e-5 * image.max()
+    # a pixel has the solid angle of its first sub-pixel, which is another one where axes are reversed
+    assert np.allclose(parts[1], image[::-1, :39:-1], rtol=5e-3, atol=1e-3)
+    with h5py.File(folder.path / "master.nxs", "r") as file:
+        assert file["/entry/data/data"].shape == (2, 128, 40)
+        assert len(nxmx.NXmx(file).entries[0].instruments[0].detectors[0].modules) == 2
+    refl, experiment = read_refl(folder.shard(0, "refl")), read_expts(folder.shard(0, "expt"))[0]
+    for number in (0, 1):
+        own = (refl.columns["panel"] == number) & (refl.columns["partiality"] > 0.5)
+        there = experiment.detector.panels[number]
+        place, centroid = refl.columns["xyzcal.px"][own], refl.columns["xyzobs.px.value"][own]
+        assert own.sum() > 5 and np.median(np.abs(place - centroid)) < 0.3
+        ray = there.positions_mm(place[:, 0], place[:, 1])
+        assert np.allclose(np.cross(ray, refl.columns["s1"][own]), 0, atol=1e-6)
