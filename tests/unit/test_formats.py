@@ -106,6 +106,15 @@ def test_compare_reads_what_simulate_writes(toy, capsys, suffix):
     assert "correlation" in capsys.readouterr().out
 
 
+def test_compare_takes_one_frame_of_several_and_says_which(toy, capsys):
+    assert main(["simulate", "a.expt", "--oversample", "1", "-o", "s.nxs"]) == 0
+    assert main(["convert", "s.nxs", "second.cbf", "--frame", "1"]) == 0
+    capsys.readouterr()
+    assert main(["compare", "s.nxs", "second.cbf", "--frame", "1"]) == 0
+    said = capsys.readouterr()
+    assert "image 1 of 2" in said.err and "correlation" in said.out
+
+
 def test_a_picture_is_not_taken_for_pixels(toy, capsys):
     write_image("a.png", np.ones((12, 16)), None)
     assert main(["show", "a.png"]) == 2

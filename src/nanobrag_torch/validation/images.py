@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from pathlib import Path
@@ -18,6 +19,8 @@ from nanobrag_torch.io.images import read_image as read_any
 Image = NDArray[np.float64]
 Region = tuple[int, int, int, int]
 """First and last fast pixel, first and last slow pixel, both included: the order of -roi."""
+
+_LOG = logging.getLogger(__name__)
 
 ACCEPTED = "an image of any kind that nb reads, or raw 32-bit floats"
 RAW_SUFFIXES = ("", ".bin", ".raw", ".float", ".dat")
@@ -44,9 +47,11 @@ def _of_format(path: str | os.PathLike[str], name: str, shape: tuple[int, int] |
     if found is None or (found.fallback and (shape is not None or Path(path).suffix.lower() in RAW_SUFFIXES)):
         return None
     try:
-        read = read_any(path, frame)
+        read = read_any(path, frame if found.frames is not None else 0)
     except InputError as error:
         raise InputError(f"{name}, {error.name}", error.value, error.accepted) from error
+    if read.frames > 1:
+        _LOG.warning("%s: image %d of %d (--frame for another)", path, frame, read.frames)
     detector = None if read.experiment is None else read.experiment.detector
     pixels = read.pixels
     if pixels.ndim == 3:

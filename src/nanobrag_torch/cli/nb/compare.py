@@ -64,6 +64,7 @@ def compare(
     shape_b: Annotated[
         tuple[int, int] | None, typer.Option(help="The same for B, when it differs.", metavar="SLOW FAST")
     ] = None,
+    frame: Annotated[int, typer.Option(help="Which image, from 0, of files that hold several.")] = 0,
     roi: Annotated[
         tuple[int, int, int, int] | None,
         typer.Option(help="Compare these pixels alone, both ends included.", metavar="FMIN FMAX SMIN SMAX"),
@@ -94,7 +95,7 @@ def compare(
     given = list(words or ())
     by_flags = config is not None or (bool(given) and given[0].startswith("-"))
     shapes = (shape, shape_b or (None if resample else shape))
-    images = _rendered(given, config, c_bin) if by_flags else _read(given, shapes)
+    images = _rendered(given, config, c_bin) if by_flags else _read(given, shapes, frame)
     b = resampled(images.b, images.a.shape) if resample else images.b
     _same_shape(images.a, b)
     images = Images(cut(images.a, roi), cut(b, roi), images.names, images.seconds)
@@ -120,12 +121,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return nb(["compare", *(sys.argv[1:] if argv is None else argv)])
 
 
-def _read(paths: list[str], shapes: Sequence[tuple[int, int] | None]) -> Images:
+def _read(paths: list[str], shapes: Sequence[tuple[int, int] | None], frame: int) -> Images:
     from nanobrag_torch.validation.images import read_image
 
     if len(paths) != 2:
         raise InputError("images", " ".join(paths) or "nothing", "two images, or flags of nanoBragg after --")
-    a, b = (read_image(path, name, shape) for path, name, shape in zip(paths, "AB", shapes, strict=True))
+    a, b = (read_image(path, name, shape, frame) for path, name, shape in zip(paths, "AB", shapes, strict=True))
     return Images(a, b, (paths[0], paths[1]))
 
 
