@@ -15,7 +15,20 @@ from nanobrag_torch import __version__
 DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "nanobrag_torch"
 ROOMS = {
-    "the package": ("config", "simulator", "experiment", "testing", "errors", "units", "compat", "devices", "c_random"),
+    "the package": (
+        "config",
+        "simulator",
+        "experiment",
+        "testing",
+        "errors",
+        "units",
+        "compat",
+        "devices",
+        "c_random",
+        "sampling",
+        "checked",
+        "workers",
+    ),
     "models": ("models",),
     "io": ("io",),
     "records": ("records",),
@@ -25,7 +38,7 @@ ROOMS = {
     "kernels": ("kernels/operation", "kernels/problem", "kernels/reference"),
     "refinement": ("refinement",),
     "datasets": ("datasets",),
-    "validation and report": ("validation", "report"),
+    "tracing, validation and report": ("tracing", "validation", "report"),
     "utils": ("utils",),
 }
 """Title of each page of the reference -> its modules and folders of modules; those that do not exist are left out."""
@@ -43,6 +56,7 @@ myst_enable_extensions = ["linkify"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 python_use_unqualified_type_names = True
+suppress_warnings = ["ref.python"]  # a type such as range may bear the name of a field here and there
 
 
 def setup(app: Any) -> None:
@@ -82,7 +96,7 @@ def section(module: str) -> list[str]:
 
 def slug(title: str) -> str:
     """The name of a page's file."""
-    return title.replace(" ", "-")
+    return title.replace(",", "").replace(" ", "-")
 
 
 def write(path: Path, lines: list[str]) -> None:
