@@ -11,13 +11,11 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from compat_scenes import (
-    ABS,
     BOX,
     FLAT,
     MODES,
     SMALL,
     SPOTS,
-    THICK,
     Plane,
     assert_same,
     commands,
@@ -266,7 +264,3 @@ def test_a_gaussian_far_from_any_spot_is_exactly_dark(command, mode, kernel, dty
     ran = command(f"{line} -kernel {kernel} -dtype {dtype} -nonoise -nopgm", mode)
     assert not ran.image.any()
     assert set(ran.counts["intimage.img"].ravel()) == {40}  # the offset alone
-
-
-def test_both_modes_are_held():
-    assert MODES == ("corrected", "c") and ABS < THICK
