@@ -97,9 +97,9 @@ def _whole(values: Any) -> np.ndarray:
     try:
         numbers = np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(NAME, str(values)[:60], "whole indices h, k, l") from error
+        raise InputError(NAME, str(values)[:60], "whole indices h k l in rows of h k l F") from error
     if not np.isfinite(numbers).all() or (numbers != np.rint(numbers)).any():
-        raise InputError(NAME, str(values)[:60], "whole indices h, k, l")
+        raise InputError(NAME, str(values)[:60], "whole indices h k l in rows of h k l F")
     return numbers.astype(np.int64)
 
 

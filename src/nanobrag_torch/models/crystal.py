@@ -16,10 +16,10 @@ from nanobrag_torch.c_random import MosaicDomains, Streams, random_domains
 from nanobrag_torch.checks import require_model
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import MOSAIC_DOMAINS, BeamConfig, CrystalConfig, MosaicSampling
+from nanobrag_torch.crystallography.amplitude_tables import table_of
 from nanobrag_torch.devices import checked_device
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.hkl import read_hkl_file, write_fdump
-from nanobrag_torch.models.amplitudes import amplitudes_of
 from nanobrag_torch.models.attributes import CellTensor, Setting
 from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.physics import mosaicity
@@ -76,7 +76,7 @@ class Crystal:
         if structure_factors is not None:
             if hkl_data is not None:
                 raise InputError("structure_factors", "hkl_data beside it", "one of the two")
-            table, self.hkl_metadata = amplitudes_of(structure_factors, self.config.default_F)
+            table, self.hkl_metadata = table_of(structure_factors, default_F=self.config.default_F)
             self.hkl_data = table.to(self.device)
         self.streams: Streams | None = None
         self._drawn: tuple[Streams | None, tuple[int, int], MosaicDomains] | None = None
