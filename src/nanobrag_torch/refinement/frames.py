@@ -14,8 +14,10 @@ from nanobrag_torch.records.experiment import DetectorData
 SMALLEST_PEDESTAL = 3.0
 """Counts; a lower offset cannot be told from the noise of the background, and matters as little."""
 ROUND_NUMBER = 1.5
-RIM = 2  # pixels at the edge of a box
-LEAST_RIMS = 10
+PATCH, PATCHES, LEAST_PATCHES = 16, 400, 10
+CLIP, CLIPS = 4.0, 6
+CLIPPED = 0.9989
+"""Variance of the normal law within four standard deviations."""
 MAD = 1.4826
 
 
@@ -79,40 +81,50 @@ def _shaped(array: NDArray[Any], shape: tuple[int, ...], name: str) -> NDArray[A
 
 @dataclass(frozen=True)
 class Noise:
-    """What the rims of boxes say: mean and variance of the background, photons."""
+    """What patches of the image say: mean and variance of the background, photons."""
 
     mean: float
     variance: float
     error: float  # standard error of the difference of the two
-    rims: int
+    patches: int
 
 
-def noise_of_rims(frame: Frame, panel: NDArray[np.int64], corners: NDArray[np.int64]) -> Noise | None:
-    """Median mean and variance of the rims of boxes [b] with corners fast0 fast1 slow0 slow1 [b, 4], planes removed."""
-    means, variances, count = [], [], 0
-    for number, (fast0, fast1, slow0, slow1) in zip(panel, corners, strict=True):
-        place = (number, slice(max(slow0, 0), slow1), slice(max(fast0, 0), fast1))
-        values, good = frame.photons[place], frame.good[place].copy()
-        if min(values.shape, default=0) <= 2 * RIM + 1:
-            continue
-        good[RIM:-RIM, RIM:-RIM] = False
-        if good.sum() < 20:
-            continue
-        slow, fast = np.nonzero(good)
-        design = np.column_stack([np.ones(len(slow)), fast, slow])
-        seen = values[good]
-        kept = seen < np.median(seen) + 5 * np.sqrt(max(np.median(seen), 1.0))
-        design, seen = design[kept], seen[kept]
-        if len(seen) < 12:
-            continue
-        left = seen - design @ np.linalg.lstsq(design, seen, rcond=None)[0]
-        means.append(seen.mean())
-        variances.append((left**2).sum() / (len(seen) - 3))
-        count += len(seen)
-    if len(means) < LEAST_RIMS:
+def noise_of_background(frame: Frame) -> Noise | None:
+    """Median mean and variance of patches all over the image, spots and planes left out; None for too few patches."""
+    panels, slow_size, fast_size = frame.photons.shape
+    step = max(PATCH, int(np.sqrt(panels * slow_size * fast_size / PATCHES)))
+    found = []
+    for panel in range(panels):
+        for slow in range(0, slow_size - PATCH + 1, step):
+            for fast in range(0, fast_size - PATCH + 1, step):
+                place = (panel, slice(slow, slow + PATCH), slice(fast, fast + PATCH))
+                found.append(_noise_of_patch(frame.photons[place], frame.good[place]))
+    known = np.array([pair for pair in found if pair is not None]).reshape(-1, 3)
+    if len(known) < LEAST_PATCHES:
         return None
-    mean, variance = float(np.median(means)), float(np.median(variances))
-    return Noise(mean, variance, 2 * variance * np.sqrt(2 / count) + np.sqrt(variance / count), len(means))
+    mean, variance = float(np.median(known[:, 0])), float(np.median(known[:, 1]))
+    lacking = known[:, 0] - known[:, 1]
+    error = 1.25 * MAD * float(np.median(np.abs(lacking - np.median(lacking)))) / np.sqrt(len(known))
+    return Noise(mean, mean - float(np.median(lacking)), max(error, 1e-3 * variance), len(known))
+
+
+def _noise_of_patch(values: NDArray[np.float64], good: NDArray[np.bool_]) -> tuple[float, float, float] | None:
+    """Mean, variance and number of the pixels of a patch after clipping at four standard deviations about a plane."""
+    slow, fast = np.nonzero(good)
+    if len(slow) < PATCH * PATCH // 2:
+        return None
+    design, seen = np.column_stack([np.ones(len(slow)), fast, slow]), values[good]
+    kept = np.ones(len(seen), bool)
+    left = np.zeros(len(seen))
+    for _ in range(CLIPS):
+        plane = np.linalg.lstsq(design[kept], seen[kept], rcond=None)[0]
+        left = seen - design @ plane
+        limit = CLIP * max(float(np.sqrt((left[kept] ** 2).mean())), 1e-6)
+        kept = np.abs(left) < limit
+    count = int(kept.sum())
+    if count < PATCH * PATCH // 2:
+        return None
+    return float(seen[kept].mean()), float((left[kept] ** 2).sum() / (count - 3)) / CLIPPED, float(count)
 
 
 def with_offset(frame: Frame, noise: Noise | None) -> Frame:

@@ -101,7 +101,7 @@ class StillResult:
 
     @property
     def steps(self) -> int:
-        """Accepted steps of the last fit."""
+        """Accepted steps of all fits, the rough one and those with finer sums."""
         return len(self.history)
 
     @property

@@ -21,8 +21,8 @@ FACTOR = 2.0
 FAR_BOX, LEAST_BAD_BOX, FAR_PIXEL = 5.0, 1.5, 6.0
 MOST_OUTLIERS = 0.1
 MAD = 1.4826
-MOST_STEPS = 1600
-"""Of a pixel: domains times samples times steps of the rotation times wavelengths."""
+MOST_STEPS = 10**8
+"""Of all pixels: domains times samples times steps of the rotation times wavelengths; half a second for their slopes."""
 ROUNDS_OF_SAMPLING = 5
 ALLOWED_MOVE = 0.3
 """Standard deviations."""
@@ -247,10 +247,10 @@ def finer_samplings(now: Sampling, *, mosaic: bool, rotates: bool) -> list[Sampl
     return found
 
 
-def bearable(sampling: Sampling, now: Sampling, channels: int) -> Sampling:
+def bearable(sampling: Sampling, now: Sampling, problem: Problem) -> Sampling:
     """The finer sampling, or as it is now where that would take too long."""
-    steps = sampling.domains * sampling.oversample**2 * sampling.phi_steps * channels
-    return sampling if steps <= MOST_STEPS else now
+    steps = sampling.domains * sampling.oversample**2 * sampling.phi_steps * len(problem.model.base.wavelengths)
+    return sampling if steps * len(problem.rendered_block) <= MOST_STEPS else now
 
 
 def joined(first: Sampling, second: Sampling) -> Sampling:
@@ -270,9 +270,11 @@ def refine_sampling(
     Also what is left to say where that takes more than is bearable.
     """
     history: list[Progress] = []
-    left, channels = "", len(problem.model.base.wavelengths)
+    left = ""
     if not problem.model.rotation:
         sampling = replace(sampling, phi_steps=1)
+    if not any(name.startswith("spread") for name in problem.parameters.names):
+        sampling = replace(sampling, domains=1)
     for _ in range(ROUNDS_OF_SAMPLING):
         problem, state = resampled(problem, state, sampling)
         solution = levenberg_marquardt(problem, state, most_steps=most_steps, small_step=ALLOWED_MOVE)
@@ -283,7 +285,7 @@ def refine_sampling(
             moved = moved_sigmas(problem, solution, finer)
             worst = max(moved, key=lambda name: moved[name])
             if moved[worst] > ALLOWED_MOVE:
-                wanted = joined(wanted, bearable(finer, sampling, channels))
+                wanted = joined(wanted, bearable(finer, sampling, problem))
                 left = f"summed more finely still, {worst} would move by {moved[worst]:.1f} of its sigma"
         if wanted == sampling:
             break

@@ -18,7 +18,7 @@ from nanobrag_torch.io.images import read_image
 from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.build import IntensityPrior, Slots, build_problem, in_table, predicted_resolution
 from nanobrag_torch.refinement.centroids import Centroids, predicted, refine_centroids
-from nanobrag_torch.refinement.frames import Frame, frame_of, noise_of_rims, with_offset
+from nanobrag_torch.refinement.frames import Frame, frame_of, noise_of_background, with_offset
 from nanobrag_torch.refinement.inputs import Amplitudes, Geometry, PathLike, Shot, read_shot
 from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.neighbours import neighbours
@@ -34,7 +34,7 @@ from nanobrag_torch.refinement.result import (
 )
 from nanobrag_torch.refinement.setup import Choices, exposure, shot_model, spectrum_length, start_parameters
 from nanobrag_torch.refinement.shoeboxes import Shoeboxes, Spots
-from nanobrag_torch.refinement.solver import Solution, levenberg_marquardt
+from nanobrag_torch.refinement.solver import Progress, Solution, levenberg_marquardt
 from nanobrag_torch.refinement.spots import Listed, half_size, listed_spots
 from nanobrag_torch.refinement.stages import (
     box_sigma_z,
@@ -172,6 +172,7 @@ class Refinement:
             self.notes.append(f"the spectrum's {given} channels were rebinned to {used} (spectrum_channels)")
         self.start = start_parameters(self.model, shot.experiments, options)
         self.listed = self._listed()
+        self.rough: list[Progress] = []
 
     def run(self) -> StillResult:
         """All stages; a result in any case."""
@@ -229,8 +230,8 @@ class Refinement:
         )  # fmt: skip
         spots, listed = self._chosen_spots(found.parameters)
         half = (options.half_box,) * 2 if options.half_box else half_size(listed, frame)
-        boxes = Shoeboxes.about(spots, frame.photons, frame.good, (half[0], half[1]))
-        frame = with_offset(frame, noise_of_rims(frame, boxes.spots.panel, boxes.corners()))
+        told = options.pedestal is not None or options.readout_noise is not None
+        frame = frame if told else with_offset(frame, noise_of_background(frame))
         self.notes += frame.notes
         return frame, Shoeboxes.about(spots, frame.photons, frame.good, (half[0], half[1]), readout=frame.readout_noise)
 
@@ -300,7 +301,7 @@ class Refinement:
     def _rough(self, problem: Problem, state: State) -> tuple[Problem, State]:
         """A few steps with coarse sums; what turns out to change nothing is held from here on."""
         solution = levenberg_marquardt(problem, state, most_steps=self.options.most_steps, small_step=ROUGH)
-        self.rough_steps = solution.steps
+        self.rough = solution.history
         parameters = problem.parameters.at(solution.state.raw)
         for name in without_effect(problem, solution):
             parameters = parameters.change(name, free=False)
@@ -394,7 +395,7 @@ class Refinement:
             intensities=intensities,
             sigma_z=float(z.std()),
             box_sigma_z=box_sigma_z(problem, z).numpy(),
-            history=tuple(solution.history),
+            history=(*self.rough, *solution.history),
             shape=problem.model.lattices[0].shape,
             shapes=shapes,
             notes=tuple(self.notes),
