@@ -22,7 +22,7 @@ FAR_BOX, LEAST_BAD_BOX, FAR_PIXEL = 5.0, 1.5, 6.0
 MOST_OUTLIERS = 0.1
 MAD = 1.4826
 MOST_STEPS = 10**8
-"""Of all pixels: domains times samples times steps of the rotation times wavelengths; half a second for their slopes."""
+"""Of all pixels: domains times samples times phi steps times wavelengths; half a second for their slopes."""
 ROUNDS_OF_SAMPLING = 5
 ALLOWED_MOVE = 0.3
 """Standard deviations."""
