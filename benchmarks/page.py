@@ -39,7 +39,12 @@ COLUMNS = ("value", "gradients", "one_pass", "backward", "program")
 def page() -> str:
     """The whole page."""
     found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("cpu-*.json"))]
-    return "\n".join([INTRODUCTION, *(line for results in found for line in _machine(results))]) + "\n"
+    sparse = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("sparse-*.json"))]
+    lines = [
+        *(line for results in found for line in _machine(results)),
+        *(line for one in sparse for line in _sparse(one)),
+    ]
+    return "\n".join([INTRODUCTION, *lines]) + "\n"
 
 
 def write_page() -> None:
@@ -70,6 +75,24 @@ def _machine(results: dict[str, Any]) -> Iterator[str]:
         yield f"First compile, nothing in the cache: {value:.1f} s before the first image,"
         yield f"{gradients:.1f} s more before the first gradients."
         yield ""
+
+
+def _sparse(results: dict[str, Any]) -> Iterator[str]:
+    yield f"## Steps left out, {results['machine']}"
+    yield ""
+    yield "Scene R, a frame of rotation (`python -m benchmarks.sparse`): a cell of 79.1 x 79.1 x 38.0 Angstrom, N = 60,"
+    yield "30 domains in 10 phi steps. Processor seconds of one thread for the frame with steps left out, and how many"
+    yield "times as long the full sum takes, measured on runs of pixels in turn with it. Gradients are by cell, misset,"
+    yield f"distance and wavelength. Edges of the detector over {results['scale']}; load of the machine"
+    yield f"{results['load_before'][0]:.1f}."
+    yield ""
+    yield "| | steps | value | full sum over it | gradients | full sum over them |"
+    yield "|---|---|---|---|---|---|"
+    for name, one in results["cases"].items():
+        value, gradients = f"{one['value_s']:.2f} s", f"{one['gradients_s']:.2f} s"
+        ratios = f"{one['value_ratio']:.1f}", f"{one['gradients_ratio']:.1f}"
+        yield f"| {name} | {one['steps']:.1e} | {value} | {ratios[0]} | {gradients} | {ratios[1]} |"
+    yield ""
 
 
 def _row(scene: dict[str, Any]) -> str:
