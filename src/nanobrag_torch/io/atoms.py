@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import read_input
 from nanobrag_torch.io.fileformat import FileFormat, FileStart
+from nanobrag_torch.io.guard import guards
 from nanobrag_torch.io.sfcif import CIF
 from nanobrag_torch.records.atoms import AtomicModel
 from nanobrag_torch.records.reflections import Cell, Floats
@@ -32,6 +33,7 @@ _CIF_ATOMS = re.compile(rb"^\s*_atom_site[._]", re.MULTILINE)
 _PDB = re.compile(rb"^(HEADER|TITLE |REMARK|CRYST1|ATOM  |HETATM|COMPND|EXPDTA|MODEL |SCALE1|ORIGX1)", re.MULTILINE)
 
 
+@guards(ACCEPTED)
 def read_atoms(path: str | os.PathLike[str], *, flag: str = FLAG) -> AtomicModel:
     """The first model of a PDB or mmCIF file (strict NCS expanded), or the sites of a small-molecule CIF.
 

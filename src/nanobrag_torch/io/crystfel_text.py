@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.apart import apart
 from nanobrag_torch.io.fields import Node
 
 ACCEPTED = "a CrystFEL geometry: lines of the form panel/key = value"
@@ -86,17 +87,24 @@ class GeometryText:
 
 def data_at(file: Path, location: str, found: Node) -> np.ndarray:
     """The numbers of an HDF5 file at a location. Raises InputError naming the line of the geometry."""
-    import h5py
-    import hdf5plugin  # noqa: F401  (registers the filters)
-
     try:
-        with h5py.File(file, "r") as data:
-            values = np.asarray(data[location][()])
+        values: np.ndarray = apart(
+            file, "an HDF5 file", "nanobrag_torch.io.crystfel_text:values_within", file, location
+        )
     except (OSError, KeyError, ValueError, AttributeError, TypeError) as error:
         raise found.fail(f"a location that {file} has ({' '.join(str(error).split())[:80]})") from error
     if values.size == 0 or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
         raise found.fail(f"finite numbers in {file}")
     return values
+
+
+def values_within(file: Path, location: str) -> np.ndarray:
+    """The numbers at a location, in the process that may crash on a damaged file."""
+    import h5py
+    import hdf5plugin  # noqa: F401  (registers the filters)
+
+    with h5py.File(file, "r") as data:
+        return np.asarray(data[location][()])
 
 
 def parse(content: str, path: str, data_file: Path | None) -> GeometryText:

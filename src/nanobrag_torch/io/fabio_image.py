@@ -49,4 +49,5 @@ FORMAT = FileFormat(
     recognises=lambda file: True,
     fallback=True,
     read_image=read_by_fabio,
+    apart=True,
 )

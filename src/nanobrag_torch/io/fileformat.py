@@ -15,12 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, read_input, read_start
+from nanobrag_torch.io.guard import guarded
 from nanobrag_torch.records.atoms import AtomicModel
+from nanobrag_torch.records.bounds import check_experiment
 from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.records.images import ImageData
 from nanobrag_torch.records.reflections import Reflections
 from nanobrag_torch.records.tables import ReflectionData
+
+READERS = ("read_experiments", "read_image", "read_reflections", "read_atoms", "read_table", "rows")
+"""Fields of a format that take the path of a file first."""
 
 
 class FileStart:
@@ -99,6 +105,16 @@ class FileFormat:
     read_atoms: Callable[[Path, str], AtomicModel] | None = None
     rows: Callable[[Path], list[tuple[str, str]]] | None = None  # what else a file of reflections holds, for people
     read_table: Callable[[Path], ReflectionData] | None = None
+    apart: bool = False  # whether readers run in a process of their own, since their library can crash or loop
+
+    def __post_init__(self) -> None:
+        """Every reader meets damaged files: what its library raises there is one line that names the file."""
+        for name in READERS:
+            reader = getattr(self, name)
+            if reader is not None:
+                object.__setattr__(self, name, guarded(reader, self.title, apart=self.apart))
+        if self.read_experiments is not None:
+            object.__setattr__(self, "read_experiments", _within_bounds(self.read_experiments))
 
     @property
     def fractions(self) -> bool:
@@ -114,3 +130,20 @@ class FileFormat:
         """Whether a name asks for this format."""
         name = path.name.lower()
         return name.endswith(self.suffixes) or any(part.lower() in name for part in self.name_parts)
+
+
+def _within_bounds(
+    read: Callable[[Path, Given], list[ExperimentData]],
+) -> Callable[[Path, Given], list[ExperimentData]]:
+    """A reader of experiments that refuses numbers which no experiment can have, naming the file and the field."""
+
+    def checked(path: Path, given: Given) -> list[ExperimentData]:
+        found = read(path, given)
+        for each in found:
+            try:
+                check_experiment(each)
+            except InputError as error:
+                raise InputError(f"{path}: {error.name}", error.value, error.accepted) from error
+        return found
+
+    return checked

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanobrag_torch.io.fileformat import FileFormat, FrameStore, ImageOptions
+from nanobrag_torch.io.apart import apart
+from nanobrag_torch.io.fileformat import FileFormat, FrameStore, Given, ImageOptions
 from nanobrag_torch.io.nxmx_read import is_hdf5, read_nxmx, read_nxmx_geometry
 from nanobrag_torch.io.nxmx_write import MARK, compress_frame, write_nxmx, write_nxmx_chunks
 from nanobrag_torch.records.contents import HEADER
@@ -20,6 +21,10 @@ from nanobrag_torch.records.images import ImageData
 def _read_image(path: Path, frame: int) -> ImageData:
     pixels, experiment, frames = read_nxmx(path, frame)
     return ImageData(pixels, experiment, FORMAT.name, frames)
+
+
+def _read_experiments(path: Path, _: Given) -> list[ExperimentData]:
+    return [read_nxmx_geometry(path)]
 
 
 def _write_image(path: Path, pixels: NDArray[Any], data: ExperimentData | None, options: ImageOptions) -> None:
@@ -35,11 +40,17 @@ def _assemble(
 
 def _mark(path: Path) -> str | None:
     """The text that a series left in a file; None for any other file."""
-    import h5py
-
     with path.open("rb") as start:
         if not is_hdf5(start.read(8)):
             return None
+    found: str | None = apart(path, "an HDF5 file", "nanobrag_torch.io.nxmx:mark_within", path)
+    return found
+
+
+def mark_within(path: Path) -> str | None:
+    """The same, for an HDF5 file, in the process that may crash on it."""
+    import h5py
+
     try:
         with h5py.File(path, "r") as file:
             found = file.attrs.get(MARK)
@@ -53,7 +64,8 @@ FORMAT = FileFormat(
     title="NXmx image",
     recognises=lambda file: is_hdf5(file.start),
     suffixes=(".nxs", ".h5", ".hdf5"),
-    read_experiments=lambda path, _: [read_nxmx_geometry(path)],
+    read_experiments=_read_experiments,
+    apart=True,
     holds=(HEADER - {"epochs"})
     | {
         "several panels", "groups of panels", "nested groups", "group frames", "mask", "untrusted rectangles",

@@ -1,0 +1,78 @@
+"""Where every exception of a command ends: one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from nanobrag_torch.errors import LONGEST, InputError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+NO_MEMORY = "there is not enough memory for an image or a crystal of this size"
+TRACEBACK = "NANOBRAG_TORCH_TRACEBACK"
+"""Set in the environment, it shows where an unexpected exception came from; it changes no result."""
+
+
+def exit_code(program: str, work: Callable[[], int], *, in_words: Callable[[InputError], str] = str) -> int:
+    """Run a command. in_words: how it names what an InputError names (fields as flags, say)."""
+    try:
+        with terminated_as_interrupted():
+            return work()
+    except InputError as error:
+        return refuse(program, in_words(error))
+    except MemoryError:
+        return refuse(program, NO_MEMORY)
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; no file is left half written", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _close_pipes()
+        return INTERRUPTED
+    except Exception as error:  # whatever a library raises that no reader expected; said in a line all the same
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        if _is_out_of_memory(error):
+            return refuse(program, NO_MEMORY)
+        return refuse(program, f"{type(error).__name__}: {error} (not foreseen; {TRACEBACK}=1 shows where)")
+
+
+def refuse(program: str, reason: str) -> int:
+    """Say why in one line, and return the exit code for bad input."""
+    line = " ".join(reason.split())
+    print(f"{program}: error: {line if len(line) <= LONGEST else line[: LONGEST - 3] + '...'}", file=sys.stderr)
+    return BAD_INPUT
+
+
+@contextlib.contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends the work inside as Ctrl-C does: files half written are removed."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may say so
+        yield
+        return
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _close_pipes() -> None:
+    """The reader of our output is gone: nothing more can be said, and Python must not try to at its end."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch has no class of its own for the memory of the machine."""
+    return any(text in str(error) for text in ("not enough memory", "can't allocate memory", "out of memory"))
