@@ -4,7 +4,7 @@ from __future__ import annotations
 
 LONGEST = 280
 """Characters of a message: one line of a terminal or three, whatever a file contains."""
-_VALUE = 120  # characters that are left of a long value
+_VALUE = 110  # characters that are left of a long name or value
 
 
 class InputError(ValueError):
@@ -21,7 +21,11 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple[type[InputError], tuple[str, object, str]]:
         """Errors cross processes with what they say."""
         value = self.value if isinstance(self.value, str | int | float | bool | None) else str(self.value)
-        return InputError, (self.name, value, self.accepted)
+        return type(self), (self.name, value, self.accepted)
+
+
+class DamagedError(InputError):
+    """A file that is not what it begins as: what its reader met there."""
 
 
 def _shown(value: object) -> str:
@@ -31,17 +35,15 @@ def _shown(value: object) -> str:
 
 
 def _line(name: str, value: str, accepted: str) -> str:
-    """One line; a long value is cut first, then the name (a path: its end tells more), then what is accepted."""
-    whole = f"{name}: got {value}; accepted: {accepted}"
-    if len(whole) > LONGEST:
-        name, value = _end(name, _VALUE), _start(value, max(24, LONGEST - len(f"{name}: got ; accepted: {accepted}")))
-        whole = f"{name}: got {value}; accepted: {accepted}"
-    return _start(" ".join(whole.split()), LONGEST)
+    """One line: a long value (a file may hold anything) and a long list of what is accepted lose their middle."""
+    name, value = _shortened(name, _VALUE), _shortened(value, _VALUE)
+    room = max(LONGEST - len(f"{name}: got {value}; accepted: "), 40)
+    return _shortened(" ".join(f"{name}: got {value}; accepted: {_shortened(accepted, room)}".split()), LONGEST)
 
 
-def _start(text: str, count: int) -> str:
-    return text if len(text) <= count else text[: count - 3] + "..."
-
-
-def _end(text: str, count: int) -> str:
-    return text if len(text) <= count else "..." + text[3 - count :]
+def _shortened(text: str, count: int) -> str:
+    """The beginning and the end of a text: the end of a path, or of a reason, tells most."""
+    if len(text) <= count:
+        return text
+    before = (count - 3) // 3
+    return f"{text[:before]}...{text[before + 3 - count :]}"

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from nanobrag_torch.cli.messages import show_messages
 from nanobrag_torch.errors import LONGEST, InputError
 
 BAD_INPUT = 2
@@ -21,7 +22,11 @@ TRACEBACK = "NANOBRAG_TORCH_TRACEBACK"
 
 
 def exit_code(program: str, work: Callable[[], int], *, in_words: Callable[[InputError], str] = str) -> int:
-    """Run a command. in_words: how it names what an InputError names (fields as flags, say)."""
+    """Run a command: its own code, 2 for bad input or what nobody foresaw, 130 when it is interrupted.
+
+    in_words: how an InputError is said (with fields as flags, say).
+    """
+    show_messages()
     try:
         with terminated_as_interrupted():
             return work()
@@ -30,7 +35,7 @@ def exit_code(program: str, work: Callable[[], int], *, in_words: Callable[[Inpu
     except MemoryError:
         return refuse(program, NO_MEMORY)
     except KeyboardInterrupt:
-        print(f"{program}: interrupted; no file is left half written", file=sys.stderr)
+        print(f"{program}: interrupted; no file is written", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         _close_pipes()

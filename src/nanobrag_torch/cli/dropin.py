@@ -1,51 +1,15 @@
-"""What the drop-in commands share: how a run ends, and where its files go."""
+"""What the drop-in commands share: where their files go, and what they say of corrections."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from nanobrag_torch.cli.messages import show_messages
 from nanobrag_torch.compat import RESPONSE_ROWS
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import OutputFile
 from nanobrag_torch.io.ctext import format_g
-
-BAD_INPUT = 2
-INTERRUPTED = 130
-NO_MEMORY = "there is not enough memory for an image or a crystal of this size"
-
-
-def guarded(name: str, run: Callable[[], int], explain: Callable[[InputError], str] = str) -> int:
-    """The exit code of a run: its own, 2 after one line on stderr for bad input, or 130 when it is interrupted."""
-    show_messages()
-    try:
-        return run()
-    except InputError as error:
-        return _refuse(name, explain(error))
-    except MemoryError:
-        return _refuse(name, NO_MEMORY)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        return _refuse(name, NO_MEMORY)
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; no file is written", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        return INTERRUPTED
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """torch has no class of its own for the memory of the machine."""
-    return any(text in str(error) for text in ("not enough memory", "can't allocate memory", "out of memory"))
-
-
-def _refuse(name: str, reason: str) -> int:
-    print(f"{name}: error: {' '.join(reason.split())}", file=sys.stderr)
-    return BAD_INPUT
 
 
 def check_places(files: Sequence[tuple[str, str]], taken: dict[Path, str]) -> None:

@@ -10,19 +10,26 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import os
 import pickle
+import signal
 import struct
 import subprocess
 import sys
 import threading
-import time
 from importlib import import_module
+from pathlib import Path
 from typing import Any, BinaryIO
 
-from nanobrag_torch.errors import InputError
+from nanobrag_torch.errors import DamagedError, InputError
 
-CPU_SECONDS = 4.0
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+CPU_SECONDS = 3
 """Of one call: a frame of 16 million pixels takes a tenth of a second; a loop never ends."""
 WALL_SECONDS = 300.0
 """Of one call that waits, for a slow disk."""
@@ -41,10 +48,10 @@ def apart(path: str | os.PathLike[str], accepted: str, function: str, *arguments
     """
     with _LOCK:
         child = _running()
-        answer = _ask(child, pickle.dumps((function, arguments)))
+        answer = _ask(child, pickle.dumps((Path.cwd(), function, arguments)))
         if isinstance(answer, str):
             _end(child)
-            raise InputError(str(path), answer, accepted)
+            raise DamagedError(str(path), answer, accepted)
     succeeded, value, said = pickle.loads(answer)
     for name, level, message in said:
         logging.getLogger(name).log(level, "%s", message)
@@ -77,66 +84,33 @@ def _running() -> subprocess.Popen[bytes]:
 def _ask(child: subprocess.Popen[bytes], request: bytes) -> bytes | str:
     """The answer, or why there is none."""
     assert child.stdin is not None and child.stdout is not None
-    spent, watcher = _cpu_seconds(child.pid), _Watcher(child)
+    impatience = threading.Timer(WALL_SECONDS, child.kill)
+    impatience.daemon = True
+    impatience.start()
     try:
-        watcher.start(spent)
         child.stdin.write(_LENGTH.pack(len(request)) + request)
         child.stdin.flush()
         head = child.stdout.read(_LENGTH.size)
         body = child.stdout.read(_LENGTH.unpack(head)[0]) if len(head) == _LENGTH.size else b""
-    except (BrokenPipeError, OSError):
+    except OSError:  # a broken pipe: it is gone
         head = body = b""
     except BaseException:  # an interrupt must not leave half an answer in the pipe for the next call
         _end(child)
         raise
     finally:
-        watcher.stop()
+        impatience.cancel()
     if len(head) == _LENGTH.size and len(body) == _LENGTH.unpack(head)[0]:
         return body
-    return watcher.reason or "damaged: the library that reads it crashed"
+    return _cause(child.wait())
 
 
-class _Watcher:
-    """Ends a child that works or waits too long on one call."""
-
-    def __init__(self, child: subprocess.Popen[bytes]) -> None:
-        self.child, self.reason = child, ""
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._before = 0.0
-
-    def start(self, before: float) -> None:
-        """before: processor seconds that the child had used when the call began."""
-        self._before = before
-        self._thread.start()
-
-    def stop(self) -> None:
-        """The call is over."""
-        self._done.set()
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    def _watch(self) -> None:
-        began, pause = time.monotonic(), 0.02
-        while not self._done.wait(pause):
-            pause = min(0.5, 2 * pause)
-            if _cpu_seconds(self.child.pid) - self._before > CPU_SECONDS:
-                self.reason = f"damaged: reading it did not end within {CPU_SECONDS:g} seconds"
-            elif time.monotonic() - began > WALL_SECONDS:
-                self.reason = f"no answer of its disk within {WALL_SECONDS:g} seconds"
-            if self.reason:
-                self.child.kill()
-                return
-
-
-def _cpu_seconds(process: int) -> float:
-    import psutil
-
-    try:
-        times = psutil.Process(process).cpu_times()
-    except psutil.Error:  # it is gone: the reader of its answers will say so
-        return 0.0
-    return float(times.user + times.system)
+def _cause(code: int) -> str:
+    """Why a child ended, by its exit code: minus the number of the signal that ended it."""
+    if code == -getattr(signal, "SIGXCPU", 0):
+        return f"damaged: reading it does not end within {CPU_SECONDS} seconds"
+    if code == -getattr(signal, "SIGKILL", 9):
+        return f"no answer within {WALL_SECONDS:g} seconds, or no memory"
+    return "damaged: the library that reads it crashed"
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -165,7 +139,9 @@ def serve() -> None:
     logging.getLogger("nanobrag_torch").setLevel(logging.DEBUG)  # the parent knows what is to be shown
     _limit_memory()
     while (head := requests.read(_LENGTH.size)) and len(head) == _LENGTH.size:
-        function, arguments = pickle.loads(requests.read(_LENGTH.unpack(head)[0]))
+        folder, function, arguments = pickle.loads(requests.read(_LENGTH.unpack(head)[0]))
+        _limit_time()
+        os.chdir(folder)  # paths are relative to where the parent is now
         _send(answers, _answer(function, arguments))
 
 
@@ -206,10 +182,15 @@ def _send(answers: BinaryIO, answer: bytes) -> None:
 
 
 def _limit_memory() -> None:
-    """Bound what the child allocates, where the system can."""
-    try:
-        import resource
-    except ImportError:  # Windows has no limits of this kind; the time is bounded there all the same
-        return
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """Bound what the child allocates, where the system can; Windows has no limits of this kind."""
+    if resource is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limit_time() -> None:
+    """Let the system end the child when this call has taken CPU_SECONDS more, also where the parent is gone by then."""
+    if resource is not None:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        most = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime) + CPU_SECONDS, most))

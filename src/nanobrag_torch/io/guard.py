@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from nanobrag_torch.errors import InputError
+from nanobrag_torch.errors import DamagedError, InputError
 from nanobrag_torch.io.apart import apart as run_apart
 
 P = ParamSpec("P")
@@ -22,7 +21,7 @@ def guarded(reader: Callable[P, R], accepted: str, *, apart: bool = False) -> Ca
 
     @functools.wraps(reader)
     def read(*arguments: P.args, **named: P.kwargs) -> R:
-        path = os.fspath(arguments[0])  # type: ignore[arg-type]
+        path = str(arguments[0])
         try:
             if apart:
                 found: R = run_apart(path, accepted, "nanobrag_torch.io.guard:call", reader, arguments, named)
@@ -35,7 +34,7 @@ def guarded(reader: Callable[P, R], accepted: str, *, apart: bool = False) -> Ca
         except (
             Exception
         ) as error:  # parsers of libraries, and ours, meet nonsense in more ways than they have names for
-            raise InputError(str(path), f"damaged: {reason(error)}", accepted) from error
+            raise DamagedError(str(path), f"damaged: {reason(error)}", accepted) from error
 
     return read
 

@@ -110,4 +110,4 @@ def _numbers(value: Any) -> Iterator[float]:
 
 def _require(name: str, value: float, bounds: Bounds) -> None:
     if not bounds.low <= value <= bounds.high:  # nan is refused too
-        raise InputError(name, value, f"{bounds.low:g} to {bounds.high:g} {bounds.unit}".rstrip())
+        raise InputError(name, float(value), f"{bounds.low:g} to {bounds.high:g} {bounds.unit}".rstrip())

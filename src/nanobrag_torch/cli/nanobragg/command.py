@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nanobrag_torch.cli.dropin import guarded
+from nanobrag_torch.cli.boundary import exit_code
 from nanobrag_torch.cli.nanobragg.help import help_text, version_text
 from nanobrag_torch.errors import InputError
 
@@ -24,7 +24,7 @@ NAME = "nanoBragg"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0, or 2 after one line on stderr for bad input, or 130 when interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return guarded(NAME, lambda: _run(words), _in_flags)
+    return exit_code(NAME, lambda: _run(words), in_words=_in_flags)
 
 
 def _in_flags(error: InputError) -> str:

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
+from nanobrag_torch.cli.boundary import exit_code
 from nanobrag_torch.cli.messages import Loudness, show_messages
 from nanobrag_torch.cli.nb.words import in_full, loudness
-from nanobrag_torch.errors import InputError
 
 VERBS: dict[str, str] = {
     "simulate": "nanobrag_torch.cli.nb.simulate:simulate",
@@ -78,14 +78,15 @@ def _every_verb(
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; the exit code is 2 for bad input, after one line that says what is wrong."""
-    words, asked = loudness(in_full(sys.argv[1:] if argv is None else argv))
+    return exit_code("nb", lambda: _run(sys.argv[1:] if argv is None else argv))
+
+
+def _run(given: list[str]) -> int:
+    words, asked = loudness(in_full(given))
     show_messages()
     Loudness.set(asked)
     try:
         code = typer.main.get_command(build()).main(args=words, prog_name="nb", standalone_mode=False)
-    except InputError as error:
-        print(f"nb: error: {error}", file=sys.stderr)
-        return 2
     except UsageError as error:
         print(_usage(error) if words else error.format_message(), file=sys.stderr)
         return 2

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanobrag_torch.errors import InputError
+from nanobrag_torch.errors import DamagedError, InputError
 
 if TYPE_CHECKING:
     from nanobrag_torch.io.fileformat import FileFormat
@@ -30,7 +30,7 @@ def describe_amplitudes(path: Path, found: FileFormat) -> Iterator[str]:
     try:
         reflections = found.read_reflections(path, Choice(flag=str(path)))
     except InputError as error:
-        if not own:
+        if not own or isinstance(error, DamagedError):
             raise
         yield f"{path}: {found.title}"
         yield from (row(*each) for each in own)

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from nanobrag_torch.cli.dropin import check_places, correction_lines, guarded
+from nanobrag_torch.cli.boundary import exit_code
+from nanobrag_torch.cli.dropin import check_places, correction_lines
 from nanobrag_torch.cli.nonbragg.flags import FLAGS, SUBJECTS, NonBraggRequest, parse
 from nanobrag_torch.errors import InputError
 
@@ -35,7 +36,7 @@ is named in one line. Exit code 2: bad input, one line on stderr, no file writte
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0, or 2 after one line on stderr for bad input, or 130 when interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return guarded(NAME, lambda: _run(words))
+    return exit_code(NAME, lambda: _run(words))
 
 
 def _run(words: Sequence[str]) -> int:
