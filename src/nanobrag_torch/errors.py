@@ -4,7 +4,7 @@ from __future__ import annotations
 
 LONGEST = 280
 """Characters of a message: one line of a terminal or three, whatever a file contains."""
-_VALUE = 110  # characters that are left of a long name or value
+_LEAST = 80  # characters of a part that are left in any case
 
 
 class InputError(ValueError):
@@ -35,10 +35,13 @@ def _shown(value: object) -> str:
 
 
 def _line(name: str, value: str, accepted: str) -> str:
-    """One line: a long value (a file may hold anything) and a long list of what is accepted lose their middle."""
-    name, value = _shortened(name, _VALUE), _shortened(value, _VALUE)
-    room = max(LONGEST - len(f"{name}: got {value}; accepted: "), 40)
-    return _shortened(" ".join(f"{name}: got {value}; accepted: {_shortened(accepted, room)}".split()), LONGEST)
+    """One line; where it would be too long, the value (a file may hold anything) loses a part first."""
+    parts = {"name": name, "value": value, "accepted": accepted}
+    for part in ("value", "accepted", "name"):
+        excess = len("{name}: got {value}; accepted: {accepted}".format(**parts)) - LONGEST
+        if excess > 0:
+            parts[part] = _shortened(parts[part], max(_LEAST, len(parts[part]) - excess))
+    return " ".join("{name}: got {value}; accepted: {accepted}".format(**parts).split())
 
 
 def _shortened(text: str, count: int) -> str:
