@@ -115,6 +115,8 @@ class FileFormat:
                 object.__setattr__(self, name, guarded(reader, self.title, apart=self.apart))
         if self.read_experiments is not None:
             object.__setattr__(self, "read_experiments", _within_bounds(self.read_experiments))
+        if self.read_reflections is not None:
+            object.__setattr__(self, "read_reflections", _finite(self.read_reflections))
 
     @property
     def fractions(self) -> bool:
@@ -144,6 +146,21 @@ def _within_bounds(
                 check_experiment(each)
             except InputError as error:
                 raise InputError(f"{path}: {error.name}", error.value, error.accepted) from error
+        return found
+
+    return checked
+
+
+def _finite(read: Callable[[Path, Choice], Reflections]) -> Callable[[Path, Choice], Reflections]:
+    """A reader of amplitudes that refuses those that are no number, with their place."""
+
+    def checked(path: Path, choice: Choice) -> Reflections:
+        found = read(path, choice)
+        wrong = ~np.isfinite(found.amplitude)
+        if wrong.any():
+            place = int(np.argmax(wrong))
+            hkl = " ".join(map(str, found.hkl[place]))
+            raise InputError(f"{path}: F of {hkl}", float(found.amplitude[place]), "finite amplitudes")
         return found
 
     return checked

@@ -160,7 +160,7 @@ def _tidied(bare: bytes, path: str | os.PathLike[str]) -> tuple[bytes, bool]:
     """The text without lines of text and without what follows the fourth column, and whether there was any."""
     bare, texts = _TEXT_LINE.subn(b"", bare)
     bare, longer = _LONG_LINE.subn(rb"\1", bare)
-    if texts:
+    if texts and bare.strip():  # a file of nothing else is refused by its reader
         _LOG.warning("%s: lines that begin with no number are skipped: %d", path, texts)
     if longer:
         _LOG.warning("%s: h k l F are the first four columns; more are not read, in lines: %d", path, longer)
