@@ -7,10 +7,15 @@ result of a computation never depends on it; only who computes what does.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nanobrag_torch.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LAUNCHERS: dict[str, tuple[str, str]] = {
     "torchrun": ("RANK", "WORLD_SIZE"),
@@ -52,3 +57,36 @@ def place_of_process(environment: Mapping[str, str] | None = None) -> Place:
                 found = (given[rank], given[size])
                 raise InputError(f"{rank}, {size}", found, "a rank from 0 to size - 1, in whole numbers") from error
     return Place()
+
+
+@contextmanager
+def joined(place: Place, device: str = "cpu") -> Iterator[None]:
+    """Within it the processes that a launcher started can sum tensors: by gloo on CPUs, by nccl on GPUs.
+
+    Raises InputError where the launcher has not said by which address they find each other.
+    """
+    if place.size == 1:
+        yield
+        return
+    import torch.distributed as distributed
+
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise InputError(", ".join(missing), None, "the address of the first process (torchrun sets it; srun does not)")
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    distributed.init_process_group(backend, rank=place.rank, world_size=place.size)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def summed(part: Tensor) -> Tensor:
+    """The sum of a tensor over all joined processes, the same in each; the tensor itself where one is alone."""
+    import torch.distributed as distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return part
+    total = part.clone()
+    distributed.all_reduce(total)
+    return total
