@@ -51,6 +51,7 @@ def test_atoms_without_a_place_give_no_amplitude_that_is_no_number(tmp_path):
     made = tmp_path / "made.mtz"
     if nb(["fcalc", str(path), "--dmin", "6", "-o", str(made)]) == 0:
         read = find_format(made, reads_amplitudes).read_reflections
+        assert read is not None
         assert np.isfinite(read(made, _choice()).amplitude).all()
     else:
         assert not made.exists()
@@ -95,19 +96,19 @@ def here(monkeypatch):
 def test_a_child_that_crashes_loops_or_swallows_memory_is_an_error_of_the_file(here, name, words):
     began = time.process_time()
     with pytest.raises(InputError, match=f"some.nxs.*{words}"):
-        apart("some.nxs", "a sound file", f"test_faults:{name}")
+        apart("some.nxs", "a sound file", f"test_damaged_files:{name}")
     assert time.process_time() - began < 2
 
 
 def test_the_child_is_kept_and_follows_the_folder(here, tmp_path, monkeypatch):
-    first, _ = apart("a", "b", "test_faults:place")
+    first, _ = apart("a", "b", "test_damaged_files:place")
     monkeypatch.chdir(tmp_path)
-    again, folder = apart("a", "b", "test_faults:place")
+    again, folder = apart("a", "b", "test_damaged_files:place")
     assert again == first != os.getpid() and folder == tmp_path
     os.kill(first, signal.SIGKILL)
     with pytest.raises(DamagedError):
-        apart("a", "b", "test_faults:place")
-    assert apart("a", "b", "test_faults:place")[0] != first
+        apart("a", "b", "test_damaged_files:place")
+    assert apart("a", "b", "test_damaged_files:place")[0] != first
 
 
 @pytest.mark.parametrize(
