@@ -1,5 +1,6 @@
 """Measure the CPU kernel: `make bench`, or `python -m benchmarks [a c ...] [--yardstick PATH] [--repeats N]`.
 
+`make bench ARGS=refinement`, or `python -m benchmarks refinement [row ...]`, measures refinements instead.
 Results go to benchmarks/results/, one file a machine; docs/benchmarks.md is written from all of them.
 --yardstick: a measurement sketch of the inner loop, timed in the same process and taking turns with every scene.
 """
@@ -11,6 +12,7 @@ import json
 import os
 import platform
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,12 @@ REPEATS = 9
 
 
 def main() -> None:
-    """Measure, keep, and write the page."""
+    """Measure, keep, and write the page; with `refinement` first, the rows of benchmarks.refinement."""
+    if sys.argv[1:2] == ["refinement"]:
+        from benchmarks.refinement import main as refinement
+
+        refinement(sys.argv[2:])
+        return
     arguments = _arguments()
     names = arguments.scenes or ["b", *CASES]
     sketch = yardstick(arguments.yardstick) if arguments.yardstick else None

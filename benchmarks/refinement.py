@@ -1,4 +1,4 @@
-"""How well refinements find a made-up truth: `python -m benchmarks.refinement [row ...] [--count N]`.
+"""How well refinements find a made-up truth: `make bench ARGS=refinement`, or `python -m benchmarks refinement`.
 
 Every row measures one claim on exposures whose truth has other domains and samples than the model. The table goes into
 docs/refinement.md; --count is how many starts, seeds or draws a row takes.
@@ -278,12 +278,12 @@ ROWS: dict[str, tuple[str, Callable[[int], Found]]] = {
 """Name -> what it shows, and its measurement."""
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Measure the rows that were asked for, keep them, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="row", help=f"of {', '.join(ROWS)}; default all")
     parser.add_argument("--count", type=int, default=10)
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     torch.set_num_threads(1)
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in given.rows or ROWS:

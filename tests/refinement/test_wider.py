@@ -172,3 +172,20 @@ def test_many_shots_in_processes_that_can_be_gone_on_with(two_shots):
     assert [r["seconds_in_all"] for r in again] == [r["seconds_in_all"] for r in records]
     rows = json.loads((folder / "out" / "summary.json").read_text())
     assert rows[0]["rot_x_sigma"] > 0 and rows[1]["reason"].startswith("centroids")
+
+
+def test_the_frame_of_a_scan_is_found_in_the_table(frame):
+    truth, exposure = frame
+    data = truth.experiments[0]
+    scan = replace(data.scan, image_range=(5, 7), oscillation_start_deg=-0.1)  # frame 1 is image 6, from 0 to 0.1
+    inside = replace(data, scan=scan)
+    columns = dict(exposure.table.columns)
+    centre = columns["xyzobs.px.value"].copy()
+    centre[:, 2] = 5.5
+    elsewhere = centre + np.array([200.0, 0, 1.0])  # the same reflections on the next image, somewhere else
+    table = {name: np.concatenate([values, values]) for name, values in columns.items()}
+    table["xyzobs.px.value"] = np.concatenate([elsewhere, centre])
+    joined = ReflectionData(rows=len(table["id"]), identifiers={}, columns=table)
+    result = refine_still(inside, joined, exposure.counts, truth.factors, frame=1, **QUICK)
+    assert result.status == "converged" and errors(data, result.experiment).rotation_deg < 0.005
+    assert len(result.experiments) == 1 and result.experiment.scan.frames == 3

@@ -21,6 +21,7 @@ from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.build import predicted_resolution
 from nanobrag_torch.refinement.centroids import predicted
+from nanobrag_torch.refinement.setup import array_index
 
 if TYPE_CHECKING:
     from nanobrag_torch.refinement.result import StillResult
@@ -111,7 +112,8 @@ def reflection_table(result: StillResult) -> ReflectionData:
     spots, model, values = fit.problem.boxes.spots, fit.problem.model, fit.problem.parameters.unpack(fit.state.raw)
     where = predicted(model, values, spots)
     size = model.base.pixel_size[spots.panel].numpy() * 1e3
-    frames = np.full(len(spots), (result.shot.frame if result.shot else 0) + 0.5)
+    place = 0 if result.shot is None else array_index(result.shot.experiments[0], result.shot.frame)
+    frames = np.full(len(spots), place + 0.5)
     centre = where.centre.numpy()
     corners = fit.problem.boxes.corners()
     number = np.floor(frames).astype(np.int64)

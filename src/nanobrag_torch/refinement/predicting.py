@@ -11,7 +11,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.prediction import Prediction, predict
-from nanobrag_torch.refinement.setup import DEFAULT_CELLS, DEFAULT_SPREAD_DEG, exposure, held_rows
+from nanobrag_torch.refinement.setup import DEFAULT_CELLS, DEFAULT_SPREAD_DEG, array_index, exposure, held_rows
 from nanobrag_torch.refinement.shoeboxes import Spots
 from nanobrag_torch.units import ANGSTROM, MM
 
@@ -127,7 +127,7 @@ def _table(data: ExperimentData, spots: Spots, where: Prediction, frame: int, ha
     count = len(spots)
     sizes = np.array([panel.pixel_size_mm for panel in data.detector.panels])[spots.panel]
     whole = np.floor(spots.centre).astype(np.int64)
-    frames = np.full(count, frame)
+    frames = np.full(count, array_index(data, frame))
     bbox = np.column_stack([whole - half, whole + half + 1])[:, [0, 2, 1, 3]]
     s1: Tensor = where.s1
     return ReflectionData(

@@ -184,6 +184,11 @@ def exposure(data: ExperimentData, frame: int) -> tuple[Tensor, float, float]:
     return torch.from_numpy(axis), float(np.radians(width)), scan.start_deg(frame) + width / 2
 
 
+def array_index(data: ExperimentData, frame: int) -> int:
+    """What reflection tables call a frame, counted from 0 in the scan: image number less one; a still is 0."""
+    return frame if data.scan is None else frame + data.scan.image_range[0] - 1
+
+
 def held_rows(data: ExperimentData, frame: int, angle_deg: float) -> np.ndarray[Any, np.dtype[np.float64]]:
     """a, b, c (3, 3) in the lab as the goniometer holds them at an angle."""
     crystal, goniometer = data.crystal, data.goniometer

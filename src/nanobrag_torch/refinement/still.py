@@ -32,7 +32,14 @@ from nanobrag_torch.refinement.result import (
     intensities_of,
     refined_experiments,
 )
-from nanobrag_torch.refinement.setup import Choices, exposure, shot_model, spectrum_length, start_parameters
+from nanobrag_torch.refinement.setup import (
+    Choices,
+    array_index,
+    exposure,
+    shot_model,
+    spectrum_length,
+    start_parameters,
+)
 from nanobrag_torch.refinement.shoeboxes import Shoeboxes, Spots
 from nanobrag_torch.refinement.solver import Progress, Solution, levenberg_marquardt
 from nanobrag_torch.refinement.spots import Listed, half_size, listed_spots
@@ -199,7 +206,8 @@ class Refinement:
 
     def _listed(self) -> Listed:
         scan = self.shot.experiments[0].scan
-        frame = self.shot.frame if scan is not None and scan.frames > 1 else None
+        several = scan is not None and scan.frames > 1
+        frame = array_index(self.shot.experiments[0], self.shot.frame) if several else None
         return listed_spots(self.shot.table, self.shot.numbers, frame)
 
     def _centroids(self) -> Centroids:
