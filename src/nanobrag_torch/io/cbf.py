@@ -25,15 +25,8 @@ from nanobrag_torch.io.fileformat import FileFormat, ImageOptions
 from nanobrag_torch.io.header_entries import MARK, experiment_of_entries, own_entries
 from nanobrag_torch.io.imgcif import experiment_of_imgcif
 from nanobrag_torch.io.unit_words import ANGLES_DEG, LENGTHS_MM, TIMES_S, WAVELENGTHS_A, Units, quantities
+from nanobrag_torch.records import experiment as record
 from nanobrag_torch.records.contents import HEADER
-from nanobrag_torch.records.experiment import (
-    BeamData,
-    DetectorData,
-    ExperimentData,
-    GoniometerData,
-    PanelData,
-    ScanData,
-)
 from nanobrag_torch.records.frames import beam_on_panel
 from nanobrag_torch.records.images import ImageData, as_counts, with_geometry
 
@@ -128,12 +121,12 @@ def read_cbf(path: str | os.PathLike[str]) -> tuple[CbfFile, NDArray[Any]]:
     return file, values.astype(ELEMENTS[element]).reshape(slow, fast)
 
 
-def read_cbf_geometry(path: str | os.PathLike[str]) -> ExperimentData:
+def read_cbf_geometry(path: str | os.PathLike[str]) -> record.ExperimentData:
     """Beam, detector, goniometer and scan of a mini-CBF header; see `experiment_of_cbf`."""
     return experiment_of_cbf(open_cbf(path))
 
 
-def experiment_of_cbf(file: CbfFile) -> ExperimentData:
+def experiment_of_cbf(file: CbfFile) -> record.ExperimentData:
     """The experiment that a header describes: our own entries, or a panel square to the beam at Detector_distance.
 
     A full imgCIF header is read by its axes. Raises InputError naming what is missing, a tilt without an axis, and what
@@ -143,7 +136,7 @@ def experiment_of_cbf(file: CbfFile) -> ExperimentData:
         return _experiment(file, file.records())
 
 
-def _experiment(file: CbfFile, records: dict[str, str]) -> ExperimentData:
+def _experiment(file: CbfFile, records: dict[str, str]) -> record.ExperimentData:
     if "_array_data.header_convention" not in file.text:
         return experiment_of_imgcif(file.text, file.path)
     if MARK in records:
@@ -153,10 +146,10 @@ def _experiment(file: CbfFile, records: dict[str, str]) -> ExperimentData:
         if moved is not None and moved != 0:
             raise InputError(f"{file.path}: {key}", records[key], "0, for its axis is not stated")
     wavelength = _stated(records, "Wavelength", file.path, WAVELENGTHS_A, "A")
-    return ExperimentData(
+    return record.ExperimentData(
         beam=None if wavelength is None else _beam(records, wavelength, file.path),
-        detector=DetectorData(panels=(_panel(records, file),)),
-        goniometer=GoniometerData(rotation_axis=np.array([1.0, 0.0, 0.0])),
+        detector=record.DetectorData(panels=(_panel(records, file),)),
+        goniometer=record.GoniometerData(rotation_axis=np.array([1.0, 0.0, 0.0])),
         scan=_scan(records, file.path),
     )
 
@@ -164,7 +157,7 @@ def _experiment(file: CbfFile, records: dict[str, str]) -> ExperimentData:
 def write_cbf(
     target: Target,
     counts: NDArray[np.integer],
-    data: ExperimentData,
+    data: record.ExperimentData,
     *,
     index: int = 0,
     created: datetime.datetime | None = None,
@@ -200,7 +193,7 @@ def _fits(counts: NDArray[Any]) -> bool:
     return bool(counts.min() >= limits.min and counts.max() <= limits.max)
 
 
-def cbf_header_text(data: ExperimentData, index: int = 0, created: datetime.datetime | None = None) -> str:
+def cbf_header_text(data: record.ExperimentData, index: int = 0, created: datetime.datetime | None = None) -> str:
     """The text of a mini-CBF file up to its binary section."""
     own = own_entries(data, index)
     moment = (created or datetime.datetime.now(datetime.UTC)).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
@@ -224,7 +217,7 @@ def cbf_header_text(data: ExperimentData, index: int = 0, created: datetime.date
     return "\r\n".join(lines)
 
 
-def _records(data: ExperimentData, index: int) -> dict[str, str]:
+def _records(data: record.ExperimentData, index: int) -> dict[str, str]:
     """What other programs read; what is not known is left out."""
     beam, panel, scan = data.beam, data.detector.panels[0] if data.detector else None, data.scan
     if beam is None or panel is None:
@@ -291,13 +284,13 @@ def _needed(records: dict[str, str], key: str, path: str, units: Units, unit: st
     return quantities(records[key], units, unit, f"{path}: {key}", count)
 
 
-def _panel(records: dict[str, str], file: CbfFile) -> PanelData:
+def _panel(records: dict[str, str], file: CbfFile) -> record.PanelData:
     pitch = _needed(records, "Pixel_size", file.path, LENGTHS_MM, "m", 2)
     beam = _beam_pixels(records, (pitch[0], pitch[1]), file.path)
     distance = _needed(records, "Detector_distance", file.path, LENGTHS_MM, "m")[0]
     word = next((name for name in MATERIALS if name in records), None)
     cutoff = _stated(records, "Count_cutoff", file.path, COUNTS, "counts")
-    return PanelData(
+    return record.PanelData(
         origin_mm=np.array([-beam[0] * pitch[0], beam[1] * pitch[1], -distance]),
         fast=np.array([1.0, 0.0, 0.0]),
         slow=np.array([0.0, -1.0, 0.0]),
@@ -318,21 +311,21 @@ def _beam_pixels(records: dict[str, str], pitch_mm: tuple[float, float], path: s
     return [length / pitch for length, pitch in zip(lengths, pitch_mm, strict=True)]
 
 
-def _beam(records: dict[str, str], wavelength: float, path: str) -> BeamData:
+def _beam(records: dict[str, str], wavelength: float, path: str) -> record.BeamData:
     polarization = _stated(records, "Polarization", path, COUNTS, "counts")
-    return BeamData(
+    return record.BeamData(
         wavelength_A=wavelength,
         polarization_fraction=polarization,
         polarization_normal=None if polarization is None else np.array([0.0, 1.0, 0.0]),
     )
 
 
-def _scan(records: dict[str, str], path: str) -> ScanData | None:
+def _scan(records: dict[str, str], path: str) -> record.ScanData | None:
     start, width = (_stated(records, key, path, ANGLES_DEG, "deg") for key in ("Start_angle", "Angle_increment"))
     if start is None or width is None:
         return None
     exposure = _stated(records, "Exposure_time", path, TIMES_S, "s")
-    return ScanData(
+    return record.ScanData(
         image_range=(1, 1),
         oscillation_start_deg=start,
         oscillation_width_deg=width,
@@ -347,7 +340,7 @@ def _read_image(path: Path, frame: int) -> ImageData:
     return with_geometry(pixels, FORMAT.name, lambda: experiment_of_cbf(file))
 
 
-def _write_image(path: Path, pixels: NDArray[Any], data: ExperimentData | None, options: ImageOptions) -> None:
+def _write_image(path: Path, pixels: NDArray[Any], data: record.ExperimentData | None, options: ImageOptions) -> None:
     assert data is not None
     write_cbf(path, as_counts(pixels, "i4", options.allow_loss), data)
 

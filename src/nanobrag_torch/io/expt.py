@@ -18,18 +18,8 @@ from nanobrag_torch.io.atomic import read_input
 from nanobrag_torch.io.expt_write import write_expt
 from nanobrag_torch.io.fields import Node, naming, number_or_none
 from nanobrag_torch.io.fileformat import FileFormat
+from nanobrag_torch.records import experiment as record
 from nanobrag_torch.records.contents import HEADER
-from nanobrag_torch.records.experiment import (
-    BeamData,
-    CrystalData,
-    DetectorData,
-    ExperimentData,
-    GoniometerData,
-    GroupData,
-    PanelData,
-    ScanData,
-    Vector,
-)
 
 PROPERTIES = ("oscillation", "oscillation_width", "exposure_time", "epochs", "time_of_flight")
 UNCERTAINTIES = (
@@ -43,7 +33,7 @@ ACCEPTED = 'a DIALS experiment list: JSON with "__id__": "ExperimentList"'
 T = TypeVar("T")
 
 
-def read_expt(path: str | os.PathLike[str], index: int | None = None) -> ExperimentData:
+def read_expt(path: str | os.PathLike[str], index: int | None = None) -> record.ExperimentData:
     """The experiment of a `.expt` file, or experiment `index` of several.
 
     Raises InputError if the file cannot be read, is not such a file, or holds several and no index is given.
@@ -56,7 +46,7 @@ def read_expt(path: str | os.PathLike[str], index: int | None = None) -> Experim
     return experiments[index or 0]
 
 
-def read_expts(path: str | os.PathLike[str]) -> list[ExperimentData]:
+def read_expts(path: str | os.PathLike[str]) -> list[record.ExperimentData]:
     """All experiments of a `.expt` file. Raises InputError naming the file and the place of what is wrong."""
     content = read_input(path, "experiment list", ACCEPTED)
     try:
@@ -72,12 +62,12 @@ def read_expts(path: str | os.PathLike[str]) -> list[ExperimentData]:
     return [_experiment(root, experiment) for experiment in experiments]
 
 
-def _experiment(root: Node, chosen: Node) -> ExperimentData:
+def _experiment(root: Node, chosen: Node) -> record.ExperimentData:
     identifier, template, images, numbers = chosen.get("identifier"), None, None, None
     imageset = _part(root, chosen, "imageset", lambda node: node)
     if imageset is not None:
         template, images, numbers = (imageset.get(name) for name in ("template", "images", "single_file_indices"))
-    return ExperimentData(
+    return record.ExperimentData(
         beam=_part(root, chosen, "beam", _beam),
         detector=_part(root, chosen, "detector", _detector),
         goniometer=_part(root, chosen, "goniometer", _goniometer),
@@ -112,7 +102,7 @@ def _part(root: Node, chosen: Node, name: str, read: Callable[[Node], T]) -> T |
         return read(found.mapping())
 
 
-def _beam(node: Node) -> BeamData:
+def _beam(node: Node) -> record.BeamData:
     kind = node.get("__id__")
     if kind is not None and kind.value not in ("monochromatic", "polychromatic"):
         raise kind.fail("monochromatic or polychromatic")
@@ -121,7 +111,7 @@ def _beam(node: Node) -> BeamData:
         wavelength = node["wavelength"].number()
     else:
         wavelength = float(limits.numbers(2).mean())
-    return BeamData(
+    return record.BeamData(
         direction=node["direction"].numbers(3),
         wavelength_A=wavelength,
         wavelength_range_A=None if limits is None else limits.pair(),
@@ -144,29 +134,31 @@ def _known(node: Node, key: str) -> float | None:
     return number_or_none(node.get(key)) or None
 
 
-def _detector(node: Node) -> DetectorData:
+def _detector(node: Node) -> record.DetectorData:
     panels = node["panels"].items()
     if (hierarchy := node.get("hierarchy")) is None:
-        return DetectorData(panels=tuple(_panel(panel, GroupData()) for panel in panels))
-    placed: dict[int, PanelData] = {}
-    root = _group(hierarchy.mapping(), GroupData(), panels, placed)
+        return record.DetectorData(panels=tuple(_panel(panel, record.GroupData()) for panel in panels))
+    placed: dict[int, record.PanelData] = {}
+    root = _group(hierarchy.mapping(), record.GroupData(), panels, placed)
     missing = sorted(set(range(len(panels))) - set(placed))
     if missing:
         raise hierarchy.fail(f"a hierarchy with every panel; {missing[:5]} is missing")
     trivial = len(root.children) == len(panels) and _is_plain(root)
-    return DetectorData(panels=tuple(placed[i] for i in range(len(panels))), root=None if trivial else root)
+    return record.DetectorData(panels=tuple(placed[i] for i in range(len(panels))), root=None if trivial else root)
 
 
-def _is_plain(group: GroupData) -> bool:
+def _is_plain(group: record.GroupData) -> bool:
     """Whether a group is only a list of panels in the lab frame."""
     identity = not np.any(group.origin_mm) and np.array_equal(group.axes, np.eye(3))
     return identity and all(isinstance(child, int) for child in group.children)
 
 
-def _group(node: Node, parent: GroupData, panels: list[Node], placed: dict[int, PanelData]) -> GroupData:
+def _group(
+    node: Node, parent: record.GroupData, panels: list[Node], placed: dict[int, record.PanelData]
+) -> record.GroupData:
     """A group in the lab frame; fills in the panels that hang below it."""
     frame = _frame(node, parent)
-    children: list[GroupData | int] = []
+    children: list[record.GroupData | int] = []
     for child in node["children"].items():
         index = child.get("panel")
         if index is None:
@@ -177,20 +169,20 @@ def _group(node: Node, parent: GroupData, panels: list[Node], placed: dict[int, 
             raise index.fail("the index of a panel, each once")
         placed[number] = _panel(panels[number], frame)
         children.append(number)
-    return GroupData(
+    return record.GroupData(
         name=_name(node), origin_mm=frame.origin_mm, fast=frame.fast, slow=frame.slow, children=tuple(children)
     )
 
 
-def _frame(node: Node, parent: GroupData) -> GroupData:
+def _frame(node: Node, parent: record.GroupData) -> record.GroupData:
     """Frame of a panel or group in the lab, from its frame in its parent."""
     given = {key: node.get(key) for key in ("fast_axis", "slow_axis", "origin")}
-    standard = GroupData()
+    standard = record.GroupData()
     fast = standard.fast if given["fast_axis"] is None else given["fast_axis"].numbers(3)
     slow = standard.slow if given["slow_axis"] is None else given["slow_axis"].numbers(3)
     origin = standard.origin_mm if given["origin"] is None else given["origin"].numbers(3)
     axes = parent.axes
-    return GroupData(origin_mm=origin @ axes + parent.origin_mm, fast=fast @ axes, slow=slow @ axes)
+    return record.GroupData(origin_mm=origin @ axes + parent.origin_mm, fast=fast @ axes, slow=slow @ axes)
 
 
 def _name(node: Node) -> str:
@@ -198,13 +190,13 @@ def _name(node: Node) -> str:
     return "" if name is None else name.text()
 
 
-def _panel(node: Node, parent: GroupData) -> PanelData:
+def _panel(node: Node, parent: record.GroupData) -> record.PanelData:
     for key in ("fast_axis", "slow_axis", "origin"):
         node[key].numbers(3)
     frame, limits, material = _frame(node, parent), node.get("trusted_range"), node.get("material")
     strategy, offset, mask = node.get("px_mm_strategy"), node.get("raw_image_offset"), node.get("mask")
     parallax = strategy is not None and str(strategy["type"].value).startswith("ParallaxCorrected")
-    return PanelData(
+    return record.PanelData(
         name=_name(node),
         origin_mm=frame.origin_mm,
         fast=frame.fast,
@@ -228,8 +220,8 @@ def _rectangle(node: Node) -> tuple[int, int, int, int]:
     return fast0, slow0, fast1, slow1
 
 
-def _goniometer(node: Node) -> GoniometerData:
-    rotations: dict[str, Vector] = {
+def _goniometer(node: Node) -> record.GoniometerData:
+    rotations: dict[str, record.Vector] = {
         name: found.numbers(9).reshape(3, 3)
         for name in ("fixed_rotation", "setting_rotation")
         if (found := node.get(name)) is not None
@@ -240,18 +232,18 @@ def _goniometer(node: Node) -> GoniometerData:
         "setting_at_scan_points": None if points is None else points.numbers(-1, 9).reshape(-1, 3, 3),
     }
     if node.get("axes") is None:
-        return GoniometerData(rotation_axis=node["rotation_axis"].numbers(3), **more)
+        return record.GoniometerData(rotation_axis=node["rotation_axis"].numbers(3), **more)
     names = tuple(name.text() for name in node["names"].items())
     axes, angles = node["axes"].numbers(-1, 3), node["angles"].numbers(-1)
-    return GoniometerData.from_axes(axes, angles, names, node["scan_axis"].whole(), **more)
+    return record.GoniometerData.from_axes(axes, angles, names, node["scan_axis"].whole(), **more)
 
 
-def _scan(node: Node) -> ScanData:
+def _scan(node: Node) -> record.ScanData:
     first, last = node["image_range"].whole_pair()
     frames, table = last - first + 1, node.get("properties") or node
     start, width = _oscillation(node, table, frames)
     offset = node.get("batch_offset")
-    return ScanData(
+    return record.ScanData(
         image_range=(first, last),
         oscillation_start_deg=start,
         oscillation_width_deg=width,
@@ -281,7 +273,7 @@ def _oscillation(node: Node, table: Node, frames: int) -> tuple[float, float]:
     return float(starts[0]), width_deg
 
 
-def _per_frame(node: Node | None, frames: int) -> Vector | None:
+def _per_frame(node: Node | None, frames: int) -> record.Vector | None:
     """A number for each image; None where DIALS writes zeros for "not known"."""
     if node is None:
         return None
@@ -295,9 +287,9 @@ def _per_frame(node: Node | None, frames: int) -> Vector | None:
     return values
 
 
-def _crystal(node: Node) -> CrystalData:
+def _crystal(node: Node) -> record.CrystalData:
     hall, points = node.get("space_group_hall_symbol"), node.get("A_at_scan_points")
-    return CrystalData(
+    return record.CrystalData(
         real_space=np.stack([node[f"real_space_{axis}"].numbers(3) for axis in "abc"]),
         space_group_hall=None if hall is None else hall.text().strip(),
         mosaicity_deg=number_or_none(node.get("mosaicity")),

@@ -13,31 +13,23 @@ from typing import Any
 import numpy as np
 
 from nanobrag_torch.io.atomic import Target, open_output
-from nanobrag_torch.records.experiment import (
-    BeamData,
-    CrystalData,
-    DetectorData,
-    ExperimentData,
-    GoniometerData,
-    GroupData,
-    PanelData,
-    ScanData,
-    Vector,
-)
+from nanobrag_torch.records import experiment as record
 
 Json = dict[str, Any]
 _PARTS = ("beam", "detector", "goniometer", "scan", "crystal")
 _NO_LIMITS = (0.0, 0.0)
 
 
-def write_expt(target: Target, data: ExperimentData | Sequence[ExperimentData], *, flag: str = "output file") -> None:
+def write_expt(
+    target: Target, data: record.ExperimentData | Sequence[record.ExperimentData], *, flag: str = "output file"
+) -> None:
     """Write a DIALS experiment list. Raises InputError if the file cannot be written."""
-    text = json.dumps(experiment_list([data] if isinstance(data, ExperimentData) else data), indent=2)
+    text = json.dumps(experiment_list([data] if isinstance(data, record.ExperimentData) else data), indent=2)
     with open_output(target, flag) as file:
         file.write(text.encode() + b"\n")
 
 
-def experiment_list(experiments: Sequence[ExperimentData]) -> Json:
+def experiment_list(experiments: Sequence[record.ExperimentData]) -> Json:
     """The JSON tree of an experiment list; a model that experiments share is written once."""
     models = {name: all_parts(experiments, name) for name in _PARTS}
     sets = [_imageset(e) for e in experiments]
@@ -56,7 +48,7 @@ def experiment_list(experiments: Sequence[ExperimentData]) -> Json:
     }
 
 
-def _pointers(experiment: ExperimentData, models: dict[str, list[Any]], imagesets: list[Json]) -> Json:
+def _pointers(experiment: record.ExperimentData, models: dict[str, list[Any]], imagesets: list[Json]) -> Json:
     places = {
         name: next(i for i, model in enumerate(models[name]) if model is part)
         for name in _PARTS
@@ -67,7 +59,7 @@ def _pointers(experiment: ExperimentData, models: dict[str, list[Any]], imageset
     return {"__id__": "Experiment", "identifier": experiment.identifier, **places}
 
 
-def _imageset(experiment: ExperimentData) -> Json | None:
+def _imageset(experiment: record.ExperimentData) -> Json | None:
     """Where the images are: a template, or a list of files."""
     if experiment.image_template is not None:
         return {"__id__": "ImageSequence", "template": experiment.image_template}
@@ -77,7 +69,7 @@ def _imageset(experiment: ExperimentData) -> Json | None:
     return {"__id__": "ImageSet", "images": list(experiment.images), **numbers}
 
 
-def _beam(beam: BeamData) -> Json:
+def _beam(beam: record.BeamData) -> Json:
     entry: Json = {"__id__": "monochromatic", "direction": beam.direction.tolist(), "wavelength": beam.wavelength_A}
     if beam.wavelength_range_A is not None:
         entry |= {"__id__": "polychromatic", "wavelength_range": list(beam.wavelength_range_A)}
@@ -101,17 +93,17 @@ def _beam(beam: BeamData) -> Json:
     return entry
 
 
-def _detector(detector: DetectorData) -> Json:
+def _detector(detector: record.DetectorData) -> Json:
     """Panels and the tree of groups, each in the frame of its parent."""
-    root = detector.root or GroupData(children=tuple(range(len(detector.panels))))
+    root = detector.root or record.GroupData(children=tuple(range(len(detector.panels))))
     parents = {
         child: group for group in root.groups() for child in group.children if isinstance(child, int)
     }  # the group that each panel hangs in
     panels = [_panel(panel, parents[index]) for index, panel in enumerate(detector.panels)]
-    return {"panels": panels, "hierarchy": _group(root, GroupData())}
+    return {"panels": panels, "hierarchy": _group(root, record.GroupData())}
 
 
-def _local(origin: Vector, fast: Vector, slow: Vector, parent: GroupData) -> Json:
+def _local(origin: record.Vector, fast: record.Vector, slow: record.Vector, parent: record.GroupData) -> Json:
     axes = parent.axes
     return {
         "fast_axis": (axes @ fast).tolist(),
@@ -120,13 +112,13 @@ def _local(origin: Vector, fast: Vector, slow: Vector, parent: GroupData) -> Jso
     }
 
 
-def _group(group: GroupData, parent: GroupData) -> Json:
+def _group(group: record.GroupData, parent: record.GroupData) -> Json:
     children = [{"panel": c} if isinstance(c, int) else _group(c, group) for c in group.children]
     frame = _local(group.origin_mm, group.fast, group.slow, parent)
     return {"name": group.name, "type": "", "identifier": "", **frame, "children": children}
 
 
-def _panel(panel: PanelData, parent: GroupData) -> Json:
+def _panel(panel: record.PanelData, parent: record.GroupData) -> Json:
     corrected = panel.parallax and panel.mu_per_mm is not None and panel.thickness_mm is not None
     entry: Json = {"name": panel.name, "type": "SENSOR_PAD", "identifier": ""}
     entry |= _local(panel.origin_mm, panel.fast, panel.slow, parent)
@@ -149,7 +141,7 @@ def _panel(panel: PanelData, parent: GroupData) -> Json:
     return entry
 
 
-def _goniometer(goniometer: GoniometerData) -> Json:
+def _goniometer(goniometer: record.GoniometerData) -> Json:
     points = goniometer.setting_at_scan_points
     more = {} if points is None else {"setting_rotation_at_scan_points": points.reshape(-1, 9).tolist()}
     rotations = {
@@ -158,7 +150,7 @@ def _goniometer(goniometer: GoniometerData) -> Json:
     }
     if goniometer.axes is None or goniometer.angles_deg is None:
         return {"rotation_axis": goniometer.rotation_axis.tolist(), **rotations, **more}
-    plain = GoniometerData.from_axes(
+    plain = record.GoniometerData.from_axes(
         goniometer.axes, goniometer.angles_deg, goniometer.names, goniometer.scan_axis
     )  # rotations that the axes do not give have been refined
     same = all(np.allclose(getattr(plain, k), getattr(goniometer, k), atol=1e-12) for k in rotations)
@@ -172,8 +164,8 @@ def _goniometer(goniometer: GoniometerData) -> Json:
     }
 
 
-def _scan(scan: ScanData) -> Json:
-    def each(values: Vector | None) -> list[float]:
+def _scan(scan: record.ScanData) -> Json:
+    def each(values: record.Vector | None) -> list[float]:
         return [0.0] * scan.frames if values is None else [float(x) for x in values]
 
     common = {"image_range": list(scan.image_range), "batch_offset": scan.batch_offset, "valid_image_ranges": {}}
@@ -188,7 +180,7 @@ def _scan(scan: ScanData) -> Json:
     }
 
 
-def _crystal(crystal: CrystalData) -> Json:
+def _crystal(crystal: record.CrystalData) -> Json:
     kind = "crystal"
     entry: Json = {f"real_space_{name}": row.tolist() for name, row in zip("abc", crystal.real_space, strict=True)}
     entry["space_group_hall_symbol"] = f" {crystal.space_group_hall or 'P 1'}"
@@ -203,6 +195,6 @@ def _crystal(crystal: CrystalData) -> Json:
     return {"__id__": kind, **entry}
 
 
-def all_parts(experiments: Sequence[ExperimentData], name: str) -> list[Any]:
+def all_parts(experiments: Sequence[record.ExperimentData], name: str) -> list[Any]:
     """The different models of one kind that experiments share, in order."""
     return list({id(part): part for e in experiments if (part := getattr(e, name)) is not None}.values())

@@ -15,22 +15,13 @@ from numpy.typing import ArrayLike
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.fields import naming, words_as_numbers
-from nanobrag_torch.records.experiment import (
-    BeamData,
-    CrystalData,
-    DetectorData,
-    ExperimentData,
-    GoniometerData,
-    PanelData,
-    ScanData,
-    Vector,
-)
+from nanobrag_torch.records import experiment as record
 
 MARK = "PANEL_ORIGIN_MM"
 """The entry whose presence says that the others are to be believed."""
 
 
-def own_entries(data: ExperimentData, index: int = 0) -> dict[str, str]:
+def own_entries(data: record.ExperimentData, index: int = 0) -> dict[str, str]:
     """The entries of image `index` (from 0). Raises InputError if there is not exactly one panel, or no beam."""
     data.need("beam", "detector", where="an image header")
     if data.beam is None or data.detector is None or len(data.detector.panels) != 1:
@@ -48,13 +39,13 @@ def own_entries(data: ExperimentData, index: int = 0) -> dict[str, str]:
     return {key: _text(value) for key, value in entries.items() if value is not None}
 
 
-def experiment_of_entries(entries: Mapping[str, str], image_size: tuple[int, int], path: str) -> ExperimentData:
+def experiment_of_entries(entries: Mapping[str, str], image_size: tuple[int, int], path: str) -> record.ExperimentData:
     """The experiment that own entries describe; `image_size` is fast, slow. Raises InputError naming a bad entry."""
     read = _Reader(entries, path)
     with naming(path):
-        return ExperimentData(
+        return record.ExperimentData(
             beam=_beam(read),
-            detector=DetectorData(panels=(_panel(read, image_size),)),
+            detector=record.DetectorData(panels=(_panel(read, image_size),)),
             goniometer=_goniometer(read),
             scan=_scan(read),
             crystal=_crystal(read),
@@ -67,7 +58,7 @@ class _Reader:
     def __init__(self, entries: Mapping[str, str], path: str) -> None:
         self.entries, self.path = entries, path
 
-    def numbers(self, key: str, count: int) -> Vector | None:
+    def numbers(self, key: str, count: int) -> record.Vector | None:
         if key not in self.entries:
             return None
         values = words_as_numbers(self.path, key, self.entries[key].replace(",", " ").split())
@@ -75,7 +66,7 @@ class _Reader:
             raise InputError(f"{self.path}: {key}", self.entries[key], f"{count} numbers")
         return values
 
-    def needed(self, key: str, count: int) -> Vector:
+    def needed(self, key: str, count: int) -> record.Vector:
         values = self.numbers(key, count)
         if values is None:
             raise InputError(f"{self.path}: {key}", None, f"{count} numbers (the entry is missing)")
@@ -85,12 +76,12 @@ class _Reader:
         values = self.numbers(key, 1)
         return None if values is None else float(values[0])
 
-    def matrix(self, key: str) -> Vector:
+    def matrix(self, key: str) -> record.Vector:
         values = self.numbers(key, 9)
         return np.eye(3) if values is None else values.reshape(3, 3)
 
 
-def _panel_entries(panel: PanelData) -> dict[str, Any]:
+def _panel_entries(panel: record.PanelData) -> dict[str, Any]:
     return {
         MARK: panel.origin_mm,
         "PANEL_FAST": panel.fast,
@@ -106,7 +97,7 @@ def _panel_entries(panel: PanelData) -> dict[str, Any]:
     }
 
 
-def _beam_entries(beam: BeamData) -> dict[str, Any]:
+def _beam_entries(beam: record.BeamData) -> dict[str, Any]:
     return {
         "SOURCE_DIRECTION": beam.direction,
         "LAMBDA_A": beam.wavelength_A,
@@ -118,7 +109,7 @@ def _beam_entries(beam: BeamData) -> dict[str, Any]:
     }
 
 
-def _scan_entries(scan: ScanData, index: int) -> dict[str, Any]:
+def _scan_entries(scan: record.ScanData, index: int) -> dict[str, Any]:
     if not 0 <= index < scan.frames:
         raise InputError("index", index, f"an image from 0 to {scan.frames - 1} of the scan")
     return {
@@ -136,9 +127,9 @@ def _text(value: ArrayLike) -> str:
     return " ".join(repr(int(x)) if isinstance(value, int) else repr(float(x)) for x in np.ravel(value))
 
 
-def _panel(read: _Reader, image_size: tuple[int, int]) -> PanelData:
+def _panel(read: _Reader, image_size: tuple[int, int]) -> record.PanelData:
     pitch, limits = read.needed("PANEL_PITCH_MM", 2), read.numbers("TRUSTED_LIMITS", 2)
-    return PanelData(
+    return record.PanelData(
         origin_mm=read.needed(MARK, 3),
         fast=read.needed("PANEL_FAST", 3),
         slow=read.needed("PANEL_SLOW", 3),
@@ -154,8 +145,8 @@ def _panel(read: _Reader, image_size: tuple[int, int]) -> PanelData:
     )
 
 
-def _beam(read: _Reader) -> BeamData:
-    return BeamData(
+def _beam(read: _Reader) -> record.BeamData:
+    return record.BeamData(
         direction=read.needed("SOURCE_DIRECTION", 3),
         wavelength_A=float(read.needed("LAMBDA_A", 1)[0]),
         polarization_fraction=read.number("POLARIZATION_FRACTION"),
@@ -166,19 +157,19 @@ def _beam(read: _Reader) -> BeamData:
     )
 
 
-def _goniometer(read: _Reader) -> GoniometerData | None:
+def _goniometer(read: _Reader) -> record.GoniometerData | None:
     axis = read.numbers("ROTATION_AXIS", 3)
     if axis is None:
         return None
     fixed, setting = read.matrix("FIXED_ROTATION"), read.matrix("SETTING_ROTATION")
-    return GoniometerData(rotation_axis=axis, fixed_rotation=fixed, setting_rotation=setting)
+    return record.GoniometerData(rotation_axis=axis, fixed_rotation=fixed, setting_rotation=setting)
 
 
-def _scan(read: _Reader) -> ScanData | None:
+def _scan(read: _Reader) -> record.ScanData | None:
     number = read.number("IMAGE_NUMBER")
     if number is None:
         return None
-    return ScanData(
+    return record.ScanData(
         image_range=(int(number), int(number)),
         oscillation_start_deg=float(read.needed("SCAN_START_DEG", 1)[0]),
         oscillation_width_deg=float(read.needed("SCAN_WIDTH_DEG", 1)[0]),
@@ -187,9 +178,9 @@ def _scan(read: _Reader) -> ScanData | None:
     )
 
 
-def _crystal(read: _Reader) -> CrystalData | None:
+def _crystal(read: _Reader) -> record.CrystalData | None:
     if "CELL_VECTORS_A" not in read.entries:
         return None
     hall, mosaicity = read.entries.get("SPACE_GROUP_HALL"), read.number("MOSAICITY_DEG")
     real_space = read.needed("CELL_VECTORS_A", 9).reshape(3, 3)
-    return CrystalData(real_space=real_space, space_group_hall=hall, mosaicity_deg=mosaicity)
+    return record.CrystalData(real_space=real_space, space_group_hall=hall, mosaicity_deg=mosaicity)

@@ -12,16 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.records.experiment import (
-    BeamData,
-    DetectorData,
-    ExperimentData,
-    GoniometerData,
-    PanelData,
-    ScanData,
-    Vector,
-    rotation_matrix,
-)
+from nanobrag_torch.records import experiment as record
 
 if TYPE_CHECKING:
     import gemmi
@@ -37,19 +28,19 @@ class Axis:
     name: str
     rotates: bool
     above: str  # "." for the laboratory
-    direction: Vector
-    offset_mm: Vector
+    direction: record.Vector
+    offset_mm: record.Vector
     setting: float = 0.0  # degrees or mm
 
-    def place(self, point: Vector, setting: float | None = None) -> Vector:
+    def place(self, point: record.Vector, setting: float | None = None) -> record.Vector:
         """A point of what hangs in the axis, one step closer to the laboratory."""
         by = self.setting if setting is None else setting
-        moved = rotation_matrix(self.direction, by) @ point if self.rotates else point + by * self.direction
+        moved = record.rotation_matrix(self.direction, by) @ point if self.rotates else point + by * self.direction
         return np.asarray(moved + self.offset_mm, np.float64)
 
-    def turn(self, direction: Vector) -> Vector:
+    def turn(self, direction: record.Vector) -> record.Vector:
         """As `place`, for a direction."""
-        turned = rotation_matrix(self.direction, self.setting) @ direction if self.rotates else direction
+        turned = record.rotation_matrix(self.direction, self.setting) @ direction if self.rotates else direction
         return np.asarray(turned, np.float64)
 
 
@@ -103,7 +94,7 @@ class Tables:
         return number
 
 
-def experiment_of_imgcif(text: str, path: str) -> ExperimentData:
+def experiment_of_imgcif(text: str, path: str) -> record.ExperimentData:
     """Beam, detector, goniometer and scan of a full imgCIF header; `text` ends where the binary section begins.
 
     Raises InputError naming the item that is missing or cannot be followed.
@@ -112,7 +103,9 @@ def experiment_of_imgcif(text: str, path: str) -> ExperimentData:
     axes = _axes(tables)
     goniometer, scan = _goniometer(tables, axes)
     panel = _panel(tables, axes)
-    return ExperimentData(beam=_beam(tables), detector=DetectorData(panels=(panel,)), goniometer=goniometer, scan=scan)
+    return record.ExperimentData(
+        beam=_beam(tables), detector=record.DetectorData(panels=(panel,)), goniometer=goniometer, scan=scan
+    )
 
 
 def _axes(tables: Tables) -> dict[str, Axis]:
@@ -139,7 +132,7 @@ def _axes(tables: Tables) -> dict[str, Axis]:
     return axes
 
 
-def _vector(tables: Tables, row: Row, item: str) -> Vector:
+def _vector(tables: Tables, row: Row, item: str) -> record.Vector:
     return np.array([tables.number(row, "axis", f"{item}[{place}]", 0.0) for place in (1, 2, 3)])
 
 
@@ -154,7 +147,7 @@ def _chain(axes: dict[str, Axis], name: str, path: str) -> list[Axis]:
     return chain
 
 
-def _beam(tables: Tables) -> BeamData:
+def _beam(tables: Tables) -> record.BeamData:
     rows = tables.rows("diffrn_radiation_wavelength")
     if not rows:
         raise InputError(f"{tables.path}: _diffrn_radiation_wavelength.wavelength", None, ACCEPTED)
@@ -162,13 +155,13 @@ def _beam(tables: Tables) -> BeamData:
     radiation = tables.rows("diffrn_radiation")
     ratio = tables.number(radiation[0], "diffrn_radiation", "polarizn_source_ratio", np.inf) if radiation else np.inf
     if not np.isfinite(ratio):
-        return BeamData(wavelength_A=wavelength)
+        return record.BeamData(wavelength_A=wavelength)
     angle = np.radians(tables.number(radiation[0], "diffrn_radiation", "polarizn_source_norm", 0.0))
     normal = np.array([-np.sin(angle), np.cos(angle), 0.0])
-    return BeamData(wavelength_A=wavelength, polarization_fraction=(1 + ratio) / 2, polarization_normal=normal)
+    return record.BeamData(wavelength_A=wavelength, polarization_fraction=(1 + ratio) / 2, polarization_normal=normal)
 
 
-def _panel(tables: Tables, axes: dict[str, Axis]) -> PanelData:
+def _panel(tables: Tables, axes: dict[str, Axis]) -> record.PanelData:
     """The panel of the array: its two pixel axes, their first pixel and the step between pixels."""
     category, own = "array_structure_list", "array_structure_list_axis"
     lists = sorted(tables.needed(category), key=lambda row: tables.number(row, category, "precedence"))[:2]
@@ -191,7 +184,7 @@ def _panel(tables: Tables, axes: dict[str, Axis]) -> PanelData:
     origin, fast, slow = _placed(axes, (names[0], names[1]), (firsts[0], firsts[1]), tables.path)
     overload = [tables.number(r, "array_intensities", "overload", np.inf) for r in tables.rows("array_intensities")]
     limit = overload[0] if overload else np.inf
-    return PanelData(
+    return record.PanelData(
         origin_mm=origin,
         fast=fast * np.sign(pitches[0]),
         slow=slow * np.sign(pitches[1]),
@@ -203,7 +196,7 @@ def _panel(tables: Tables, axes: dict[str, Axis]) -> PanelData:
 
 def _placed(
     axes: dict[str, Axis], names: tuple[str, str], firsts: tuple[float, float], path: str
-) -> tuple[Vector, Vector, Vector]:
+) -> tuple[record.Vector, record.Vector, record.Vector]:
     """Corner and unit vectors along fast and slow, in the laboratory."""
     chains = [_chain(axes, name, path) for name in names]
     inner = chains[0] if names[1] in [axis.name for axis in chains[0]] else chains[1]
@@ -222,7 +215,7 @@ def _placed(
     return point, directions[0], directions[1]
 
 
-def _goniometer(tables: Tables, axes: dict[str, Axis]) -> tuple[GoniometerData | None, ScanData | None]:
+def _goniometer(tables: Tables, axes: dict[str, Axis]) -> tuple[record.GoniometerData | None, record.ScanData | None]:
     """The rotation axes of the goniometer from the crystal to the base, and the one that turns."""
     rows = [row for row in tables.needed("axis") if row.get("equipment") == "goniometer"]
     names = [tables.word(row, "axis", "id") for row in rows]
@@ -240,15 +233,15 @@ def _goniometer(tables: Tables, axes: dict[str, Axis]) -> tuple[GoniometerData |
     scanned = next((i for i, axis in enumerate(chain) if axis.name in turning), 0)
     angles = [0.0 if i == scanned else axis.setting for i, axis in enumerate(chain)]
     directions = [axis.direction for axis in chain]
-    goniometer = GoniometerData.from_axes(directions, angles, tuple(axis.name for axis in chain), scanned)
+    goniometer = record.GoniometerData.from_axes(directions, angles, tuple(axis.name for axis in chain), scanned)
     if len(chain) == 1:
-        goniometer = GoniometerData(rotation_axis=chain[0].direction)
+        goniometer = record.GoniometerData(rotation_axis=chain[0].direction)
     if chain[scanned].name not in turning:
         return goniometer, None
     frames = tables.rows("diffrn_scan_frame")
     number = int(tables.number(frames[0], "diffrn_scan_frame", "frame_number", 1.0)) if frames else 1
     time = tables.number(frames[0], "diffrn_scan_frame", "integration_time", 0.0) if frames else 0.0
-    scan = ScanData(
+    scan = record.ScanData(
         image_range=(number, number),
         oscillation_start_deg=chain[scanned].setting,
         oscillation_width_deg=turning[chain[scanned].name],

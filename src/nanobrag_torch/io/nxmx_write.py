@@ -19,17 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import output_path
 from nanobrag_torch.io.hdf5_frames import frame_dataset
-from nanobrag_torch.records.experiment import (
-    BeamData,
-    CrystalData,
-    DetectorData,
-    ExperimentData,
-    GoniometerData,
-    GroupData,
-    PanelData,
-    ScanData,
-    Vector,
-)
+from nanobrag_torch.records import experiment as record
 from nanobrag_torch.records.frames import FRAMES, beam_on_panel, rotate_experiment, turn_to_z
 from nanobrag_torch.units import EV_ANGSTROM
 
@@ -43,7 +33,7 @@ FIXED, SETTING = "fixed_rotation", "setting_rotation"
 
 
 def write_nxmx(
-    path: str | os.PathLike[str], images: NDArray[Any], data: ExperimentData, *, flag: str = "output file"
+    path: str | os.PathLike[str], images: NDArray[Any], data: record.ExperimentData, *, flag: str = "output file"
 ) -> None:
     """Write images, (frames, *detector shape), with the whole experiment.
 
@@ -62,7 +52,7 @@ def write_nxmx_chunks(
     chunks: Iterable[bytes],
     frames: int,
     dtype: DTypeLike,
-    data: ExperimentData,
+    data: record.ExperimentData,
     *,
     mark: str | None = None,
     flag: str = "output file",
@@ -93,7 +83,7 @@ def compress_frame(stacked: NDArray[Any]) -> bytes:
         return bytes(dataset.id.read_direct_chunk((0, 0))[1])
 
 
-def create_nxmx(file: Any, data: ExperimentData, frames: int, dtype: DTypeLike, *, layout: Any = None) -> Any:
+def create_nxmx(file: Any, data: record.ExperimentData, frames: int, dtype: DTypeLike, *, layout: Any = None) -> Any:
     """Everything but the frames in an open HDF5 file; the dataset (frames, slow, fast) to put them in.
 
     layout: where the frames are, in other files (an h5py VirtualLayout); then there is nothing to put.
@@ -128,7 +118,7 @@ def _group(parent: Any, name: str, kind: str) -> Any:
     return group
 
 
-def _dataset(group: Any, data: ExperimentData, frames: int, dtype: DTypeLike, layout: Any) -> Any:
+def _dataset(group: Any, data: record.ExperimentData, frames: int, dtype: DTypeLike, layout: Any) -> Any:
     assert data.detector is not None
     if layout is None:
         dataset = frame_dataset(group, "data", frames, data.detector.stacked_shape, dtype)
@@ -150,7 +140,7 @@ def _number(group: Any, name: str, value: Any, unit: str | None = None) -> Any:
     return group[name]
 
 
-def _write_beam(group: Any, beam: BeamData, turned: BeamData | None) -> None:
+def _write_beam(group: Any, beam: record.BeamData, turned: record.BeamData | None) -> None:
     per_frame = beam.frame_wavelengths_A
     _number(group, "incident_wavelength", beam.wavelength_A if per_frame is None else per_frame, "angstrom")
     if beam.spectrum_energies_eV is not None:
@@ -165,7 +155,9 @@ def _write_beam(group: Any, beam: BeamData, turned: BeamData | None) -> None:
     _number(group, "sigma_divergence", beam.sigma_divergence_deg, "deg")
 
 
-def _write_detector(group: Any, detector: DetectorData, data: ExperimentData, dtype: np.dtype[Any]) -> None:
+def _write_detector(
+    group: Any, detector: record.DetectorData, data: record.ExperimentData, dtype: np.dtype[Any]
+) -> None:
     """Sensor, mask and geometry. `detector` is in the frame of the file."""
     import h5py
 
@@ -189,7 +181,7 @@ def _write_detector(group: Any, detector: DetectorData, data: ExperimentData, dt
     _write_geometry(group, detector)
 
 
-def _common_panel(detector: DetectorData) -> PanelData:
+def _common_panel(detector: record.DetectorData) -> record.PanelData:
     """The first panel, if the others share what NXmx says once for all."""
     first = detector.panels[0]
     for name in ("material", "thickness_mm", "mu_per_mm", "trusted_range", "gain", "pedestal"):
@@ -207,7 +199,7 @@ def _metres(value_mm: float | None) -> float | None:
     return None if value_mm is None else value_mm / 1000
 
 
-def _write_mask(group: Any, detector: DetectorData) -> None:
+def _write_mask(group: Any, detector: record.DetectorData) -> None:
     """pixel_mask, if any pixel is masked or lies beside a narrow panel."""
     import hdf5plugin
 
@@ -219,7 +211,7 @@ def _write_mask(group: Any, detector: DetectorData) -> None:
         group.create_dataset("pixel_mask", data=mask, chunks=mask.shape, **hdf5plugin.Bitshuffle(cname="lz4"))
 
 
-def _write_centre(group: Any, panel: PanelData, beam: BeamData) -> None:
+def _write_centre(group: Any, panel: record.PanelData, beam: record.BeamData) -> None:
     """Where the beam is, for programs that do not follow the chain of axes."""
     spot = beam_on_panel(panel, beam)
     if spot is not None:
@@ -230,15 +222,15 @@ def _write_centre(group: Any, panel: PanelData, beam: BeamData) -> None:
     _number(group, "y_pixel_size", panel.pixel_size_mm[1] / 1000, "m")
 
 
-def _write_geometry(group: Any, detector: DetectorData) -> None:
+def _write_geometry(group: Any, detector: record.DetectorData) -> None:
     """One axis along the beam, one a group of panels, then the offset and the directions of each module."""
     axes = _group(group, "transformations", "NXtransformations")
     shift = float(detector.panels[0].origin_mm[2])
     axis = np.array([0.0, 0.0, 1.0])
     _axis(axes, "detector_z", "translation", shift / 1000, "m", axis, ".")
     base = f"{DETECTOR}/transformations/detector_z"
-    parents: dict[int, tuple[str, GroupData]] = {}
-    beam_frame = GroupData(origin_mm=shift * axis)
+    parents: dict[int, tuple[str, record.GroupData]] = {}
+    beam_frame = record.GroupData(origin_mm=shift * axis)
     if detector.root is not None:
         _write_groups(axes, detector.root, beam_frame, base, parents)
     group["depends_on"] = base if detector.root is None else parents[detector.root.panel_indices()[0]][0]
@@ -250,7 +242,11 @@ def _write_geometry(group: Any, detector: DetectorData) -> None:
 
 
 def _write_groups(
-    axes: Any, group: GroupData, parent: GroupData, above: str, parents: dict[int, tuple[str, GroupData]]
+    axes: Any,
+    group: record.GroupData,
+    parent: record.GroupData,
+    above: str,
+    parents: dict[int, tuple[str, record.GroupData]],
 ) -> None:
     """The axis of a group and of all below it; notes in `parents` what each panel hangs in."""
     from scipy.spatial.transform import Rotation
@@ -279,9 +275,9 @@ def _axis(
     kind: str,
     value: Any,
     unit: str,
-    direction: Vector,
+    direction: record.Vector,
     above: str,
-    offset_mm: Vector | None = None,
+    offset_mm: record.Vector | None = None,
 ) -> Any:
     dataset = _number(group, name, value, unit)
     dataset.attrs["transformation_type"] = kind
@@ -292,7 +288,9 @@ def _axis(
     return dataset
 
 
-def _write_module(module: Any, panel: PanelData, frame: GroupData, above: str, own: str, start: int) -> None:
+def _write_module(
+    module: Any, panel: record.PanelData, frame: record.GroupData, above: str, own: str, start: int
+) -> None:
     """A panel: where it lies in the array, its corner and its axes in the frame of the group it hangs in."""
     module["data_origin"] = np.array([start, 0])
     module["data_size"] = np.array(panel.shape)
@@ -309,7 +307,7 @@ def _write_module(module: Any, panel: PanelData, frame: GroupData, above: str, o
         _axis(module, name, "translation", size / 1000, "m", frame.axes @ axis, own)
 
 
-def _write_sample(group: Any, turned: ExperimentData, scan: ScanData | None) -> None:
+def _write_sample(group: Any, turned: record.ExperimentData, scan: record.ScanData | None) -> None:
     if turned.goniometer is None:
         group["depends_on"] = "."
     else:
@@ -319,7 +317,7 @@ def _write_sample(group: Any, turned: ExperimentData, scan: ScanData | None) -> 
         _write_crystal(group, turned.crystal)
 
 
-def _write_goniometer(axes: Any, goniometer: GoniometerData, scan: ScanData | None) -> str:
+def _write_goniometer(axes: Any, goniometer: record.GoniometerData, scan: record.ScanData | None) -> str:
     """The chain from the crystal to the base; the name of its first axis."""
     chain = goniometer_chain(goniometer)
     for place, (name, direction, angle) in enumerate(chain):
@@ -334,14 +332,14 @@ def _write_goniometer(axes: Any, goniometer: GoniometerData, scan: ScanData | No
     return chain[0][0]
 
 
-def goniometer_chain(goniometer: GoniometerData) -> list[tuple[str, Vector, float | None]]:
+def goniometer_chain(goniometer: record.GoniometerData) -> list[tuple[str, record.Vector, float | None]]:
     """Name, axis and angle of each turn from the crystal to the base; the angle of the scanned one is None."""
     from scipy.spatial.transform import Rotation
 
     if goniometer.axes is not None and goniometer.angles_deg is not None and _axes_tell_all(goniometer):
         angles = [None if i == goniometer.scan_axis else float(a) for i, a in enumerate(goniometer.angles_deg)]
         return list(zip(goniometer.names, goniometer.axes, angles, strict=True))
-    chain: list[tuple[str, Vector, float | None]] = [("omega", goniometer.rotation_axis, None)]
+    chain: list[tuple[str, record.Vector, float | None]] = [("omega", goniometer.rotation_axis, None)]
     for name, matrix, place in ((FIXED, goniometer.fixed_rotation, 0), (SETTING, goniometer.setting_rotation, 2)):
         rotvec = Rotation.from_matrix(matrix).as_rotvec()
         angle = float(np.linalg.norm(rotvec))
@@ -350,16 +348,18 @@ def goniometer_chain(goniometer: GoniometerData) -> list[tuple[str, Vector, floa
     return chain
 
 
-def _axes_tell_all(goniometer: GoniometerData) -> bool:
+def _axes_tell_all(goniometer: record.GoniometerData) -> bool:
     """Whether fixed and setting rotation are those of the axes, not refined ones."""
     if goniometer.axes is None or goniometer.angles_deg is None:
         return False
-    plain = GoniometerData.from_axes(goniometer.axes, goniometer.angles_deg, goniometer.names, goniometer.scan_axis)
+    plain = record.GoniometerData.from_axes(
+        goniometer.axes, goniometer.angles_deg, goniometer.names, goniometer.scan_axis
+    )
     pairs = ((getattr(plain, k), getattr(goniometer, k)) for k in (FIXED, SETTING))
     return all(np.allclose(a, b, rtol=0, atol=1e-12) for a, b in pairs)
 
 
-def _write_crystal(group: Any, crystal: CrystalData) -> None:
+def _write_crystal(group: Any, crystal: record.CrystalData) -> None:
     _number(group, "unit_cell", np.array(crystal.cell))
     _number(group, "real_space_vectors", crystal.real_space, "angstrom")
     _number(group, "space_group_hall", crystal.space_group_hall)

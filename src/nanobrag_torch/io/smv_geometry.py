@@ -23,15 +23,8 @@ from nanobrag_torch.io.fileformat import FileFormat, ImageOptions
 from nanobrag_torch.io.header_entries import MARK, experiment_of_entries, own_entries
 from nanobrag_torch.io.smv import BLOCK, HeaderText, is_smv, read_smv_header, read_smv_image, write_smv_image
 from nanobrag_torch.io.unit_words import ANGLES_DEG, LENGTHS_MM, TIMES_S, WAVELENGTHS_A, Units, quantities
+from nanobrag_torch.records import experiment as record
 from nanobrag_torch.records.contents import HEADER
-from nanobrag_torch.records.experiment import (
-    BeamData,
-    DetectorData,
-    ExperimentData,
-    GoniometerData,
-    PanelData,
-    ScanData,
-)
 from nanobrag_torch.records.frames import beam_on_panel, xds_origin
 from nanobrag_torch.records.images import ImageData, as_counts, with_geometry
 
@@ -42,7 +35,7 @@ ROUND_OFF_MM = 2e-3  # of two distances that the C program writes with six digit
 _KEY = re.compile(r"^[ \t]*([A-Za-z_0-9]+)[ \t]*=[ \t]*([^;\n]*)", re.MULTILINE)
 
 
-def read_smv_geometry(path: str | os.PathLike[str]) -> ExperimentData:
+def read_smv_geometry(path: str | os.PathLike[str]) -> record.ExperimentData:
     """Beam, detector, goniometer and scan of an SMV header; what it does not state is None.
 
     Raises InputError for a file that is not SMV, lacks pixel size, distance or centre, or states a tilt that it does
@@ -51,13 +44,13 @@ def read_smv_geometry(path: str | os.PathLike[str]) -> ExperimentData:
     return experiment_of_smv(read_smv_header(path, flag="SMV image"), str(path))
 
 
-def experiment_of_smv(header: HeaderText, path: str) -> ExperimentData:
+def experiment_of_smv(header: HeaderText, path: str) -> record.ExperimentData:
     """The experiment that a header describes."""
     with naming(path):
         return _experiment(header, path)
 
 
-def _experiment(header: HeaderText, path: str) -> ExperimentData:
+def _experiment(header: HeaderText, path: str) -> record.ExperimentData:
     slow, fast = header.dimensions()
     if header.entry(MARK) is not None:
         return experiment_of_entries(dict(_KEY.findall(header.text)), (fast, slow), path)
@@ -65,17 +58,17 @@ def _experiment(header: HeaderText, path: str) -> ExperimentData:
     _refuse_tilt(header, distance, path)
     along_fast, along_slow = _centre(header, pixel, path)
     wavelength = _stated(header, "WAVELENGTH", path, WAVELENGTHS_A, "A")
-    panel = PanelData(
+    panel = record.PanelData(
         origin_mm=np.array([-along_fast, along_slow, -distance]),
         fast=np.array([1.0, 0.0, 0.0]),
         slow=np.array([0.0, -1.0, 0.0]),
         pixel_size_mm=(pixel, pixel),
         image_size=(fast, slow),
     )
-    return ExperimentData(
-        beam=BeamData(wavelength_A=wavelength) if wavelength > 0 else None,
-        detector=DetectorData(panels=(panel,)),
-        goniometer=GoniometerData(rotation_axis=np.array([1.0, 0.0, 0.0])),
+    return record.ExperimentData(
+        beam=record.BeamData(wavelength_A=wavelength) if wavelength > 0 else None,
+        detector=record.DetectorData(panels=(panel,)),
+        goniometer=record.GoniometerData(rotation_axis=np.array([1.0, 0.0, 0.0])),
         scan=_scan(header, path),
     )
 
@@ -115,14 +108,14 @@ def _centre(header: HeaderText, pixel: float, path: str) -> tuple[float, float]:
     raise InputError(f"{path}: BEAM_CENTER_X, BEAM_CENTER_Y", None, "a beam centre (mm)")
 
 
-def _scan(header: HeaderText, path: str) -> ScanData | None:
+def _scan(header: HeaderText, path: str) -> record.ScanData | None:
     start, phi, width = (_stated(header, key, path, ANGLES_DEG, "deg") for key in ("OSC_START", "PHI", "OSC_RANGE"))
     start = phi if math.isnan(start) else start
     if not (math.isfinite(start) and math.isfinite(width)):
         return None
     number, exposure = header.exact_real("IMAGE_NUMBER"), _stated(header, "TIME", path, TIMES_S, "s")
     image = int(number) if math.isfinite(number) else 1
-    return ScanData(
+    return record.ScanData(
         image_range=(image, image),
         oscillation_start_deg=start,
         oscillation_width_deg=width,
@@ -130,7 +123,7 @@ def _scan(header: HeaderText, path: str) -> ScanData | None:
     )
 
 
-def smv_header_text(data: ExperimentData, pixel_type: str, index: int = 0) -> str:
+def smv_header_text(data: record.ExperimentData, pixel_type: str, index: int = 0) -> str:
     """A complete header for image `index` of an experiment with one panel; `pixel_type` is u2 or u4.
 
     Raises InputError for what SMV has no place for: several panels, pixels that are not square, a beam that misses the
@@ -145,7 +138,7 @@ def smv_header_text(data: ExperimentData, pixel_type: str, index: int = 0) -> st
     return text
 
 
-def _text(data: ExperimentData, own: dict[str, str], pixel_type: str, index: int, size: int) -> str:
+def _text(data: record.ExperimentData, own: dict[str, str], pixel_type: str, index: int, size: int) -> str:
     kind, data_type = TYPES[pixel_type]
     entries: dict[str, Any] = {
         "HEADER_BYTES": size,
@@ -162,7 +155,7 @@ def _text(data: ExperimentData, own: dict[str, str], pixel_type: str, index: int
     return "{\n" + "\n".join(lines) + "\n}\f"
 
 
-def _geometry_entries(data: ExperimentData) -> dict[str, Any]:
+def _geometry_entries(data: record.ExperimentData) -> dict[str, Any]:
     """What other programs read."""
     beam, panel = data.beam, data.detector.panels[0] if data.detector else None
     if beam is None or panel is None:
@@ -195,7 +188,7 @@ def _geometry_entries(data: ExperimentData) -> dict[str, Any]:
     }
 
 
-def _scan_entries(scan: ScanData, index: int) -> dict[str, Any]:
+def _scan_entries(scan: record.ScanData, index: int) -> dict[str, Any]:
     """Spindle angles of image `index`, as other programs read them."""
     start = scan.start_deg(index)
     return {"PHI": start, "OSC_START": start, "OSC_RANGE": scan.oscillation_width_deg}
@@ -208,7 +201,7 @@ def _read_image(path: Path, frame: int) -> ImageData:
     return with_geometry(pixels, FORMAT.name, lambda: experiment_of_smv(header, str(path)))
 
 
-def _write_image(path: Path, pixels: NDArray[Any], data: ExperimentData | None, options: ImageOptions) -> None:
+def _write_image(path: Path, pixels: NDArray[Any], data: record.ExperimentData | None, options: ImageOptions) -> None:
     assert data is not None
     chosen = options.pixel_type or ("u2" if pixels.size == 0 or pixels.max() <= FORMAT.largest_count else "u4")
     counts = as_counts(pixels, chosen, options.allow_loss)

@@ -15,16 +15,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output, read_input
 from nanobrag_torch.io.fields import Node, naming, words_as_numbers
 from nanobrag_torch.io.fileformat import FileFormat, FileStart
-from nanobrag_torch.records.experiment import (
-    BeamData,
-    CrystalData,
-    DetectorData,
-    ExperimentData,
-    GoniometerData,
-    PanelData,
-    ScanData,
-    Vector,
-)
+from nanobrag_torch.records import experiment as record
 from nanobrag_torch.records.frames import fold_rotations, from_imgcif, from_xds_origin, incident, to_imgcif, xds_origin
 from nanobrag_torch.records.symmetry import hall_of_number, number_of_hall
 
@@ -37,7 +28,7 @@ OLDER_LINES = (6, 4, 4, 3, 3, 3, 3, 7, 3, 3, 3)
 """Numbers a line of the older form."""
 
 
-def read_xparm(path: str | os.PathLike[str]) -> ExperimentData:
+def read_xparm(path: str | os.PathLike[str]) -> record.ExperimentData:
     """Beam, detector, goniometer, crystal and the start of the scan, as a scan of the one image that the file names.
 
     Raises InputError if the file cannot be read, is not such a file, or is cut short.
@@ -57,18 +48,18 @@ def read_xparm(path: str | os.PathLike[str]) -> ExperimentData:
         return _experiment(numbers, str(path))
 
 
-def _experiment(numbers: Vector, path: str) -> ExperimentData:
+def _experiment(numbers: record.Vector, path: str) -> record.ExperimentData:
     image, start, width = numbers[:3]
     frame = Node(path, "number of the first image", float(image)).whole()
     beam_vector = to_imgcif("xds", numbers[7:10])
-    return ExperimentData(
-        beam=BeamData(direction=-beam_vector, wavelength_A=float(numbers[6])),
+    return record.ExperimentData(
+        beam=record.BeamData(direction=-beam_vector, wavelength_A=float(numbers[6])),
         detector=_detector(numbers[26:], path),
-        goniometer=GoniometerData(rotation_axis=to_imgcif("xds", numbers[3:6])),
-        scan=ScanData(
+        goniometer=record.GoniometerData(rotation_axis=to_imgcif("xds", numbers[3:6])),
+        scan=record.ScanData(
             image_range=(frame, frame), oscillation_start_deg=float(start), oscillation_width_deg=float(width)
         ),
-        crystal=CrystalData(
+        crystal=record.CrystalData(
             real_space=to_imgcif("xds", numbers[17:26].reshape(3, 3)),
             space_group_hall=hall_of_number(Node(path, "space group", float(numbers[10])).whole(), path),
         ),
@@ -80,7 +71,7 @@ def is_older(text: str) -> bool:
     return tuple(len(line.split()) for line in text.splitlines() if line.strip()) == OLDER_LINES
 
 
-def _older_experiment(numbers: Vector, path: str) -> ExperimentData:
+def _older_experiment(numbers: record.Vector, path: str) -> record.ExperimentData:
     """Image, angle, width, axis; wavelength, beam; size, pixel; distance, origin; three axes; group, cell; a, b, c."""
     cell, distance = numbers[26:42], numbers[14]
     size, pixel = numbers[10:12], numbers[12:14]
@@ -89,7 +80,7 @@ def _older_experiment(numbers: Vector, path: str) -> ExperimentData:
     return _experiment(np.array([*numbers[:10], *cell, *detector]), path)
 
 
-def _detector(tail: Vector, path: str) -> DetectorData:
+def _detector(tail: record.Vector, path: str) -> record.DetectorData:
     """Panels of the numbers from the count of segments on."""
     count = Node(path, "number of segments", float(tail[0])).whole()
     size = 17 + SEGMENT_NUMBERS * count
@@ -99,10 +90,12 @@ def _detector(tail: Vector, path: str) -> DetectorData:
     shift = np.array([-tail[5] * pixel[0], -tail[6] * pixel[1], tail[7]])
     axes = tail[8:17].reshape(3, 3)  # rows: fast, slow, normal in the XDS frame
     segments = tail[17:size].reshape(count, SEGMENT_NUMBERS)
-    return DetectorData(panels=tuple(_panel(segment, pixel, shift, axes) for segment in segments))
+    return record.DetectorData(panels=tuple(_panel(segment, pixel, shift, axes) for segment in segments))
 
 
-def _panel(segment: Vector, pixel: tuple[float, float], shift: Vector, axes: Vector) -> PanelData:
+def _panel(
+    segment: record.Vector, pixel: tuple[float, float], shift: record.Vector, axes: record.Vector
+) -> record.PanelData:
     """A segment: a pixel (x, y) is, in the detector's frame, at qx (x - ORGX) e1 + qy (y - ORGY) e2 + F e3."""
     x1, x2, y1, y2 = (int(value) for value in segment[1:5])
     own = np.stack((segment[8:11], segment[11:14], np.cross(segment[8:11], segment[11:14])))
@@ -110,7 +103,7 @@ def _panel(segment: Vector, pixel: tuple[float, float], shift: Vector, axes: Vec
     steps = np.array([(corner[0] - segment[5]) * pixel[0], (corner[1] - segment[6]) * pixel[1], segment[7]])
     origin = (steps @ own + shift) @ axes
     fast, slow = to_imgcif("xds", own[:2] @ axes)
-    return PanelData(
+    return record.PanelData(
         name=f"segment {int(segment[0])}",
         origin_mm=to_imgcif("xds", origin),
         fast=fast,
@@ -121,7 +114,7 @@ def _panel(segment: Vector, pixel: tuple[float, float], shift: Vector, axes: Vec
     )
 
 
-def write_xparm(target: Target, data: ExperimentData, *, flag: str = "output file") -> None:
+def write_xparm(target: Target, data: record.ExperimentData, *, flag: str = "output file") -> None:
     """Write an XPARM.XDS file, numbers in full.
 
     Panels become segments of one array, one below the other; fixed and setting rotations become part of the crystal and
@@ -133,7 +126,7 @@ def write_xparm(target: Target, data: ExperimentData, *, flag: str = "output fil
         file.write(xparm_text(data).encode())
 
 
-def xparm_text(data: ExperimentData) -> str:
+def xparm_text(data: record.ExperimentData) -> str:
     """The text of an XPARM.XDS file."""
     beam, detector, scan = data.beam, data.detector, data.scan
     if beam is None or detector is None or scan is None or data.goniometer is None or data.crystal is None:
@@ -151,7 +144,7 @@ def xparm_text(data: ExperimentData) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _detector_lines(detector: DetectorData) -> list[str]:
+def _detector_lines(detector: record.DetectorData) -> list[str]:
     """Size, pixel, and the frame of the detector, which is that of the first panel; then the segments in it."""
     first, sizes = detector.panels[0], {panel.pixel_size_mm for panel in detector.panels}
     if len(sizes) > 1:
@@ -174,7 +167,9 @@ def _detector_lines(detector: DetectorData) -> list[str]:
     ]
 
 
-def _segment_lines(panel: PanelData, start: int, number: int, first: PanelData, axes: Vector) -> list[str]:
+def _segment_lines(
+    panel: record.PanelData, start: int, number: int, first: record.PanelData, axes: record.Vector
+) -> list[str]:
     """Where a panel lies in the array, and its place in the detector's frame."""
     slow, fast = panel.shape
     pixel, shift = np.array(first.pixel_size_mm), axes @ first.origin_mm

@@ -18,16 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nanobrag_torch.records.experiment import (
-    BeamData,
-    CrystalData,
-    DetectorData,
-    ExperimentData,
-    GoniometerData,
-    GroupData,
-    PanelData,
-    unit,
-)
+from nanobrag_torch.records import experiment as record
 
 Vector = NDArray[np.float64]
 
@@ -62,7 +53,7 @@ def from_imgcif(frame: str, vectors: NDArray[np.float64]) -> Vector:
     return np.asarray(np.asarray(vectors, np.float64) @ FRAMES[frame], np.float64)
 
 
-def incident(beam: BeamData) -> Vector:
+def incident(beam: record.BeamData) -> Vector:
     """Unit vector along the beam, from the source to the sample."""
     return -beam.direction
 
@@ -72,14 +63,14 @@ def kahn_factor(polarization_fraction: float) -> float:
     return 2 * polarization_fraction - 1
 
 
-def electric_axis(beam: BeamData) -> Vector | None:
+def electric_axis(beam: record.BeamData) -> Vector | None:
     """Unit vector of the stronger electric field, normal x beam, which is the C program's polarization axis."""
     if beam.polarization_normal is None:
         return None
-    return unit(np.cross(beam.polarization_normal, incident(beam)), "polarization_normal")
+    return record.unit(np.cross(beam.polarization_normal, incident(beam)), "polarization_normal")
 
 
-def fold_rotations(goniometer: GoniometerData | None, crystal: CrystalData) -> tuple[Vector, Vector]:
+def fold_rotations(goniometer: record.GoniometerData | None, crystal: record.CrystalData) -> tuple[Vector, Vector]:
     """Spindle axis (3,) and rows a, b, c (3, 3) of the same crystal on a goniometer without fixed and setting rotation.
 
     S R F = R' S F, where R' turns about the axis S axis. Without a goniometer the axis is x.
@@ -119,7 +110,7 @@ class BeamOnPanel:
         return 0 <= self.fast_mm <= self.size_mm[0] and 0 <= self.slow_mm <= self.size_mm[1]
 
 
-def beam_on_panel(panel: PanelData, beam: BeamData) -> BeamOnPanel | None:
+def beam_on_panel(panel: record.PanelData, beam: record.BeamData) -> BeamOnPanel | None:
     """Where the beam meets a panel's plane; None where it runs parallel to it or away from it."""
     forward, normal = incident(beam), panel.normal
     close, slope = float(panel.origin_mm @ normal), float(forward @ normal)
@@ -147,7 +138,7 @@ BEAM_CENTRES: dict[str, tuple[str, Callable[[BeamOnPanel], tuple[float, float]]]
 """Beam centre in every convention: name -> (remark, function). In the C program's frames X and Y are as named there."""
 
 
-def rotate_experiment(data: ExperimentData, turn: Vector) -> ExperimentData:
+def rotate_experiment(data: record.ExperimentData, turn: Vector) -> record.ExperimentData:
     """The same experiment in a lab frame that a proper rotation `turn` (3, 3) leads to: v becomes turn v."""
     return replace(
         data,
@@ -158,16 +149,16 @@ def rotate_experiment(data: ExperimentData, turn: Vector) -> ExperimentData:
     )
 
 
-def turn_detector(detector: DetectorData, turn: Vector) -> DetectorData:
+def turn_detector(detector: record.DetectorData, turn: Vector) -> record.DetectorData:
     """Panels and groups turned about the sample."""
     panels = tuple(
         replace(p, origin_mm=turn @ p.origin_mm, fast=turn @ p.fast, slow=turn @ p.slow) for p in detector.panels
     )
-    return DetectorData(panels=panels, root=None if detector.root is None else _turn_group(detector.root, turn))
+    return record.DetectorData(panels=panels, root=None if detector.root is None else _turn_group(detector.root, turn))
 
 
 def turn_to_z(direction: Vector) -> Vector:
-    """The smallest rotation (3, 3) that takes a unit vector to +z, for files whose beam is always along z."""
+    """The smallest rotation (3, 3) that takes a record.unit vector to +z, for files whose beam is always along z."""
     axis, cosine = np.array([direction[1], -direction[0], 0.0]), float(direction[2])
     if cosine < -1 + 1e-12:
         return _HALF_TURN_X.copy()
@@ -175,13 +166,13 @@ def turn_to_z(direction: Vector) -> Vector:
     return np.asarray(np.eye(3) + cross + cross @ cross / (1 + cosine), np.float64)
 
 
-def _in_plane(panel: PanelData, offset: Vector) -> tuple[float, float]:
+def _in_plane(panel: record.PanelData, offset: Vector) -> tuple[float, float]:
     """Coordinates (mm) of a point of the plane along fast and slow, which need not be perpendicular."""
     solution = np.linalg.lstsq(np.stack((panel.fast, panel.slow), axis=1), offset, rcond=None)[0]
     return float(solution[0]), float(solution[1])
 
 
-def _turn_beam(beam: BeamData, turn: Vector) -> BeamData:
+def _turn_beam(beam: record.BeamData, turn: Vector) -> record.BeamData:
     normal = beam.polarization_normal
     points = beam.s0_at_scan_points
     return replace(
@@ -192,14 +183,14 @@ def _turn_beam(beam: BeamData, turn: Vector) -> BeamData:
     )
 
 
-def _turn_group(group: GroupData, turn: Vector) -> GroupData:
+def _turn_group(group: record.GroupData, turn: Vector) -> record.GroupData:
     children = tuple(child if isinstance(child, int) else _turn_group(child, turn) for child in group.children)
     return replace(
         group, origin_mm=turn @ group.origin_mm, fast=turn @ group.fast, slow=turn @ group.slow, children=children
     )
 
 
-def _turn_goniometer(given: GoniometerData, turn: Vector) -> GoniometerData:
+def _turn_goniometer(given: record.GoniometerData, turn: Vector) -> record.GoniometerData:
     points = given.setting_at_scan_points
     return replace(
         given,
@@ -216,7 +207,7 @@ def _turn_matrix(matrix: Vector, turn: Vector) -> Vector:
     return matrix if np.array_equal(matrix, np.eye(3)) else np.asarray(turn @ matrix @ turn.T, np.float64)
 
 
-def _turn_crystal(crystal: CrystalData, turn: Vector) -> CrystalData:
+def _turn_crystal(crystal: record.CrystalData, turn: Vector) -> record.CrystalData:
     points = crystal.A_at_scan_points
     return replace(
         crystal,
