@@ -105,7 +105,8 @@ ROWS = [
     ("-misset_seed 5", {"misset_seed": 5}), ("-water 5", {"water_um": 5}),
     ("-compat c", {"compat": "c"}), ("-phi_mode spec", {"phi_mode": "spec"}), ("-dtype float64", {"dtype": "float64"}),
     ("-device cuda", {"device": "cuda"}), ("-kernel reference", {"kernel": "reference"}),
-    ("-threads 2", {"threads": 2}), ("-trace_pixel 3 4", {"trace_s": 3, "trace_f": 4}),
+    ("-threads 2", {"threads": 2}), ("-tolerance 0.5", {"tolerance": 0.5}),
+    ("-trace_pixel 3 4", {"trace_s": 3, "trace_f": 4}),
     ("-show_config", {"show_config": True}), ("-echo_config", {"show_config": True}),
     ("-help", {"help": True}), ("--version", {"version": True}),
 ]  # fmt: skip
