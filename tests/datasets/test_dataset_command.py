@@ -18,7 +18,7 @@ from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.cli.nb.dataset_view import Failures, Lines, watching
 from nanobrag_torch.datasets import ShardDataset
 from nanobrag_torch.datasets.clusters import cluster_options, job_cluster
-from nanobrag_torch.datasets.engine import FAILED, Outcome
+from nanobrag_torch.datasets.engine import FAILED, Outcome, configure_dask
 from nanobrag_torch.datasets.examples import EXAMPLES, example
 from nanobrag_torch.datasets.recipe import read_recipe
 from nanobrag_torch.errors import InputError
@@ -201,3 +201,12 @@ def read_recipe_of(name, folder):
     path = folder / f"{name}.toml"
     path.write_text(example(name))
     return read_recipe(path)
+
+
+def test_workers_that_come_back_slowly_are_waited_for():
+    """Dask forgets a local worker that is not back in 15 seconds, and a run whose workers are all forgotten hangs."""
+    import dask
+
+    configure_dask()
+    assert dask.config.get("distributed.deploy.lost-worker-timeout") == "1 hour"
+    assert dask.config.get("distributed.scheduler.allowed-failures") >= 10

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from nanobrag_torch.datasets.engine import LOST_WORKERS
+from nanobrag_torch.datasets.engine import configure_dask
 from nanobrag_torch.errors import InputError
 
 SYSTEMS = {
@@ -85,14 +85,12 @@ def _count(given: dict[str, str], key: str, default: int) -> int:
 
 def job_cluster(word: str) -> tuple[Any, int]:
     """The dask_jobqueue cluster of a word, without jobs yet, and how many it should have. Raises InputError."""
-    import dask
-
     system, options, jobs = cluster_options(word)
     try:
         import dask_jobqueue
     except ImportError as error:
         raise InputError(FLAG, word, "an installation with nanobrag_torch[slurm]: dask-jobqueue is missing") from error
-    dask.config.set({"distributed.scheduler.allowed-failures": LOST_WORKERS})
+    configure_dask()
     return getattr(dask_jobqueue, SYSTEMS[system])(**options), jobs
 
 

@@ -192,7 +192,7 @@ def local_cluster(workers: int) -> Iterator[Any]:
     """A Dask client of worker processes on this machine, one thread each."""
     from distributed import Client, LocalCluster
 
-    _configure()
+    configure_dask()
     options = {"threads_per_worker": 1, "processes": True, "memory_limit": 0, "silence_logs": 50}
     place = {"dashboard_address": "127.0.0.1:0"}
     cluster = LocalCluster(n_workers=workers, **place, **options)  # type: ignore[no-untyped-call]
@@ -200,7 +200,18 @@ def local_cluster(workers: int) -> Iterator[Any]:
         yield client
 
 
-def _configure() -> None:
+def configure_dask() -> None:
+    """A shard whose worker died is tried again, and a dead worker is waited for however slowly it comes back.
+
+    Dask itself gives a place up whose worker is not back within seconds, which a busy machine needs for the imports; a
+    run without any worker would wait for ever.
+    """
     import dask
 
-    dask.config.set({"distributed.scheduler.allowed-failures": LOST_WORKERS, "distributed.worker.daemon": True})
+    dask.config.set(
+        {
+            "distributed.scheduler.allowed-failures": LOST_WORKERS,
+            "distributed.deploy.lost-worker-timeout": "1 hour",
+            "distributed.worker.daemon": True,
+        }
+    )
