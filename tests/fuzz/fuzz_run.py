@@ -1,0 +1,136 @@
+"""Counts what becomes of damaged files: `python tests/fuzz/fuzz_run.py --count 20000 --format mtz`.
+
+The files are read in a process that is watched: one that dies, or takes longer than a reader may, is counted, and
+reading goes on behind the file that did it. Every file has a number that makes it again (`--first N --count 1`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from fuzz_worker import KINDS, damaged
+
+CPU_SECONDS = 10.0
+"""Of one file, the process that reads it and its child together."""
+WALL_SECONDS = 120.0
+"""For readers that wait instead; a machine under load is slow."""
+FAULTS = ("traceback", "crash", "hang", "memory", "not finite")
+OUTCOMES = ("accepted", "refused", *FAULTS)
+
+
+@dataclass
+class Result:
+    """What became of the files of one kind."""
+
+    kind: str
+    counts: Counter[str] = field(default_factory=Counter)
+    peak_kb: int = 0
+    faults: list[tuple[int, str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def count(self, index: int, outcome: str, detail: str) -> None:
+        """Note one file."""
+        self.counts[outcome] += 1
+        if outcome in FAULTS:
+            self.faults.append((index, outcome, detail))
+
+
+WORKER = Path(__file__).with_name("fuzz_worker.py")
+
+
+def fuzz(kind: str, count: int, first: int = 0, worker: Path = WORKER) -> Result:
+    """Read `count` damaged files of a kind, from number `first` on."""
+    result, began, after = Result(kind), time.monotonic(), first + count
+    while first < after:
+        done, cause = _watched(result, first, after - first, worker)
+        first += done
+        if cause:
+            result.count(first, cause, "")
+            first += 1
+    result.seconds = time.monotonic() - began
+    return result
+
+
+def _watched(result: Result, first: int, count: int, worker: Path) -> tuple[int, str]:
+    """How many files one process read, and what ended it before its time, if anything did."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(worker), result.kind, str(first), str(count)]
+    done = 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        while _line_comes(process):
+            line = process.stdout.readline().decode("utf-8", "replace").rstrip("\n")
+            if not line:
+                return done, "crash" if process.wait() != 0 or done < count else ""
+            index, peak, outcome, detail = line.split("\t", 3)
+            assert int(index) == first + done, line
+            result.count(int(index), outcome, detail)
+            result.peak_kb = max(result.peak_kb, int(peak))
+            done += 1
+        for each in (*psutil.Process(process.pid).children(recursive=True), process):
+            each.kill()
+    return done, "hang"
+
+
+def _line_comes(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a line (or the end) comes before the process has taken too long over it."""
+    before, began = _cpu_seconds(process.pid), time.monotonic()
+    while not select.select([process.stdout], [], [], 1.0)[0]:
+        if _cpu_seconds(process.pid) - before > CPU_SECONDS or time.monotonic() - began > WALL_SECONDS:
+            return False
+    return True
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        process = psutil.Process(pid)
+        times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    except psutil.NoSuchProcess:
+        return 0.0
+    return sum(each.user + each.system for each in times)
+
+
+def table(results: list[Result]) -> str:
+    """Counts of each kind, a line each."""
+    head = f"{'format':8}{'files':>8}" + "".join(f"{name:>12}" for name in OUTCOMES) + f"{'peak MB':>9}{'s':>7}"
+    rows = [
+        f"{each.kind:8}{each.counts.total():8}"
+        + "".join(f"{each.counts[name]:12}" for name in OUTCOMES)
+        + f"{each.peak_kb // 1024:9}{each.seconds:7.0f}"
+        for each in results
+    ]
+    return "\n".join([head, *rows])
+
+
+def main() -> int:
+    """Fuzz the kinds asked for; 1 if anything but accepting and refusing happened."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--count", type=int, default=1000, help="files a format")
+    parser.add_argument("--first", type=int, default=0, help="number of the first file")
+    parser.add_argument("--format", choices=KINDS, action="append", help="all unless given; may be repeated")
+    parser.add_argument("--keep", type=Path, help="folder for the files that were read neither well nor refused")
+    options = parser.parse_args()
+    results = []
+    for kind in options.format or KINDS:
+        results.append(fuzz(kind, options.count, options.first))
+        for index, outcome, detail in results[-1].faults:
+            print(f"{kind} {index}: {outcome} {detail}", flush=True)
+            if options.keep:
+                options.keep.mkdir(parents=True, exist_ok=True)
+                (options.keep / f"{kind}-{index}").write_bytes(damaged(kind, index))
+        print(table(results[-1:]).splitlines()[-1], flush=True)
+    print(table(results))
+    return 1 if any(each.faults for each in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Damaged files of every format are read or refused in a line: nothing else happens. `make fuzz` reads more of them."""
+
+import fuzz_run
+import fuzz_worker
+import numpy as np
+import pytest
+from fuzz_run import fuzz, table
+from fuzz_seeds import seeds
+from fuzz_worker import KINDS, damaged, outcome
+
+COUNT = 100
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_files_are_read_or_refused(kind):
+    result = fuzz(kind, COUNT)
+    assert not result.faults, "\n".join(map(str, result.faults))
+    assert result.counts.total() == COUNT and result.counts["refused"] > 0, table([result])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_files_that_are_damaged_were_sound(kind, tmp_path):
+    for seed in seeds(kind):
+        path = tmp_path / "x"
+        path.write_bytes(seed)
+        assert outcome(kind, path) == ("accepted", "")
+
+
+def test_a_number_makes_the_same_file_again():
+    for kind in KINDS:
+        assert [damaged(kind, index) for index in range(20)] == [damaged(kind, index) for index in range(20)]
+        assert len({damaged(kind, index) for index in range(100)}) > 80
+
+
+WORKER = """
+import os, sys, time
+first, count = int(sys.argv[2]), int(sys.argv[3])
+for index in range(first, first + count):
+    if index == 1:
+        os.abort()
+    while index == 3:
+        pass
+    print(index, 5000, "traceback" if index == 4 else "accepted", "why", sep="\\t", flush=True)
+"""
+
+
+def test_a_reader_that_dies_or_hangs_is_counted_and_reading_goes_on(tmp_path, monkeypatch):
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER)
+    monkeypatch.setattr(fuzz_run, "CPU_SECONDS", 0.5)
+    result = fuzz("mtz", 6, worker=worker)
+    assert [(index, what) for index, what, _ in result.faults] == [(1, "crash"), (3, "hang"), (4, "traceback")]
+    assert result.counts["accepted"] == 3 and result.peak_kb == 5000
+
+
+def test_what_is_accepted_must_be_finite(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    path.write_bytes(seeds("refl")[0])
+    monkeypatch.setattr(fuzz_worker, "read", lambda kind, path: {"a": [np.array([1.0, np.nan])]})
+    assert outcome("refl", path) == ("not finite", "['a']")
