@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo dataset-demo test lint bench docs wheel clean
+.PHONY: demo dataset-demo test lint bench fuzz docs wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,9 @@ test: $(STAMP) lint  ## the whole suite
 
 bench: $(STAMP)  ## measure; results go to benchmarks/results
 	$(BIN)/python -m benchmarks $(ARGS)
+
+fuzz: $(STAMP)  ## COUNT damaged files of every format, or of FORMAT: what becomes of them
+	$(BIN)/python tests/fuzz/fuzz_run.py --count $(or $(COUNT),1000) $(addprefix --format ,$(FORMAT)) $(ARGS)
 
 docs: $(STAMP)  ## the documentation site, in docs/_build/html; warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

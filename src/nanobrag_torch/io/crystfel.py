@@ -21,6 +21,7 @@ from nanobrag_torch.io.crystfel_text import ACCEPTED, LENGTHS, NUMBER, GeometryT
 from nanobrag_torch.io.crystfel_write import write_crystfel
 from nanobrag_torch.io.fields import naming
 from nanobrag_torch.io.fileformat import FileFormat
+from nanobrag_torch.records.bounds import check_experiment
 from nanobrag_torch.records.experiment import BeamData, DetectorData, ExperimentData, PanelData, Vector
 from nanobrag_torch.records.frames import to_imgcif
 from nanobrag_torch.units import EV_ANGSTROM
@@ -48,7 +49,8 @@ def read_crystfel(path: str | os.PathLike[str], data_file: Path | None = None) -
     with naming(str(path)):
         beam = _beam(text)
         panels = {name: _panel(text, name, beam) for name in text.panels}
-        masks = masks_of(text, panels)
+        check_experiment(ExperimentData(beam=beam, detector=DetectorData(panels=tuple(panels.values()))))
+        masks = masks_of(text, panels)  # as large as the panels: their sizes are checked before
         placed = tuple(replace(panel, mask=masks.get(name)) for name, panel in panels.items())
         return ExperimentData(beam=beam, detector=DetectorData(panels=placed, root=groups_of(text, list(panels))))
 

@@ -110,7 +110,7 @@ def _bad_edges(text: GeometryText, name: str, panel: PanelData) -> Mask:
 
 def _bad_in_panel(text: GeometryText, region: str, panel: PanelData) -> Mask:
     """Pixels of a panel in a region given by fs and ss of the data array, or by x and y in pixels in the lab frame."""
-    slow, fast = np.indices(panel.shape)
+    slow, fast = np.indices(panel.shape, sparse=True)
     if "min_fs" in text.bad[region]:
         f0, f1, s0, s1 = (text.whole(region, key) for key in ("min_fs", "max_fs", "min_ss", "max_ss"))
         f, s = fast + panel.raw_image_offset[0], slow + panel.raw_image_offset[1]

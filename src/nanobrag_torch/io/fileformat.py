@@ -7,10 +7,10 @@ opens or names files asks that list.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,13 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, read_input, read_start
 from nanobrag_torch.io.guard import guarded
 from nanobrag_torch.records.atoms import AtomicModel
-from nanobrag_torch.records.bounds import check_experiment
+from nanobrag_torch.records.bounds import check_atoms, check_experiment, check_reflections
 from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.records.images import ImageData
 from nanobrag_torch.records.reflections import Reflections
 from nanobrag_torch.records.tables import ReflectionData
 
+T = TypeVar("T")
 READERS = ("read_experiments", "read_image", "read_reflections", "read_atoms", "read_table", "rows")
 """Fields of a format that take the path of a file first."""
 
@@ -113,10 +114,10 @@ class FileFormat:
             reader = getattr(self, name)
             if reader is not None:
                 object.__setattr__(self, name, guarded(reader, self.title, apart=self.apart))
-        if self.read_experiments is not None:
-            object.__setattr__(self, "read_experiments", _within_bounds(self.read_experiments))
-        if self.read_reflections is not None:
-            object.__setattr__(self, "read_reflections", _finite(self.read_reflections))
+        for name, check in _CHECKS.items():
+            reader = getattr(self, name)
+            if reader is not None:
+                object.__setattr__(self, name, _checked(reader, check))
 
     @property
     def fractions(self) -> bool:
@@ -134,33 +135,48 @@ class FileFormat:
         return name.endswith(self.suffixes) or any(part.lower() in name for part in self.name_parts)
 
 
-def _within_bounds(
-    read: Callable[[Path, Given], list[ExperimentData]],
-) -> Callable[[Path, Given], list[ExperimentData]]:
-    """A reader of experiments that refuses numbers which no experiment can have, naming the file and the field."""
+def _checked(read: Callable[..., T], check: Callable[[T], T]) -> Callable[..., T]:
+    """A reader that refuses numbers which nothing real can have, naming the file and the field."""
 
-    def checked(path: Path, given: Given) -> list[ExperimentData]:
-        found = read(path, given)
-        for each in found:
-            try:
-                check_experiment(each)
-            except InputError as error:
-                raise InputError(f"{path}: {error.name}", error.value, error.accepted) from error
-        return found
+    def checked(path: Path, *arguments: Any) -> T:
+        found = read(path, *arguments)
+        try:
+            return check(found)
+        except InputError as error:
+            raise InputError(f"{path}: {error.name}", error.value, error.accepted) from error
 
     return checked
 
 
-def _finite(read: Callable[[Path, Choice], Reflections]) -> Callable[[Path, Choice], Reflections]:
-    """A reader of amplitudes that refuses those that are no number, with their place."""
+def _check_experiments(found: list[ExperimentData]) -> list[ExperimentData]:
+    for each in found:
+        check_experiment(each)
+    return found
 
-    def checked(path: Path, choice: Choice) -> Reflections:
-        found = read(path, choice)
-        wrong = ~np.isfinite(found.amplitude)
-        if wrong.any():
-            place = int(np.argmax(wrong))
-            hkl = " ".join(map(str, found.hkl[place]))
-            raise InputError(f"{path}: F of {hkl}", float(found.amplitude[place]), "finite amplitudes")
-        return found
 
-    return checked
+def _check_image(found: ImageData) -> ImageData:
+    """Pixels are good all the same where the geometry of their header cannot be meant."""
+    try:
+        if found.experiment is not None:
+            check_experiment(found.experiment)
+    except InputError as error:
+        return replace(found, experiment=None, no_geometry=str(error))
+    return found
+
+
+def _check_reflections(found: Reflections) -> Reflections:
+    check_reflections(found)
+    return found
+
+
+def _check_atoms(found: AtomicModel) -> AtomicModel:
+    check_atoms(found)
+    return found
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "read_experiments": _check_experiments,
+    "read_image": _check_image,
+    "read_reflections": _check_reflections,
+    "read_atoms": _check_atoms,
+}

@@ -68,7 +68,7 @@ def read_mtz(
         source=f"{quantity.name} of {path}",
         remark=chosen.remark,
     )
-    return reflections.rows(np.isfinite(amplitude))
+    return reflections.rows(~np.isnan(amplitude))  # what is infinite is not missing, and is refused
 
 
 def offered_by(mtz: gemmi.Mtz) -> list[Quantity]:

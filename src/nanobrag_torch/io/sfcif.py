@@ -84,7 +84,7 @@ def read_sfcif(
         source=f"{quantity.name} of {path}",
         remark=chosen.remark,
     )
-    return reflections.rows(np.isfinite(amplitude))
+    return reflections.rows(~np.isnan(amplitude))  # what is infinite is not missing, and is refused
 
 
 def _block(path: str | os.PathLike[str], flag: str) -> gemmi.ReflnBlock:

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.records.atoms import AtomicModel
 from nanobrag_torch.records.experiment import CrystalData, ExperimentData, PanelData
+from nanobrag_torch.records.reflections import Cell, Reflections, require_cell
 
 
 class Bounds(NamedTuple):
@@ -46,6 +48,11 @@ SCAN = {
     "image_range": Bounds(-1e9, 1e9, ""),
 }
 CRYSTAL = {"mosaicity_deg": Bounds(0.0, 180.0, "degrees"), "domain_size_A": Bounds(0.0, 1e10, "Angstrom")}
+ATOMS = {
+    "fractional": Bounds(-1e6, 1e6, "cell edges"),
+    "occupancy": Bounds(-10.0, 1e3, ""),
+    "u_star": Bounds(-1e3, 1e3, ""),
+}
 CELL_EDGE_A = Bounds(1.0, 1e5, "Angstrom")
 LARGEST_IMAGE = 2**30
 """Pixels of all panels of an experiment together."""
@@ -69,6 +76,34 @@ def check_experiment(data: ExperimentData) -> None:
     pixels = sum(math.prod(panel.image_size) for panel in panels)
     if pixels > LARGEST_IMAGE:
         raise InputError("image_size", f"{pixels} pixels of {len(panels)} panels", f"at most {LARGEST_IMAGE} in all")
+
+
+def check_reflections(found: Reflections) -> None:
+    """The same of reflections: finite amplitudes, with their place, and a cell."""
+    wrong = ~np.isfinite(found.amplitude)
+    if wrong.any():
+        place = int(np.argmax(wrong))
+        name = f"F of {' '.join(map(str, found.hkl[place]))}"
+        raise InputError(name, float(found.amplitude[place]), "finite amplitudes")
+    if found.cell is not None:
+        _check_cell(found.cell)
+
+
+def check_atoms(found: AtomicModel) -> None:
+    """The same of atoms: a cell, and finite numbers for every atom, counted from 1."""
+    _check_cell(found.cell)
+    for name, bounds in ATOMS.items():
+        values = np.asarray(getattr(found, name), np.float64).reshape(len(found), -1)
+        wrong = ~((values >= bounds.low) & (values <= bounds.high))
+        if wrong.any():
+            atom = int(np.argmax(wrong.any(axis=1)))
+            _require(f"atom {atom + 1} ({found.elements[atom]}): {name}", values[atom][wrong[atom]][0], bounds)
+
+
+def _check_cell(cell: Cell) -> None:
+    for name, edge in zip("abc", cell[:3], strict=True):
+        _require(f"cell edge {name}", edge, CELL_EDGE_A)
+    require_cell(cell)
 
 
 def _check_panel(panel: PanelData) -> None:

@@ -102,7 +102,7 @@ def paired_rows(
     """
     middle = mean_of_pair(plus, minus)
     first = np.where(centric, middle[0], plus[0])
-    there, mated = np.isfinite(first), np.isfinite(minus[0]) & ~centric
+    there, mated = ~np.isnan(first), ~np.isnan(minus[0]) & ~centric
     indices = np.concatenate([hkl[there], -hkl[mated]])
     amplitude = np.concatenate([first[there], minus[0][mated]])
     if plus[1] is None or minus[1] is None or middle[1] is None:
