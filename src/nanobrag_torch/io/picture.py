@@ -55,6 +55,14 @@ class ResolutionMap:
         length = np.linalg.norm(directions - beam / np.linalg.norm(beam), axis=-1)
         return cls(fine_fast, fine_slow, length / wavelength_A)
 
+    def ring(self, d: float) -> Real:
+        """Points [n, 2] (fast, slow) of resolution d (Angstrom), a row of NaN around each piece."""
+        from contourpy import contour_generator
+
+        lines = contour_generator(self.fast, self.slow, self.inverse_d).lines(1 / d)
+        gap = np.full((1, 2), np.nan)
+        return np.concatenate([gap, *(piece for line in lines for piece in (np.asarray(line), gap))])
+
 
 def _refined(nodes: Real) -> tuple[Real, Real]:
     """About 400 nodes between those given, and the weights [fine, given] that interpolate linearly to them."""
@@ -162,7 +170,7 @@ def _draw_rings(
     inverse_d = resolution.inverse_d
     lowest = 0.0 if _has_minimum_inside(inverse_d) else float(inverse_d.min())
     for d in ring_spacings(lowest, float(inverse_d.max())):
-        points = _contour(resolution, 1 / d)
+        points = resolution.ring(d)
         label = _label_place(points, shape, beam_pixel)
         if label is not None:
             _draw_ring(axes, points, label, f"{d:g} Å")
@@ -172,15 +180,6 @@ def _has_minimum_inside(inverse_d: Real) -> bool:
     """Whether the direct beam hits the grid: its lowest point is not on the border."""
     row, column = np.unravel_index(inverse_d.argmin(), inverse_d.shape)
     return bool(0 < row < inverse_d.shape[0] - 1 and 0 < column < inverse_d.shape[1] - 1)
-
-
-def _contour(resolution: ResolutionMap, level: float) -> Real:
-    """Points [n, 2] (fast, slow) along a contour, a row of NaN between its pieces."""
-    from contourpy import contour_generator
-
-    lines = contour_generator(resolution.fast, resolution.slow, resolution.inverse_d).lines(level)
-    gap = np.full((1, 2), np.nan)
-    return np.concatenate([gap, *(piece for line in lines for piece in (np.asarray(line), gap))])
 
 
 def _label_place(points: Real, shape: tuple[int, ...], beam_pixel: tuple[float, float] | None) -> Real | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nanobrag_torch.io.fileformat import FileFormat, ImageOptions
 from nanobrag_torch.io.picture import ResolutionMap, write_picture
-from nanobrag_torch.records.experiment import DetectorData, ExperimentData
+from nanobrag_torch.records.experiment import BeamData, ExperimentData, PanelData
 from nanobrag_torch.records.frames import beam_on_panel, incident
 
 RING_NODES = 40  # of the grid on which resolution is worked out
@@ -33,17 +33,15 @@ def write_png(
         spot = beam_on_panel(detector.panels[0], experiment.beam)
         if spot is not None:
             centre = (spot.fast_mm / spot.pixel_mm[0], spot.slow_mm / spot.pixel_mm[1])
-        rings = _resolution(detector, experiment)
+        rings = panel_resolution(detector.panels[0], experiment.beam)
     write_picture(path, flat, title=title, beam_pixel=centre, resolution=rings, units="pixel value", flag="output file")
 
 
-def _resolution(detector: DetectorData, experiment: ExperimentData) -> ResolutionMap | None:
-    if experiment.beam is None:
-        return None
-    panel = detector.panels[0]
+def panel_resolution(panel: PanelData, beam: BeamData) -> ResolutionMap:
+    """Where on a panel which resolution is."""
     fast, slow = (np.linspace(0, size, RING_NODES) for size in panel.image_size)
     positions = panel.positions_mm(fast[None, :], slow[:, None])
-    return ResolutionMap.from_positions(fast, slow, positions, incident(experiment.beam), experiment.beam.wavelength_A)
+    return ResolutionMap.from_positions(fast, slow, positions, incident(beam), beam.wavelength_A)
 
 
 def _write(path: Path, pixels: NDArray[Any], data: ExperimentData | None, options: ImageOptions) -> None:

@@ -1,4 +1,4 @@
-"""`nb view`: an image as a picture, with the beam and rings of resolution."""
+"""`nb view`: an image as a picture or as a page, with the beam and rings of resolution."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from nanobrag_torch.errors import InputError
 
 def view(
     file: Annotated[Path, typer.Argument(help="an image of any kind that nb reads")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="the picture, a PNG file")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="the picture, a PNG file")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="the page: zoom, contrast, values, no network")] = None,
+    full: Annotated[bool, typer.Option("--full", help="every pixel in the page, however large it gets")] = False,
     frame: Annotated[int, typer.Option(help="which image of several, from 0")] = 0,
     geometry: Annotated[Path | None, typer.Option(help="geometry of an image that does not state it")] = None,
     experiment: Annotated[int | None, typer.Option(help="which experiment of several in --geometry, from 0")] = None,
@@ -23,11 +25,27 @@ def view(
     from nanobrag_torch.io.images import read_image
     from nanobrag_torch.io.png_image import write_png
 
-    if output.suffix.lower() != ".png":
-        raise InputError("--output", str(output), "a name that ends in .png")
+    _require_names(output, html, full)
     image = read_image(file, frame)
     data = image.experiment if geometry is None else read_geometry(geometry, index=experiment, data_file=data_file)
     if data is not None and data.detector is not None and data.detector.shape != image.pixels.shape:
         raise InputError("--geometry", data.detector.shape, f"the size of the image, {image.pixels.shape}")
-    write_png(output, image.pixels, data, title=file.name if image.frames == 1 else f"{file.name}, {frame}")
-    typer.echo(str(output))
+    title = file.name if image.frames == 1 else f"{file.name}, {frame}"
+    if output is not None:
+        write_png(output, image.pixels, data, title=title)
+        typer.echo(str(output))
+    if html is not None:
+        from nanobrag_torch.report.image import write_image_page
+
+        size = write_image_page(html, image.pixels, data, title=title, full=full)
+        typer.echo(f"{html}: {size / 1e6:.1f} MB")
+
+
+def _require_names(output: Path | None, html: Path | None, full: bool) -> None:
+    if output is None and html is None:
+        raise InputError("--output, --html", None, "the picture or the page to write")
+    for flag, name, ends in (("--output", output, (".png",)), ("--html", html, (".html", ".htm"))):
+        if name is not None and name.suffix.lower() not in ends:
+            raise InputError(flag, str(name), f"a name that ends in {ends[0]}")
+    if full and html is None:
+        raise InputError("--full", True, "used with --html")

@@ -1,0 +1,51 @@
+"""One HTML file with data and program inside: what it shows is built by Bokeh, and it asks nothing of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.atomic import Target, open_output
+
+MOST_BYTES = 8_000_000  # of a page, if not asked for in full
+WIDTH = 1180  # screen pixels, so that a window of 1280 shows the page without scrolling sideways
+
+
+def write_page(target: Target, title: str, parts: Sequence[Any], *, full: bool = False, flag: str = "--html") -> int:
+    """Write models of Bokeh one below the other as a page; the number of its bytes.
+
+    Raises InputError if the file cannot be written, or the page has more than 8 MB and `full` does not allow it.
+    """
+    from bokeh.embed import file_html
+    from bokeh.layouts import column
+    from bokeh.resources import INLINE
+
+    heading = words(f"<h1 style='margin:0;font-size:20px'>{escape(title)}</h1>")
+    text = file_html(column(heading, *parts, width=WIDTH), resources=INLINE, title=title).encode()
+    if len(text) > MOST_BYTES and not full:
+        raise InputError(flag, f"{len(text)} bytes", f"a page of at most {MOST_BYTES}, or --full")
+    with open_output(target, flag) as file:
+        file.write(text)
+    return len(text)
+
+
+def words(html: str, width: int = WIDTH) -> Any:
+    """Text between figures, as HTML: what comes from a file must be escaped."""
+    from bokeh.models import Div
+
+    return Div(text=html, width=width, styles={"font-family": "sans-serif", "font-size": "14px"})
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """A table of words; the first column to the left, all others to the right."""
+    cell = "padding:2px 10px;border-bottom:1px solid #ddd;text-align:"
+    top = "".join(f"<th style='{cell}{_side(i)}'>{escape(head)}</th>" for i, head in enumerate(heads))
+    lines = ("".join(f"<td style='{cell}{_side(i)}'>{escape(c)}</td>" for i, c in enumerate(row)) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return words(f"<table style='border-collapse:collapse'><tr>{top}</tr>{body}</table>")
+
+
+def _side(column: int) -> str:
+    return "right" if column else "left"

@@ -1,0 +1,118 @@
+"""Panels on the plane of a page: where each pixel is drawn, and images on that plane that keep the highest pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanobrag_torch.io.picture import block_maximum
+from nanobrag_torch.records.experiment import BeamData, DetectorData
+from nanobrag_torch.records.frames import turn_to_z
+
+Real = NDArray[np.float64]
+Panels = Sequence[NDArray[np.float32]]  # (slow, fast) each, NaN where there is no measurement
+
+
+@dataclass(frozen=True, eq=False)
+class Raster:
+    """Values (y, x) on a rectangle of the plane; NaN where there is nothing."""
+
+    values: NDArray[np.float32]
+    low: tuple[float, float]  # x, y of its first corner
+    size: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """The place of a pixel is corners + fast * steps[:, 0] + slow * steps[:, 1], in pixels or mm."""
+
+    corners: Real  # [panel, 2]
+    steps: Real  # [panel, 2, 2]
+    sizes: tuple[tuple[int, int], ...]  # slow, fast
+    in_pixels: bool
+
+    @property
+    def pixel(self) -> float:
+        """The size of the smallest pixel."""
+        return float(np.linalg.norm(self.steps, axis=2).min())
+
+    @property
+    def bounds(self) -> tuple[Real, Real]:
+        """The lowest and the highest x and y of all panels."""
+        ends = np.concatenate([self.place(i, np.array(_corners(size))) for i, size in enumerate(self.sizes)])
+        return ends.min(0), ends.max(0)
+
+    def place(self, panel: int, pixels: Real) -> Real:
+        """x and y [n, 2] of points [n, 2] (fast, slow) of a panel, in pixels from its outer edge."""
+        return np.asarray(self.corners[panel] + pixels @ self.steps[panel])
+
+    def raster(self, panels: Panels, block: int) -> Raster:
+        """The highest pixel of every square of the plane, which is `block` pixels wide."""
+        low, high = self.bounds
+        if self.in_pixels:
+            values = _shown(block_maximum(_ranked(panels[0]), block))
+            return Raster(values, (0.0, 0.0), (values.shape[1] * block, values.shape[0] * block))
+        return self.part(panels, range(len(panels)), low, high, block)
+
+    def part(self, panels: Panels, chosen: Sequence[int], low: Real, high: Real, block: int) -> Raster:
+        """As `raster`, between two corners of the plane, of the panels chosen."""
+        cell = block * self.pixel
+        columns, rows = (max(int(n), 1) for n in np.ceil((high - low) / cell - 1e-9))
+        grid = np.full((rows, columns), -np.inf, np.float32)
+        for number in chosen:
+            self._pull(grid, panels[number], number, low, cell)
+            self._push(grid, panels[number], number, low, cell)
+        return Raster(_shown(grid), (float(low[0]), float(low[1])), (columns * cell, rows * cell))
+
+    def _push(
+        self, grid: NDArray[np.float32], pixels: NDArray[np.float32], number: int, low: Real, cell: float
+    ) -> None:
+        """Every pixel to the square that its centre is in, so that none is lost."""
+        slow, fast = np.indices(pixels.shape).reshape(2, -1)
+        at = (self.place(number, np.stack((fast, slow), 1) + 0.5) - low) / cell
+        x, y = np.floor(at).astype(np.int64).T
+        inside = (x >= 0) & (y >= 0) & (x < grid.shape[1]) & (y < grid.shape[0])
+        np.maximum.at(grid, (y[inside], x[inside]), _ranked(pixels).reshape(-1)[inside])
+
+    def _pull(
+        self, grid: NDArray[np.float32], pixels: NDArray[np.float32], number: int, low: Real, cell: float
+    ) -> None:
+        """Every square from the pixel under its centre, so that a turned panel has no holes."""
+        y, x = np.indices(grid.shape).reshape(2, -1)
+        centres = low + (np.stack((x, y), 1) + 0.5) * cell - self.corners[number]
+        fast, slow = np.floor(centres @ np.linalg.inv(self.steps[number])).astype(np.int64).T
+        inside = (fast >= 0) & (slow >= 0) & (fast < pixels.shape[1]) & (slow < pixels.shape[0])
+        target = y[inside], x[inside]
+        grid[target] = np.maximum(grid[target], _ranked(pixels)[slow[inside], fast[inside]])
+
+
+def pixel_plane(size: tuple[int, int]) -> Plane:
+    """The plane of one panel (slow, fast) in its own pixels."""
+    return Plane(np.zeros((1, 2)), np.eye(2)[None], (size,), True)
+
+
+def laboratory_plane(detector: DetectorData, beam: BeamData) -> Plane:
+    """All panels as seen along the beam, from the source: x to the right and y up in mm, the beam at the origin."""
+    turn = turn_to_z(beam.direction)[:2]
+    corners = np.stack([turn @ panel.origin_mm for panel in detector.panels])
+    steps = np.stack(
+        [[turn @ p.fast * p.pixel_size_mm[0], turn @ p.slow * p.pixel_size_mm[1]] for p in detector.panels]
+    )
+    return Plane(corners, steps, tuple(panel.shape for panel in detector.panels), False)
+
+
+def _corners(size: tuple[int, int]) -> list[tuple[float, float]]:
+    slow, fast = size
+    return [(0.0, 0.0), (fast, 0.0), (0.0, slow), (fast, slow)]
+
+
+def _ranked(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """NaN as the lowest of all, for maxima."""
+    return np.where(np.isnan(values), np.float32(-np.inf), values)
+
+
+def _shown(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.where(np.isneginf(values), np.float32(np.nan), values).astype(np.float32)
