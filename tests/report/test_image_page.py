@@ -94,7 +94,7 @@ def test_the_pointer_reads_pixels_near_and_maxima_far(browser, spotted, tmp_path
     browser.wheel(400, 300, 6)
     browser.settle()
     for x, y in ((400, 300), (330, 360), (450, 420)):
-        near = re.search(r"fast (\d+) slow (\d+) .*pixel value: *(\d+)", under_the_pointer(browser, x, y))
+        near = re.search(r"fast (\d+) slow (\d+) [\d.]+ Å pixel value: *(\d+)", under_the_pointer(browser, x, y))
         assert near is not None and int(near[3]) == image[int(near[2]), int(near[1])]
 
 
