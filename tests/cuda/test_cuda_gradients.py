@@ -83,6 +83,7 @@ def test_whole_numbers_have_a_scale_of_their_own(scale):
     assert relative(cuda.by_table(upstream, pixels, bright, options) / scale, plain) < 1e-13
 
 
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:All-NaN")
 def test_a_gradient_that_is_no_number_is_none_by_structure_factors_either():
     scene, options = case("nearest", torch.float64)
     pixels, upstream = every_pixel(scene, options)[:8], upstream_of(8, torch.float64)
