@@ -324,7 +324,16 @@ def test_D27_comments_are_skipped(command, tmp_path):
     assert_stored(in_c, "hkl_comment_stops")
 
 
-@pytest.mark.parametrize("second", ["0 0 2 5 9", "1.0 0 0 5", "h k l F"])
+@pytest.mark.parametrize(("second", "read"), [("0 0 2 5 9", "0 0 2 5"), ("h k l F", "")])
+def test_D27_titles_and_further_columns_are_skipped(command, tmp_path, second, read):
+    (tmp_path / "a.hkl").write_text(f"0 0 1 5\n{second}\n0 0 3 7\n")
+    (tmp_path / "plain.hkl").write_text(f"0 0 1 5\n{read}\n0 0 3 7\n")
+    found, in_c = command(f"{BOX} -N 3 {SMALL} -hkl a.hkl"), command(f"{BOX} -N 3 {SMALL} -hkl a.hkl", "c")
+    assert_same(found.image, command(f"{BOX} -N 3 {SMALL} -hkl plain.hkl").image)
+    assert in_c.code == 0 and in_c.corrections == []
+
+
+@pytest.mark.parametrize("second", ["1.0 0 0 5", "0 0 2"])
 def test_D27_other_text_is_an_error_that_names_the_line(command, tmp_path, second):
     (tmp_path / "a.hkl").write_text(f"0 0 1 5\n{second}\n0 0 3 7\n")
     refused, in_c = command(f"{BOX} -N 3 {SMALL} -hkl a.hkl"), command(f"{BOX} -N 3 {SMALL} -hkl a.hkl", "c")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nanobrag_torch.cli.messages import Loudness
 from nanobrag_torch.cli.nb.flags import write_json, write_text
 from nanobrag_torch.errors import InputError
 
@@ -29,7 +30,6 @@ def compare_traces(
         Path | None, typer.Option("--summary", "--out", help="Write the comparison as Markdown.")
     ] = None,
     dump_scattering: Annotated[Path | None, typer.Option(help="Write the scattering vectors alone as JSON.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print the verdict alone.")] = False,
 ) -> None:
     """Pair every value of two traces and name the first that departs, in the order of the computation.
 
@@ -49,7 +49,7 @@ def compare_traces(
         write_text(summary, tracediff.summary_markdown(comparison, str(py), str(c)), "--summary")
     if dump_scattering is not None:
         write_json(dump_scattering, tracediff.scattering(ours, theirs), "--dump-scattering")
-    if not quiet:
+    if not Loudness.quiet:  # of all that is said, the verdict is the result
         for row in tracediff.table_rows(comparison):
             print("  ".join(row))
     print("\n".join(tracediff.verdict_lines(comparison)))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nanobrag_torch.cli.messages import Loudness
 from nanobrag_torch.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def dataset(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but what went wrong")] = False,
 ) -> None:
     """Make the images of a recipe, with labels: a function of the recipe, whatever makes them and however often."""
-    words = words or []
+    words, quiet = words or [], quiet or Loudness.quiet
     if example is not None:
         _alone("--example", words)
         _print_example(example)

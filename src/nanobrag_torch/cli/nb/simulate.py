@@ -255,10 +255,10 @@ def _tolerance(experiment: Experiment, frame: int, simulator: dict[str, Any], sh
     if not 0 <= share < 1:
         raise InputError("--tolerance", share, "a share of the brightest pixel, from 0 up, below 1")
     if share == 0:
-        typer.echo("tolerance: none, every step is summed")
+        say("tolerance: none, every step is summed")
         return 0.0
     brightest = experiment.simulator(frame, **simulator).brightest()
-    typer.echo(
+    say(
         f"tolerance: a pixel may lose {share * brightest:.3g} photons, {share:g} of {brightest:.4g}, the most that a "
         f"sample of pixels of image {frame + 1} has"
     )
