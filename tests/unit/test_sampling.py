@@ -133,8 +133,8 @@ def test_clipping_and_cells():
 def test_a_counted_scan_ends_at_most_one_step_short_of_its_range(width, step):
     scan = grid_steps(None, width, step)
     whole = round(width / step)  # a range that is a whole number of steps, but for rounding, has that number
-    assert scan.count == (whole if abs(whole * step / width - 1) < 1e-12 and whole else math.ceil(width / step))
-    assert step * (scan.count - 1) < width * (1 + 1e-12)
+    assert scan.count == (whole if abs(width / step - whole) <= 1e-9 * whole else math.ceil(width / step))
+    assert step * (scan.count - 1) < width * (1 + 1e-9)
 
 
 @given(st.integers(2, 1000), st.floats(1e-6, 10.0))
