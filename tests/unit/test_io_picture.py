@@ -35,7 +35,7 @@ def drawn(path) -> np.ndarray:
 @pytest.mark.parametrize("d", [6.0, 2.5])
 def test_rings_lie_where_braggs_law_puts_them(tilt, d):
     shape, beam = (2527, 2463), (1400.0, 1100.0)
-    points = picture._contour(flat_map(shape, beam, tilt), 1 / d)
+    points = flat_map(shape, beam, tilt).ring(d)
     points = points[np.isfinite(points[:, 0])]
     x, y = ((points - beam) * PIXEL).T
     height, depth = y * math.cos(math.radians(tilt)), DISTANCE + y * math.sin(math.radians(tilt))

@@ -106,7 +106,11 @@ def _measured(pixels: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _figure(plane: Plane, images: tuple[Level, ...]) -> tuple[Any, list[Any], list[Any], Any]:
-    from bokeh.models import BoxZoomTool, ColorBar, CustomJS, LinearColorMapper, LogColorMapper, Range1d
+    from bokeh.models.annotations.legends import ColorBar
+    from bokeh.models.callbacks import CustomJS
+    from bokeh.models.mappers import LinearColorMapper, LogColorMapper
+    from bokeh.models.ranges import Range1d
+    from bokeh.models.tools import BoxZoomTool
     from bokeh.palettes import Greys256
     from bokeh.plotting import figure
 
@@ -165,7 +169,7 @@ def _add_hover(
     detector: DetectorData | None,
     beam: BeamData | None,
 ) -> None:
-    from bokeh.models import CustomJSHover, HoverTool
+    from bokeh.models.tools import CustomJSHover, HoverTool
 
     known = detector if beam is not None else None
     arguments: dict[str, Any] = {"panels": _panels_of_script(plane, known), "beam": None, "wavelength": None}
@@ -233,7 +237,10 @@ def _beam_centre(plane: Plane, detector: DetectorData, beam: BeamData) -> tuple[
 
 def _controls(overview: Level, renderers: list[Any], mappers: list[Any], bar: Any, rings: list[Any]) -> Any:
     from bokeh.layouts import row
-    from bokeh.models import CustomJS, RadioButtonGroup, RangeSlider, Toggle
+    from bokeh.models.callbacks import CustomJS
+    from bokeh.models.widgets.buttons import Toggle
+    from bokeh.models.widgets.groups import RadioButtonGroup
+    from bokeh.models.widgets.sliders import RangeSlider
 
     white, black = np.log10([mappers[0].low, mappers[0].high])
     top = max(float(np.nan_to_num(overview.rasters[0].values).max()), 10**black)

@@ -33,7 +33,7 @@ def write_page(target: Target, title: str, parts: Sequence[Any], *, full: bool =
 
 def words(html: str, width: int = WIDTH) -> Any:
     """Text between figures, as HTML: what comes from a file must be escaped."""
-    from bokeh.models import Div
+    from bokeh.models.widgets.markups import Div
 
     return Div(text=html, width=width, styles={"font-family": "sans-serif", "font-size": "14px"})
 

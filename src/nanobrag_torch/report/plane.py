@@ -72,7 +72,7 @@ class Plane:
     ) -> None:
         """Every pixel to the square that its centre is in, so that none is lost."""
         slow, fast = np.indices(pixels.shape).reshape(2, -1)
-        at = (self.place(number, np.stack((fast, slow), 1) + 0.5) - low) / cell
+        at = (self.place(number, np.stack((fast, slow), 1).astype(np.float64) + 0.5) - low) / cell
         x, y = np.floor(at).astype(np.int64).T
         inside = (x >= 0) & (y >= 0) & (x < grid.shape[1]) & (y < grid.shape[0])
         np.maximum.at(grid, (y[inside], x[inside]), _ranked(pixels).reshape(-1)[inside])

@@ -59,13 +59,13 @@ def _tiles(plane: Plane, panels: Panels) -> list[Raster]:
 
 
 def _tile(plane: Plane, panels: Panels, number: int, slow: int, fast: int) -> Raster:
-    size = plane.sizes[number]
-    ends = np.array([[fast, slow], [min(fast + TILE, size[1]), min(slow + TILE, size[0])]], np.float64)
+    values = panels[number][slow : slow + TILE, fast : fast + TILE]
+    size = (values.shape[0], values.shape[1])
     if plane.in_pixels:
-        values = panels[number][slow : slow + TILE, fast : fast + TILE]
-        return Raster(values, (fast, slow), (values.shape[1], values.shape[0]))
-    corners = plane.place(number, np.array([[x, y] for x in ends[:, 0] for y in ends[:, 1]]))
-    return plane.part(panels, (number,), corners.min(0), corners.max(0), 1)
+        return Raster(values, (fast, slow), (size[1], size[0]))
+    corner = plane.place(number, np.array([[fast, slow]], np.float64))
+    alone = Plane(corner, plane.steps[number : number + 1], (size,), False)
+    return alone.raster([values], 1)
 
 
 def compact(values: NDArray[np.float32]) -> NDArray[Any]:
