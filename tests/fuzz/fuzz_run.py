@@ -84,7 +84,8 @@ def _watched(result: Result, first: int, count: int, worker: Path) -> tuple[int,
 def _line_comes(process: subprocess.Popen[bytes]) -> bool:
     """Whether a line (or the end) comes before the process has taken too long over it."""
     before, began = _cpu_seconds(process.pid), time.monotonic()
-    while not select.select([process.stdout], [], [], 1.0)[0]:
+    assert process.stdout is not None
+    while not select.select([process.stdout.fileno()], [], [], 1.0)[0]:
         if _cpu_seconds(process.pid) - before > CPU_SECONDS or time.monotonic() - began > WALL_SECONDS:
             return False
     return True
