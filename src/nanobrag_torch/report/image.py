@@ -130,9 +130,11 @@ def _figure(plane: Plane, images: tuple[Level, ...]) -> tuple[Any, list[Any], li
         background_fill_color=NO_PIXEL,
     )
     drawn.grid.visible = False
-    drawn.select_one(BoxZoomTool).match_aspect = True
+    for tool in drawn.tools:
+        if isinstance(tool, BoxZoomTool):
+            tool.match_aspect = True
     white, black = grey_range(np.nan_to_num(images[0].rasters[0].values))
-    options = {"palette": Greys256[::-1], "low": white, "high": black, "nan_color": NO_PIXEL}
+    options: dict[str, Any] = {"palette": Greys256[::-1], "low": white, "high": black, "nan_color": NO_PIXEL}
     mappers = [LogColorMapper(**options), LinearColorMapper(**options)]
     renderers = [_draw(drawn, level, mappers[0]) for level in images]
     for renderer in renderers[1:]:
