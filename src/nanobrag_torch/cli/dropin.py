@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from nanobrag_torch.compat import RESPONSE_ROWS
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import OutputFile
 from nanobrag_torch.io.ctext import format_g
+
+
+def answer(words: Sequence[str], name: str, help_text: Callable[[], str]) -> str | None:
+    """What a question for help or for the version is answered with; None for words that ask for neither."""
+    if any(word in ("-h", "-help", "--help") for word in words):
+        return help_text().rstrip()
+    if "--version" not in words:
+        return None
+    from nanobrag_torch.cli.nanobragg.help import version_text
+
+    return version_text(name)
 
 
 def check_places(files: Sequence[tuple[str, str]], taken: dict[Path, str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from nanobrag_torch.cli.boundary import exit_code
-from nanobrag_torch.cli.dropin import check_places, correction_lines
+from nanobrag_torch.cli.dropin import answer, check_places, correction_lines
 from nanobrag_torch.cli.noisify.flags import FLAGS, SUBJECTS, NoisifyRequest, parse
 
 if TYPE_CHECKING:
@@ -38,13 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-    from nanobrag_torch.cli.nanobragg.help import help_of, version_text
+    from nanobrag_torch.cli.nanobragg.help import help_of
 
-    if any(word in ("-h", "-help", "--help") for word in words):
-        print(help_of(INTRODUCTION, FLAGS, SUBJECTS, NOTES).rstrip())
-        return 0
-    if "--version" in words:
-        print(version_text(NAME))
+    text = answer(words, NAME, lambda: help_of(INTRODUCTION, FLAGS, SUBJECTS, NOTES))
+    if text is not None:
+        print(text)
         return 0
     request = parse(words)
     check_places(output_files(request), {})
