@@ -1,0 +1,116 @@
+"""Rates of this tree over those of another checkout: `python -m benchmarks.against OTHER [scene ...] [--rounds N]`.
+
+A process of each tree holds the same scene, and they take turns measurement by measurement, the first of a round
+changing, so that a machine's moods meet both. Ratios above one: this tree is faster. OTHER needs benchmarks/scenes.py and
+benchmarks/measure.py, as every state of this project since its first page of benchmarks has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.scenes import CASES
+
+HERE = Path(__file__).resolve().parents[1]
+KINDS = ("value", "gradients", "one_pass", "backward", "program")
+SCENES = ("a", "c", "d 1", "d 10", "d 100", "e")
+ROUNDS = 15
+SERVER = """
+import sys
+from benchmarks.measure import timers_of
+from benchmarks.scenes import CASES
+talk, sys.stdout = sys.stdout, sys.stderr
+timers = timers_of(CASES[sys.argv[1]](), None)
+for timer in timers.values():
+    timer.run()
+print("ready", file=talk, flush=True)
+for line in sys.stdin:
+    timer = timers[line.strip()]
+    timer.once()
+    print(timer.seconds[-1], file=talk, flush=True)
+"""
+"""What runs in each tree: names of measurements in, seconds out."""
+
+
+class Tree:
+    """A checkout, and the process in which it renders one scene."""
+
+    def __init__(self, folder: Path, scene: str) -> None:
+        environment = {**os.environ, "PYTHONPATH": f"{folder / 'src'}:{folder}"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", SERVER, scene],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._answer()
+
+    def seconds(self, kind: str) -> float:
+        """One more measurement of this kind."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{kind}\n")
+        self._process.stdin.flush()
+        return float(self._answer())
+
+    def close(self) -> None:
+        """Let the process end."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("a tree's process ended; its error is above")
+        return line
+
+
+def compare(other: Path, scene: str, rounds: int) -> dict[str, dict[str, float]]:
+    """By kind: medians (s) of both trees, and the median of the ratios of rounds, other over this."""
+    trees = {"this": Tree(HERE, scene), "other": Tree(other, scene)}
+    found = {}
+    for kind in KINDS:
+        seconds: dict[str, list[float]] = {"this": [], "other": []}
+        for number in range(rounds):
+            for name in sorted(trees, reverse=number % 2 == 0):
+                seconds[name].append(trees[name].seconds(kind))
+        ratios = [theirs / ours for ours, theirs in zip(seconds["this"], seconds["other"], strict=True)]
+        found[kind] = {
+            "this_s": statistics.median(seconds["this"]),
+            "other_s": statistics.median(seconds["other"]),
+            "ratio": statistics.median(ratios),
+            "ratio_of_best": min(seconds["other"]) / min(seconds["this"]),
+        }
+    for tree in trees.values():
+        tree.close()
+    return found
+
+
+def main() -> None:
+    """Compare, print a line a scene, and keep it where --out says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("other", type=Path)
+    parser.add_argument("scenes", nargs="*", metavar="scene", help=f"of {', '.join(CASES)}; default {SCENES}")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    found = {}
+    for scene in arguments.scenes or SCENES:
+        found[scene] = compare(arguments.other.resolve(), scene, arguments.rounds)
+        words = [f"{kind} {row['ratio']:.3f} (best {row['ratio_of_best']:.3f})" for kind, row in found[scene].items()]
+        print(f"{scene:8s}" + "  ".join(words), flush=True)
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
