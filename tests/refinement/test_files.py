@@ -65,6 +65,21 @@ def test_files_out_hold_the_truth(still, refined):
         assert (refined / "shot_00000" / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_folder_holds_the_pixels_and_the_path_of_the_fit(refined):
+    folder = refined / "shot_00000"
+    boxes = np.load(folder / "boxes.npz")
+    z = (boxes["data"] - boxes["model"]) / np.sqrt(boxes["variance"])
+    record = json.loads((folder / "parameters.json").read_text())
+    assert z.std() == pytest.approx(record["sigma_z"], rel=1e-4)
+    squares = np.bincount(boxes["box"], z**2) / np.bincount(boxes["box"])
+    assert np.allclose(np.sqrt(squares), boxes["sigma_z"], rtol=1e-4)
+    _, slow, fast = np.unravel_index(boxes["pixel"], boxes["image_shape"])
+    corners = boxes["corners"][boxes["box"]]
+    assert ((corners[:, 0] <= fast) & (fast < corners[:, 1]) & (corners[:, 2] <= slow) & (slow < corners[:, 3])).all()
+    losses = [step["objective"] for step in record["history"]]
+    assert len(losses) == record["steps"] and record["history"][-1]["sigma_z"] < record["history"][0]["sigma_z"]
+
+
 def test_the_table_has_what_dials_asks_for(refined):
     table = read_refl(refined / "refined.refl")
     assert table.rows > 40 and (table.columns["intensity.prf.variance"] > 0).all()

@@ -6,11 +6,13 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import nanobrag_torch
 from nanobrag_torch.io.atomic import OutputSet
@@ -22,6 +24,7 @@ from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.build import predicted_resolution
 from nanobrag_torch.refinement.centroids import predicted
 from nanobrag_torch.refinement.setup import array_index
+from nanobrag_torch.refinement.targets import LEAST
 
 if TYPE_CHECKING:
     from nanobrag_torch.refinement.result import StillResult
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 INDEXED, INTEGRATED_PROFILE = 1 << 2, 1 << 9
 PARAMETERS = "parameters.json"
 EXPERIMENTS, REFLECTIONS, UNMERGED = "refined.expt", "refined.refl", "unmerged.mtz"
+BOXES = "boxes.npz"
 FIGURES = ("boxes.png", "fit.png")
 
 
@@ -54,6 +58,7 @@ def write_result(
             group = None if result.shot is None else result.shot.factors[0].space_group
             write_refl(outputs.open(place / REFLECTIONS, "-o"), table)
             write_unmerged_mtz(outputs.open(place / UNMERGED, "-o"), observations(table, result.experiment, group, 1))
+            np.savez_compressed(outputs.open(place / BOXES, "-o"), **box_arrays(result))
             if figures:
                 from nanobrag_torch.refinement.figures import draw_boxes, draw_fit
 
@@ -86,6 +91,7 @@ def record(result: StillResult) -> dict[str, Any]:
             }
             for p in result.parameters
         ],
+        "history": [asdict(step) for step in result.history],
         "correlated": [list(entry) for entry in result.correlations],
         "notes": list(result.notes),
         "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
@@ -98,6 +104,37 @@ def record(result: StillResult) -> dict[str, Any]:
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
+    }
+
+
+def box_arrays(result: StillResult) -> dict[str, NDArray[Any]]:
+    """The pixels that were fitted and their boxes, by name.
+
+    A row a pixel: `pixel` (flat index over [panel, slow, fast]), `box`, and in photons `data`, `model`, `spot` (the
+    model without its background) and `variance` (of the data about the model). A row a box: `hkl`, `crystal`, `panel`,
+    `centre` (fast, slow), `corners` (fast0 fast1 slow0 slow1, ends excluded), `sigma_z`. `image_shape`: panel, slow,
+    fast.
+    """
+    assert result.fit is not None
+    problem, state = result.fit.problem, result.fit.state
+    boxes, model = problem.boxes, problem.expected(state)
+    pixels = {
+        "data": boxes.data,
+        "model": model,
+        "spot": problem.spots(state),
+        "variance": (model + boxes.readout).clamp(min=LEAST),
+    }
+    return {
+        "pixel": boxes.pixels.numpy(),
+        "box": boxes.box.numpy().astype(np.int32),
+        **{name: values.numpy().astype(np.float32) for name, values in pixels.items()},
+        "hkl": boxes.spots.hkl.astype(np.int32),
+        "crystal": boxes.spots.crystal.astype(np.int32),
+        "panel": boxes.spots.panel.astype(np.int32),
+        "centre": boxes.spots.centre,
+        "corners": boxes.corners().astype(np.int32),
+        "sigma_z": result.box_sigma_z,
+        "image_shape": np.array([len(problem.model.base.panels), *problem.model.options.image_shape]),
     }
 
 
