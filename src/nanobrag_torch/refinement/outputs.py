@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import nanobrag_torch
 from nanobrag_torch.io.atomic import OutputSet
@@ -107,7 +106,7 @@ def record(result: StillResult) -> dict[str, Any]:
     }
 
 
-def box_arrays(result: StillResult) -> dict[str, NDArray[Any]]:
+def box_arrays(result: StillResult) -> dict[str, Any]:
     """The pixels that were fitted and their boxes, by name.
 
     A row a pixel: `pixel` (flat index over [panel, slow, fast]), `box`, and in photons `data`, `model`, `spot` (the
