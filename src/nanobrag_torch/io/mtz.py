@@ -206,7 +206,7 @@ def _pair_columns(reflections: Reflections, label: str) -> tuple[Indices, Column
     group.switch_to_asu(asu)
     hkl, row = np.unique(asu, axis=0, return_inverse=True)
     row = row.reshape(-1)
-    plus = _proper_equivalent(reflections.hkl, asu, group)
+    plus = proper_equivalent(reflections.hkl, asu, group)
     centric = group.operations().centric_flag_array(hkl)
     columns: Columns = []
     for name, kind, values in (("", "G", reflections.amplitude), ("SIG", "L", reflections.sigma)):
@@ -225,7 +225,7 @@ def _pair_columns(reflections: Reflections, label: str) -> tuple[Indices, Column
     return hkl.astype(np.int32), columns
 
 
-def _proper_equivalent(hkl: Indices, asu: Indices, group: gemmi.SpaceGroup) -> NDArray[np.bool_]:
+def proper_equivalent(hkl: Indices, asu: Indices, group: gemmi.SpaceGroup) -> NDArray[np.bool_]:
     """Where asu [n, 3] is a rotation of hkl [n, 3], so that no Friedel mate was taken."""
     found = np.zeros(len(hkl), bool)
     for op in group.operations().sym_ops:
