@@ -34,7 +34,7 @@ def stills():
     wrong = wrong_factors(base.factors, 0.2, 5)
     options = {"readout_noise": 0.7, "shape": "gauss_hkl", "sampling": Sampling(25, 2), "neighbours": False}
     results = []
-    for number in range(5):
+    for number in range(4):
         truth = turned(base, number)
         exposure = counted(rendered(truth), truth, number)
         begin = list(wrong_start(truth, Start(rotation_deg=0.02, cell=0.0005, distance_mm=0.02), number))
@@ -60,7 +60,7 @@ def test_shots_find_intensities_together_that_a_merge_does_not(stills):
     merged = merge_intensities(shots_of(results, shared), shared)
     joint = refine_intensities(shots_of(results, shared), shared)
     assert joint.status == "converged" and len(joint.history) <= 6
-    assert len(pulls(joint, truth)) > 40 and joint.multiplicity[joint.seen].mean() > 3
+    assert len(pulls(joint, truth)) > 30 and joint.multiplicity[joint.seen].mean() > 2.5
     assert 0.8 < pulls(joint, truth).std() < 1.2 < pulls(merged, truth).std()
     assert all(row["sigma_z"] < 1.05 and row["weight"] == 1 for row in joint.shots)
     again = merge_intensities(shots_of(results, shared)[::-1], shared)
@@ -91,7 +91,7 @@ def test_mates_that_are_bound_stay_together(stills):
     loose = merge_intensities(shots_of(results, shared), shared)
     bound = merge_intensities(shots_of(results, shared), shared, prior=SharedPrior(friedel=0.001))
     plus, minus = shared.pairs.numpy()
-    both = loose.seen[plus] & loose.seen[minus]
-    assert both.sum() > 3
+    both = loose.seen[plus] | loose.seen[minus]  # a mate that no shot saw follows the other
+    assert both.sum() > 30
     apart = [np.abs(m.intensity[plus] / m.intensity[minus] - 1)[both].mean() for m in (loose, bound)]
     assert apart[1] < 0.2 * apart[0]
