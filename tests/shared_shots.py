@@ -40,7 +40,9 @@ def prior():
     generator = torch.Generator().manual_seed(3)
     precision = torch.rand(REFLECTIONS, generator=generator, dtype=torch.float64) + 0.1
     pairs = torch.arange(20).reshape(2, 10)
-    return Prior(precision, precision.flip(0), pairs, torch.full((10,), 5.0, dtype=torch.float64))
+    rows = torch.rand((3, REFLECTIONS), generator=generator, dtype=torch.float64) / REFLECTIONS
+    strength = torch.full((10,), 5.0, dtype=torch.float64)
+    return Prior(precision, precision.flip(0), pairs, strength, rows, torch.full((3,), 100.0, dtype=torch.float64))
 
 
 def gauge():

@@ -12,7 +12,7 @@ from nanobrag_torch.crystallography.french_wilson import amplitudes
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.records.reflections import Reflections
 from nanobrag_torch.refinement.asymmetric import Asymmetric
-from nanobrag_torch.refinement.ensemble import Merged
+from nanobrag_torch.refinement.merged import Merged
 from nanobrag_torch.refinement.merging import statistics, table, write_merged
 from nanobrag_torch.refinement.synthetic import wilson_factors
 
@@ -33,10 +33,8 @@ def test_amplitudes_are_the_posterior_means(intensity, centric):
         integrate.quad(lambda f, k=k: f**k * density(f), 0, top, points=[np.sqrt(max(intensity, 0))], limit=500)[0]
         for k in range(3)
     ]
-    squared, mean, sd = (
-        float(value[0])
-        for value in amplitudes(*(np.array([v]) for v in (intensity, sigma, expected)), np.array([centric]))
-    )
+    given = [np.array([v]) for v in (intensity, sigma, expected)]
+    squared, mean, sd = (float(value[0]) for value in amplitudes(given[0], given[1], given[2], np.array([centric])))
     assert mean == pytest.approx(moments[1] / moments[0], rel=1e-4)
     assert squared == pytest.approx(moments[2] / moments[0], rel=1e-4)
     assert sd == pytest.approx(np.sqrt(moments[2] / moments[0] - mean**2), rel=2e-3)

@@ -65,6 +65,11 @@ class Asymmetric:
             raise InputError("reflections", tuple(hkl[found < 0][0].tolist()), accepted)
         return torch.from_numpy(found)
 
+    def shells(self) -> NDArray[np.int64]:
+        """The shell of each, 0 to SHELLS - 1 from the inside out, of equal numbers."""
+        inverse = self.inverse_square_spacing()
+        return np.asarray(np.searchsorted(np.quantile(inverse, np.linspace(0, 1, SHELLS + 1)[1:-1]), inverse), np.int64)
+
     def inverse_square_spacing(self) -> NDArray[np.float64]:
         """1 / d^2 [N] (1/Angstrom^2)."""
         return np.asarray(inverse_square_spacing(_whole(self.hkl), self.cell), np.float64)

@@ -1,101 +1,64 @@
 """Intensities that many shots share, refined together with every shot's own parameters.
 
 Each step solves one linear system in the intensities (see `shared.py`) and lets every shot follow, with its own damping
-and its own acceptance. A shot that does not reach the noise of the others counts for less, or is left out by name.
+and its own acceptance. A shot that does not reach the noise of the others counts for less, or is left out by name. The
+end is where a step without any damping would move nothing: a step that is small because a shot refuses it is no end.
 """
 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.refinement.asymmetric import Asymmetric
+from nanobrag_torch.refinement.merged import Merged, SharedStep, merged
 from nanobrag_torch.refinement.reducers import Local, Reducer
-from nanobrag_torch.refinement.shared import Prior, Shared, ShotEquations
+from nanobrag_torch.refinement.shared import Shared, ShotEquations
+from nanobrag_torch.refinement.shared_prior import SharedPrior
 from nanobrag_torch.refinement.shared_shot import SharedShot
 
-SMALL_STEP = 0.02
-"""In standard deviations: a step that moves no intensity further is the last."""
+CONVERGED, STALLED, STEPS, FAILED, MERGED = "converged", "stalled", "steps", "failed", "merged"
+SMALL_STEP = 0.05
+"""Standard deviations: no intensity would move further at the end."""
+SETTLED = 0.3
+"""Standard deviations that a parameter of a shot may be from its best: rounding decides below."""
+STUCK = 5
+"""Steps in a row that a shot refuses before it is left out."""
 SHARES = (1.0, 0.5, 0.25)
 WORSE, MUCH_WORSE = 1.2, 3.0
 """Times the median sigma-Z: from the first on a shot counts for less, from the second on it is left out."""
-BINS, SPAN = 400, 6.0
-EXACT, PROBES, AT_ONCE = 1500, 64, 64
+APART, FAR_APART = 1.5, 3.0
+"""Times the median of sigma-Z together over sigma-Z alone at which a shot disagrees with the others; at first."""
+DISAGREE, MOST_LEFT_OUT = 1.25, 0.5
+"""Median of that ratio, and the share of shots left out, from which on no result is to be believed."""
+BINS, SPAN = 4000, 6.0
+ROUNDING = 1e-9
 
 
-@dataclass(frozen=True, kw_only=True)
-class SharedPrior:
-    """What is known of intensities before: sigma_F, how wrong the start's F are (relative; inf: nothing).
+class Keeper(Protocol):
+    """Keeps the state of an ensemble after every step."""
 
-    friedel: how much F of Friedel mates differ (relative); None: they are independent.
+    def restored(self, ensemble: Ensemble) -> list[SharedStep]:
+        """Put the ensemble where the last step that all processes kept had left it; the steps until then, or none."""
+
+    def keep(self, ensemble: Ensemble, history: Sequence[SharedStep]) -> None:
+        """Keep this state."""
+
+
+class Outlook(NamedTuple):
+    """Where an ensemble stands: the equations of its shots, and how far an undamped step would go from here.
+
+    largest: of the intensities, in standard deviations; unsettled: how many shots are not at their own best.
     """
 
-    sigma_F: float = 0.2
-    friedel: float | None = None
-
-    def __post_init__(self) -> None:
-        if not self.sigma_F > 0 or (self.friedel is not None and not self.friedel > 0):
-            raise InputError("sigma_F, friedel", (self.sigma_F, self.friedel), "standard deviations above 0")
-
-    def at(self, x: Tensor, shared: Asymmetric) -> Prior:
-        """Its equations about x [N]."""
-        precision = torch.full_like(x, (2 * self.sigma_F) ** -2)
-        plain = Prior.of(precision, precision * (1 - x))
-        if self.friedel is None or not shared.pairs.shape[1]:
-            return plain
-        relative = shared.intensity[shared.pairs]
-        if not bool(torch.isclose(relative[0], relative[1]).all()):
-            raise InputError("--friedel", self.friedel, "start values with equal F of Friedel mates")
-        strength = torch.full((shared.pairs.shape[1],), (2 * self.friedel) ** -2, dtype=torch.float64)
-        bound = Prior(precision, plain.pull, shared.pairs, strength)
-        return Prior(precision, plain.pull - (bound.product(x[:, None])[:, 0] - precision * x), shared.pairs, strength)
-
-    def loss(self, x: Tensor, shared: Asymmetric) -> float:
-        """Minus its logarithm, without constants."""
-        found = ((x - 1) ** 2).sum() * (2 * self.sigma_F) ** -2
-        if self.friedel is not None:
-            found = found + ((x[shared.pairs[0]] - x[shared.pairs[1]]) ** 2).sum() * (2 * self.friedel) ** -2
-        return float(found) / 2
-
-
-@dataclass(frozen=True)
-class SharedStep:
-    """One step: the loss after it, the largest move in standard deviations, products, and the share that was taken."""
-
-    objective: float
-    largest_move: float
-    products: int
-    share: float
-
-
-@dataclass(frozen=True, eq=False)
-class Merged:
-    """Shared intensities on the scale of the start's F^2, their sigmas [N], and how often each was seen [N].
-
-    halves [2, N]: of the shots of either half alone, nan where a half has none.
-    """
-
-    shared: Asymmetric
-    intensity: NDArray[np.float64]
-    sigma: NDArray[np.float64]
-    multiplicity: NDArray[np.int64]
-    halves: NDArray[np.float64]
-    history: tuple[SharedStep, ...] = ()
-    status: str = "merged"
-    shots: tuple[dict[str, object], ...] = field(default=())  # of this process: name, sigma_z, weight
-
-    @property
-    def seen(self) -> NDArray[np.bool_]:
-        """Which were on a shot that counts."""
-        return np.asarray(self.multiplicity > 0, np.bool_)
+    equations: list[ShotEquations]
+    largest: float
+    unsettled: int
 
 
 class Ensemble:
@@ -110,42 +73,76 @@ class Ensemble:
         *,
         free: bool = True,
     ) -> None:
-        """free False: shots are held as they are (a merge)."""
+        """free False: shots are held as they are (a merge). Raises InputError where no process has a shot."""
         self.shots = sorted(shots, key=lambda shot: shot.name)
         self.shared, self.reducer, self.prior, self.free = shared, reducer, prior, free
         self.x = torch.ones(len(shared), dtype=torch.float64)
-        for shot in self.shots:
-            shot.start(self.x)
-        if int(self._sum(torch.tensor([float(len(shots))]))[0]) == 0:
+        self.count = round(self.sum_of([float(len(shots))])[0])
+        if self.count == 0:
             raise InputError("shots", 0, "at least one")
 
-    def _sum(self, part: Tensor) -> Tensor:
+    def total(self, part: Tensor) -> Tensor:
+        """Over all processes."""
         return self.reducer.total(part.double())
 
-    def weigh(self) -> None:
-        """Weights from every shot's sigma-Z against the median of all, which comes from counts in fixed bins."""
-        own = [shot.sigma_z() for shot in self.shots]
-        place = [min(max(int((math.log(z) / SPAN + 0.5) * BINS), 0), BINS - 1) for z in own if 0 < z < math.inf]
-        counts = self._sum(torch.bincount(torch.tensor(place, dtype=torch.int64), minlength=BINS))
+    def sum_of(self, values: Sequence[float]) -> list[float]:
+        """Of numbers over all processes."""
+        found: list[float] = self.total(torch.tensor(values, dtype=torch.float64)).tolist()
+        return found
+
+    def median(self, values: Sequence[float]) -> float:
+        """Of positive numbers of all processes, from counts in fixed bins; one where there are none."""
+        place = [min(max(int((math.log(z) / SPAN + 0.5) * BINS), 0), BINS - 1) for z in values if 0 < z < math.inf]
+        counts = self.total(torch.bincount(torch.tensor(place, dtype=torch.int64), minlength=BINS))
+        if not float(counts.sum()):
+            return 1.0
         half = int(torch.searchsorted(torch.cumsum(counts, 0), counts.sum() / 2))
-        median = math.exp(((half + 0.5) / BINS - 0.5) * SPAN)
-        for shot, z in zip(self.shots, own, strict=True):
-            shot.weight = 0.0 if not z < MUCH_WORSE * median else min(1.0, (WORSE * median / max(z, 1e-300)) ** 2)
+        return math.exp(((half + 0.5) / BINS - 0.5) * SPAN)
+
+    def begin(self) -> None:
+        """Hold all shots at intensities that a linear solve gives with shots as they are, twice, with weights."""
+        free, self.free = self.free, False
+        for shot in self.shots:
+            shot.start(self.x)
+        for _ in range(2):
+            self.weigh(FAR_APART)
+            self.x = self.x + self.system(self.equations()).solve().change
+            for shot in self.shots:
+                shot.start(self.x)
+        self.weigh(FAR_APART)
+        self.free = free
+
+    def weigh(self, apart: float) -> float:
+        """Weights of all shots, and the median of how much worse they fit together than alone.
+
+        apart: times that median from which on a shot is left out.
+        """
+        own = [(shot, shot.sigma_z()) for shot in self.shots]
+        median = self.median([z for _, z in own])
+        ratio = self.median([z / s.alone for s, z in own if s.alone > 0])
+        for shot, z in own:
+            shot.judge(z, MUCH_WORSE * median, apart * ratio)
+            if shot.weight > 0:
+                shot.weight = min(1.0, (WORSE * median / max(z, 1e-300)) ** 2)
+        return ratio
 
     def multiplicity(self) -> Tensor:
         """How many observations of shots that count each shared reflection has [N]."""
-        part = torch.zeros(len(self.shared), dtype=torch.float64)
-        for shot in self.shots:
-            if shot.weight > 0:
-                part.index_add_(0, shot.reflections, torch.ones(len(shot.reflections), dtype=torch.float64))
-        return self._sum(part)
+        return self.total(_observations([shot.reflections for shot in self.shots if shot.weight > 0], len(self.shared)))
 
-    def system(self, equations: Sequence[ShotEquations], seen: Tensor) -> Shared:
-        """The linear system about where all shots are; the mean of what was seen stays, as scales are free."""
-        constraint = (seen / seen.sum())[None] if self.free else None
-        gap = None if constraint is None else (constraint @ (1 - self.x))
-        prior = self.prior.at(self.x, self.shared)
-        return Shared(equations, prior, self.reducer, constraint=constraint, gap=gap)
+    def system(
+        self, equations: Sequence[ShotEquations], *, prior: SharedPrior | None = None, damped: bool = True
+    ) -> Shared:
+        """The linear system about where all shots are; the sum of the intensities that were seen stays where it is."""
+        chosen = list(equations) if damped else [e.undamped() for e in equations]
+        lit = self.shared.intensity * (self.observations(chosen) > 0)
+        gauge = lit[None] / lit.sum() if self.free and float(lit.sum()) > 0 else None
+        about = (self.prior if prior is None else prior).at(self.x, self.shared)
+        return Shared(chosen, about, self.reducer, constraint=gauge)
+
+    def observations(self, equations: Sequence[ShotEquations]) -> Tensor:
+        """How many of each shared reflection [N] these shots of all processes have."""
+        return self.total(_observations([e.reflections for e in equations if e.weight > 0], len(self.shared)))
 
     def equations(self) -> list[ShotEquations]:
         """Of the shots that count."""
@@ -153,69 +150,59 @@ class Ensemble:
         return found if self.free else [e.held() for e in found]
 
     def objective(self) -> float:
-        """Of all shots and the prior."""
+        """Of all shots that count, and the prior."""
         own = sum(shot.weight * shot.state.objective for shot in self.shots if shot.weight > 0)
-        return float(self._sum(torch.tensor([own], dtype=torch.float64))[0]) + self.prior.loss(self.x, self.shared)
+        return self.sum_of([own])[0] + self.prior.loss(self.x, self.shared)
 
-    def step(self) -> SharedStep | None:
-        """One step of everything; None where none makes the loss smaller."""
-        seen = (self.multiplicity() > 0).double()
+    def outlook(self) -> Outlook:
+        """The equations here, and how far from the end this is."""
         equations = self.equations()
-        system = self.system(equations, seen)
-        answer = system.solve()
+        system = self.system(equations, damped=False)
+        change = system.solve().change
+        moving = self._moving()
+        for e in equations:
+            moving[e.name].look_ahead(e, change)
+        seen = self.observations(equations) > 0
+        largest = float((change * system.diagonal.clamp(min=0).sqrt() * seen).abs().max())
+        unsettled = sum(shot.ahead > SETTLED for shot in moving.values())
+        return Outlook(equations, largest, round(self.sum_of([float(unsettled)])[0]))
+
+    def leave_out_stuck(self) -> None:
+        """Shots that refuse every step though they are not at their best, by name and for good."""
+        for shot in self._moving().values():
+            if shot.ahead > SETTLED and shot.refused >= STUCK:
+                shot.leave_out(f"stuck {shot.ahead:.1f} standard deviations from its best", final=True)
+
+    def step(self, outlook: Outlook) -> SharedStep | None:
+        """One step of everything; None where none makes the loss smaller."""
+        moving = self._moving()
+        equations = [e for e in outlook.equations if e.name in moving]
+        answer = self.system(equations).solve()
         before, x = self.objective(), self.x
-        scale = torch.sqrt(system.diagonal.clamp(min=0))
-        moving = {shot.name: shot for shot in self.shots if shot.weight > 0}
         for share in SHARES:
             change = share * answer.change
             self.x = x + change
             for e in equations:
                 moving[e.name].move(e, change, self.x)
             after = self.objective()
-            if after <= before + 1e-9 * abs(before):
-                return SharedStep(after, float((change * scale * seen).abs().max()), answer.products, share)
+            if after <= before + ROUNDING * abs(before):
+                for shot in self.shots:
+                    if shot.name not in moving and not shot.final:
+                        shot.hold(self.x)
+                return SharedStep(after, outlook.largest, outlook.unsettled, answer.products, share)
             self.x = x
             for e in equations:
                 moving[e.name].back()
         return None
 
-    def sigmas(self, system: Shared) -> Tensor:
-        """Standard deviations [N] of x: exact to EXACT seen reflections, beyond from random signs (within 10 percent).
-
-        The diagonal of the inverse within the gauge, every shot's parameters free.
-        """
-        seen = (system.diagonal > 0).nonzero()[:, 0] if len(self.shared) <= EXACT else torch.zeros(0, dtype=torch.int64)
-        if len(seen):
-            variance = torch.zeros(len(self.shared), dtype=torch.float64)
-            for part in seen.split(AT_ONCE):
-                unit = torch.zeros((len(self.shared), len(part)), dtype=torch.float64)
-                unit[part, torch.arange(len(part))] = 1
-                variance[part] = system.inverse_rows(unit)[part, torch.arange(len(part))]
-            return variance.clamp(min=0).sqrt()
-        signs = torch.randint(0, 2, (len(self.shared), PROBES), generator=torch.Generator().manual_seed(1)) * 2.0 - 1
-        root = torch.sqrt(system.diagonal.clamp(min=1e-300))[:, None]
-        probes = signs.double() * root  # of the inverse scaled to a diagonal near one
-        estimate = (probes * system.inverse_rows(probes)).mean(1)
-        return torch.sqrt(estimate.clamp(min=1.0)) / root[:, 0]
-
-    def halves(self, seen: Tensor) -> Tensor:
-        """x [2, N] of every other shot by name, each solved for alone about the same state."""
-        found = []
-        equations = self.equations()
-        for half in (0, 1):
-            own = [e for e in equations if _half(e.name) == half]
-            part = torch.zeros(len(self.shared), dtype=torch.float64)
-            for e in own:
-                part.index_add_(0, e.reflections, torch.ones(len(e.D), dtype=torch.float64))
-            there = self._sum(part) > 0
-            x = self.x + self.system(own, seen).solve().change
-            found.append(torch.where(there, x, torch.nan))
-        return torch.stack(found)
+    def _moving(self) -> dict[str, SharedShot]:
+        return {shot.name: shot for shot in self.shots if shot.weight > 0}
 
 
-def _half(name: str) -> int:
-    """0 or 1, the same wherever the shot is."""
-    return zlib.crc32(name.encode()) & 1
+def _observations(reflections: Sequence[Tensor], count: int) -> Tensor:
+    """How many times [N] each reflection is listed."""
+    whole = torch.cat([*reflections, torch.zeros(0, dtype=torch.int64)])
+    return torch.bincount(whole, minlength=count).double()
 
 
 def refine_intensities(
@@ -224,27 +211,34 @@ def refine_intensities(
     *,
     reducer: Reducer | None = None,
     prior: SharedPrior = SharedPrior(),  # noqa: B008  (frozen)
-    most_steps: int = 8,
+    most_steps: int = 12,
+    keeper: Keeper | None = None,
 ) -> Merged:
     """Refine the intensities that shots share, and every shot's own parameters with them.
 
-    shots: those of this process, none too. Every process gets the same intensities.
+    shots: those of this process, none too. Every process gets the same intensities. keeper: keeps the state of every
+    step, and where there is one starts from it. A result that is not to be believed has a status and a reason.
     """
     ensemble = Ensemble(shots, shared, reducer or Local(), prior)
-    history: list[SharedStep] = []
-    status = "steps"
-    ensemble.x = _merged_x(Ensemble(shots, shared, ensemble.reducer, prior, free=False))
-    while len(history) < most_steps:
-        ensemble.weigh()
-        step = ensemble.step()
+    history = [] if keeper is None else keeper.restored(ensemble)
+    if not history:
+        ensemble.begin()
+    while True:
+        ratio = ensemble.weigh(APART if history else FAR_APART)
+        outlook = ensemble.outlook()
+        if outlook.largest < SMALL_STEP and not outlook.unsettled:
+            return merged(ensemble, history, *_believed(ensemble, ratio, CONVERGED, ""))
+        if len(history) >= most_steps:
+            reason = f"{most_steps} steps were not enough: {outlook.largest:.2f} sigma and {outlook.unsettled} shots"
+            return merged(ensemble, history, *_believed(ensemble, ratio, STEPS, f"{reason} are still to go"))
+        ensemble.leave_out_stuck()
+        step = ensemble.step(outlook)
         if step is None:
-            status = "stalled"
-            break
+            reason = f"no step makes the fit better, {outlook.largest:.2f} sigma from where it should be"
+            return merged(ensemble, history, *_believed(ensemble, ratio, STALLED, reason))
         history.append(step)
-        if step.largest_move < SMALL_STEP:
-            status = "converged"
-            break
-    return _result(ensemble, history, status)
+        if keeper is not None:
+            keeper.keep(ensemble, history)
 
 
 def merge_intensities(
@@ -256,34 +250,16 @@ def merge_intensities(
 ) -> Merged:
     """The quick look: one linear solve for the intensities with every shot held as it is."""
     ensemble = Ensemble(shots, shared, reducer or Local(), prior, free=False)
-    _merged_x(ensemble)
-    return _result(ensemble, [], "merged")
+    ensemble.begin()
+    return merged(ensemble, [], *_believed(ensemble, 1.0, MERGED, ""))
 
 
-def _merged_x(ensemble: Ensemble) -> Tensor:
-    """A linear solve from the start, and one more with weights by how the shots fit the first; they are held at it."""
-    for _ in range(2):
-        ensemble.weigh()
-        seen = (ensemble.multiplicity() > 0).double()
-        ensemble.x = ensemble.x + ensemble.system(ensemble.equations(), seen).solve().change
-        for shot in ensemble.shots:
-            shot.start(ensemble.x)
-    return ensemble.x
-
-
-def _result(ensemble: Ensemble, history: Sequence[SharedStep], status: str) -> Merged:
-    multiplicity = ensemble.multiplicity()
-    seen = (multiplicity > 0).double()
-    scale = ensemble.shared.intensity
-    system = ensemble.system(ensemble.equations(), seen)
-    rows = tuple({"name": s.name, "sigma_z": s.sigma_z(), "weight": s.weight} for s in ensemble.shots)
-    return Merged(
-        shared=ensemble.shared,
-        intensity=(ensemble.x * scale).numpy(),
-        sigma=(ensemble.sigmas(system) * scale).numpy(),
-        multiplicity=multiplicity.round().long().numpy(),
-        halves=(ensemble.halves(seen) * scale).numpy(),
-        history=tuple(history),
-        status=status,
-        shots=rows,
-    )
+def _believed(ensemble: Ensemble, ratio: float, status: str, reason: str) -> tuple[str, str]:
+    """The status and why it is not converged; failed where shots disagree, or most of them were left out."""
+    left_out = round(ensemble.sum_of([float(sum(shot.weight == 0 for shot in ensemble.shots))])[0])
+    if left_out >= MOST_LEFT_OUT * ensemble.count:
+        return FAILED, f"{left_out} of {ensemble.count} shots had to be left out"
+    if ratio > DISAGREE:
+        why = "another indexing, another space group, or mates that are not equal?"
+        return FAILED, f"shots do not agree: sigma-Z is {ratio:.2f} times as large together as alone ({why})"
+    return status, reason

@@ -16,7 +16,7 @@ from nanobrag_torch.crystallography.symmetry import space_group
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import OutputSet
 from nanobrag_torch.io.mtz_merged import write_merged_mtz
-from nanobrag_torch.refinement.ensemble import Merged
+from nanobrag_torch.refinement.merged import Merged
 
 Floats = NDArray[np.float64]
 MERGED, STATISTICS, SHOTS = "merged.mtz", "statistics.json", "shots.json"

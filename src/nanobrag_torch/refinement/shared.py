@@ -28,6 +28,7 @@ BLOCK = 32
 """Shots of a block: sums are formed in blocks of this many, in the order of the shots' names."""
 TOLERANCE = 1e-12
 MOST_ITERATIONS = 1000
+AT_ONCE = 64
 Solved = tuple[Tensor, int]
 
 
@@ -60,6 +61,10 @@ class ShotEquations:
         """The step [T] of the shot's parameters for a change [N] of the shared intensities."""
         return solve_symmetric(self.damped(), self.g - self.B.T @ change[self.reflections])
 
+    def undamped(self) -> ShotEquations:
+        """The same without damping."""
+        return replace(self, damping=0.0)
+
     def held(self) -> ShotEquations:
         """The same with the shot's parameters known."""
         return replace(self, A=self.A[:0, :0], B=self.B[:, :0], g=self.g[:0])
@@ -69,29 +74,34 @@ class ShotEquations:
 class Prior:
     """What is known of the shared intensities: precision [N] and pull [N] downhill; Friedel pairs [2, m] are bound.
 
-    pair_precision [m] is that of the difference of the two.
+    pair_precision [m] is that of the difference of the two; row_precision [k] that of the weighted sums rows [k, N].
     """
 
     precision: Tensor
     pull: Tensor
     pairs: Tensor
     pair_precision: Tensor
+    rows: Tensor
+    row_precision: Tensor
 
     @classmethod
     def of(cls, precision: Tensor, pull: Tensor) -> Prior:
         """A prior without pairs."""
-        return cls(precision, pull, torch.zeros((2, 0), dtype=torch.int64), precision[:0])
+        none = torch.zeros((2, 0), dtype=torch.int64)
+        return cls(precision, pull, none, precision[:0], precision.new_zeros((0, len(precision))), precision[:0])
 
     def product(self, v: Tensor) -> Tensor:
-        """K v for v [N, k]."""
-        found = self.precision[:, None] * v
+        """K v for v [N] or [N, k]."""
+        if v.dim() == 1:
+            return self.product(v[:, None])[:, 0]
+        found = self.precision[:, None] * v + self.rows.T @ (self.row_precision[:, None] * (self.rows @ v))
         first, second = self.pairs
         pull = self.pair_precision[:, None] * (v[first] - v[second])
         return found.index_add(0, first, pull).index_add(0, second, -pull)
 
     def diagonal(self) -> Tensor:
         """Of K [N]."""
-        found = self.precision
+        found = self.precision + self.row_precision @ self.rows**2
         for side in self.pairs:
             found = found.index_add(0, side, self.pair_precision)
         return found
@@ -197,9 +207,25 @@ class Shared:
         change, products = self._conjugate_gradients(right)
         return Answer((start + change)[:, 0], products)
 
-    def inverse_rows(self, columns: Tensor) -> Tensor:
+    def inverse_rows(self, columns: Tensor, tolerance: float = TOLERANCE) -> Tensor:
         """S^-1 c for columns c [N, k], within the constraint."""
-        return self._conjugate_gradients(columns)[0]
+        return self._conjugate_gradients(columns, tolerance)[0]
+
+    def variances(self, places: Tensor) -> Tensor:
+        """The diagonal [k] of S^-1 at places [k], within the constraint, all others held: by its whole matrix."""
+        columns = []
+        for start in range(0, len(places), AT_ONCE):
+            part = places[start : start + AT_ONCE]
+            unit = torch.zeros((len(self.right), len(part)), dtype=torch.float64)
+            unit[part, torch.arange(len(part))] = 1
+            columns.append(self.product(unit)[places])
+        scale = self.diagonal[places].clamp(min=1e-300) ** -0.5
+        matrix = torch.cat([*columns, torch.zeros((len(places), 0), dtype=torch.float64)], 1)
+        inverse = torch.linalg.pinv(matrix * scale[:, None] * scale, hermitian=True) * scale[:, None] * scale
+        border = inverse @ self.constraint[:, places].T
+        held = ((border @ torch.linalg.pinv(self.constraint[:, places] @ border)) * border).sum(1)
+        found: Tensor = inverse.diagonal() - held
+        return found
 
     def _to_gap(self) -> Tensor:
         if self._norm is None:
@@ -217,14 +243,14 @@ class Shared:
         inverse = torch.where(self.lit, 1 / torch.where(self.lit, self.diagonal, 1.0), 0.0)
         return self._projected(inverse[:, None] * residual)
 
-    def _conjugate_gradients(self, right: Tensor) -> Solved:
+    def _conjugate_gradients(self, right: Tensor, tolerance: float = TOLERANCE) -> Solved:
         """Of every column at once; the products are summed over processes, all else is the same in each."""
         residual = self._projected(right * self.lit[:, None])
         found = torch.zeros_like(residual)
         z = self._preconditioned(residual)
         direction, level = z, (residual * z).sum(0)
         first, products = level.clone(), 0
-        while products < MOST_ITERATIONS and bool((level > TOLERANCE**2 * first).any()):
+        while products < MOST_ITERATIONS and bool((level > tolerance**2 * first).any()):
             moved = self._projected(self.product(direction) * self.lit[:, None])
             products += 1
             curvature = (direction * moved).sum(0)

@@ -11,11 +11,15 @@ from torch import Tensor
 from nanobrag_torch.refinement.asymmetric import Asymmetric
 from nanobrag_torch.refinement.build import Slots
 from nanobrag_torch.refinement.columns import eliminate
+from nanobrag_torch.refinement.equations import solve_symmetric
 from nanobrag_torch.refinement.problem import Problem, State
 from nanobrag_torch.refinement.shared import ShotEquations
 from nanobrag_torch.refinement.solver import LEAST_DAMPING, LONGEST_STEP, MOST_DAMPING, START_DAMPING
+from nanobrag_torch.refinement.targets import LEAST
 
 PLANE_STEPS = 4
+FAINTEST = 1e-3
+"""Factor to the scale of a shot whose pixels show nothing: it then says nothing of the intensities."""
 PLANE_GAIN = 1e-9
 
 
@@ -35,11 +39,58 @@ class SharedShot:
         self.pairs = (same & ~torch.eye(len(same), dtype=torch.bool)).nonzero().T
         self.state, self.damping, self.weight = state, START_DAMPING, 1.0
         self.before: tuple[State, float] | None = None
+        self.alone = self.sigma_z()
+        self.ahead, self.refused = math.inf, 0
+        self.reason, self.final = "", False
 
     def start(self, x: Tensor) -> None:
-        """Hold the intensities at x [N]. A shot whose loss is not finite counts for nothing from here on."""
+        """Hold the intensities at x [N], with the scales that the pixels ask for then."""
+        self.state = self._with(self.state, x)
+        self.state = self._settled(replace(self.state, raw=self._scaled()))
+
+    def _scaled(self) -> Tensor:
+        """Raw parameters [T] with the free scales at their best for these intensities and planes."""
+        problem, state, raw = self.problem, self.state, self.state.raw.clone()
+        spots, expected = problem.spots(state), problem.expected(state)
+        weight = 1 / (expected + problem.boxes.readout).clamp(min=LEAST)
+        left = problem.boxes.data - expected + spots
+        factor = float((weight * spots * left).sum() / (weight * spots**2).sum().clamp(min=1e-300))
+        for lattice in problem.model.lattices:
+            if f"scale{lattice.suffix}" in problem.parameters.names and math.isfinite(factor):
+                raw[problem.parameters.names.index(f"scale{lattice.suffix}")] += math.log(max(factor, FAINTEST))
+        return raw
+
+    def judge(self, sigma_z: float, most: float, apart: float) -> None:
+        """Weight one, or none with a reason for a sigma-Z above `most`, or `apart` times that of the shot alone."""
+        if self.final:
+            return
+        self.weight, self.reason = 1.0, ""
+        if not math.isfinite(sigma_z) or not math.isfinite(self.state.objective):
+            self.leave_out("its model or its data are not finite", final=True)
+        elif sigma_z > most:
+            self.leave_out(f"sigma-Z {sigma_z:.2f}, above {most:.2f}")
+        elif sigma_z > apart * self.alone:
+            self.leave_out(f"disagrees with the others: sigma-Z {sigma_z:.2f}, alone {self.alone:.2f}")
+
+    def leave_out(self, reason: str, *, final: bool = False) -> None:
+        """Count for nothing; final: whatever comes."""
+        self.weight, self.reason, self.final = 0.0, reason, final
+
+    def row(self) -> dict[str, object]:
+        """Of the table of shots."""
+        return {
+            "name": self.name,
+            "sigma_z": self.sigma_z(),
+            "sigma_z_alone": self.alone,
+            "weight": self.weight,
+            "reflections": len(self.reflections),
+            "from_best_sigmas": self.ahead,
+            "reason": self.reason,
+        }
+
+    def hold(self, x: Tensor) -> None:
+        """The same parameters with the intensities at x [N]."""
         self.state = self._settled(self._with(self.state, x))
-        self.weight = self.weight if math.isfinite(self.state.objective) else 0.0
 
     def equations(self) -> ShotEquations:
         """The normal equations about the shot's state, its planes eliminated."""
@@ -71,6 +122,15 @@ class SharedShot:
             damping=self.damping,
         )
 
+    def look_ahead(self, equations: ShotEquations, change: Tensor) -> None:
+        """Note how far, in its standard deviations, a parameter would go without damping for a change [N]."""
+        free = equations.undamped()
+        identity = torch.eye(len(free.A), dtype=torch.float64)
+        variance = [float(solve_symmetric(free.A, column) @ column) for column in identity]
+        sigma = torch.tensor(variance, dtype=torch.float64).clamp(min=1e-300).sqrt()
+        found = float((free.follow(change).abs() / sigma).max()) if len(identity) else 0.0
+        self.ahead = found if math.isfinite(found) else math.inf
+
     def move(self, equations: ShotEquations, change: Tensor, x: Tensor) -> None:
         """Follow a change [N] to x [N]; parameters that would make it worse stay, with more damping next time."""
         self.before = (self.state, self.damping)
@@ -78,13 +138,13 @@ class SharedShot:
         step = equations.follow(change)
         longest = float((step / self.problem.parameters.scales()).abs().max()) if len(step) else 0.0
         if not math.isfinite(longest):
-            self.state, self.damping = stayed, min(self.damping * 10, MOST_DAMPING)
+            self.state, self.damping, self.refused = stayed, min(self.damping * 10, MOST_DAMPING), self.refused + 1
             return
         step = step * min(1.0, LONGEST_STEP / max(longest, 1e-300))
         raw = self.state.raw + step
         moved = self._settled(self._with(State(raw, stayed.linear, self.problem.render(raw)), x))
         better = moved.objective <= stayed.objective
-        self.state = moved if better else stayed
+        self.state, self.refused = (moved, 0) if better else (stayed, self.refused + 1)
         self.damping = max(self.damping / 10, LEAST_DAMPING) if better else min(self.damping * 10, MOST_DAMPING)
 
     def back(self) -> None:
