@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,13 @@ def write_picture(
             _draw_rings(axes, resolution, image.shape, beam_pixel)
         if beam_pixel is not None:
             _draw_beam(axes, beam_pixel, image.shape)
-        figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
+        figure.savefig(file, format=picture_format(target), dpi=DOTS_PER_INCH)
+
+
+def picture_format(target: Target) -> str:
+    """svg for a file with that ending, else png."""
+    name = target if isinstance(target, str | os.PathLike) else getattr(target, "path", "")
+    return "svg" if os.fspath(name).lower().endswith(".svg") else "png"
 
 
 def block_maximum(image: NDArray[Any], block: int) -> NDArray[Any]:

@@ -38,6 +38,27 @@ def words(html: str, width: int = WIDTH) -> Any:
     return Div(text=html, width=width, styles={"font-family": "sans-serif", "font-size": "14px"})
 
 
+def plot(**options: Any) -> Any:
+    """A figure of Bokeh with the tools that every figure of a page has."""
+    from bokeh.plotting import figure
+
+    drawn = figure(**{"tools": "pan,wheel_zoom,box_zoom,reset,save", **options})
+    drawn.toolbar.logo = None
+    return drawn
+
+
+def heading(text: str) -> Any:
+    """The title of a part of a page."""
+    return words(f"<h2 style='margin:14px 0 0;font-size:16px'>{escape(text)}</h2>")
+
+
+def banner(colour: str, headline: str, sentences: Sequence[str]) -> Any:
+    """What a reader sees first: a line on a colour, and what it rests on, a sentence a line. All are plain text."""
+    said = "".join(f"<div style='margin-top:4px'>{escape(one)}</div>" for one in sentences)
+    first = f"<b style='font-size:16px;color:{colour}'>{escape(headline)}.</b>"
+    return words(f"<div style='border-left:8px solid {colour};padding:6px 12px;background:#f6f6f6'>{first}{said}</div>")
+
+
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
     """A table of words; the first column to the left, all others to the right."""
     cell = "padding:2px 10px;border-bottom:1px solid #ddd;text-align:"

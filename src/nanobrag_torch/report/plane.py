@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,16 @@ class Plane:
             self._pull(grid, panels[number], number, low, cell)
             self._push(grid, panels[number], number, low, cell)
         return Raster(_shown(grid), (float(low[0]), float(low[1])), (columns * cell, rows * cell))
+
+    def tile(self, values: NDArray[np.float32], number: int, slow: int, fast: int) -> Raster:
+        """Pixels (slow, fast) that begin there on a panel, at their place; the strongest of a cell counts."""
+        size = (values.shape[0], values.shape[1])
+        if self.in_pixels:
+            return Raster(values, (float(fast), float(slow)), (float(size[1]), float(size[0])))
+        corner = self.place(number, np.array([[fast, slow]], np.float64))
+        alone = Plane(corner, self.steps[number : number + 1], (size,), False)
+        above, below = alone.raster([values], 1), alone.raster([-values], 1).values
+        return replace(above, values=np.where(above.values >= -below, above.values, -below))
 
     def _push(
         self, grid: NDArray[np.float32], pixels: NDArray[np.float32], number: int, low: Real, cell: float

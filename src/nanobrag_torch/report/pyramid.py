@@ -59,13 +59,7 @@ def _tiles(plane: Plane, panels: Panels) -> list[Raster]:
 
 
 def _tile(plane: Plane, panels: Panels, number: int, slow: int, fast: int) -> Raster:
-    values = panels[number][slow : slow + TILE, fast : fast + TILE]
-    size = (values.shape[0], values.shape[1])
-    if plane.in_pixels:
-        return Raster(values, (fast, slow), (size[1], size[0]))
-    corner = plane.place(number, np.array([[fast, slow]], np.float64))
-    alone = Plane(corner, plane.steps[number : number + 1], (size,), False)
-    return alone.raster([values], 1)
+    return plane.tile(panels[number][slow : slow + TILE, fast : fast + TILE], number, slow, fast)
 
 
 def compact(values: NDArray[np.float32]) -> NDArray[Any]:

@@ -1,0 +1,155 @@
+"""Charts as data: one description, drawn by Bokeh for pages and by matplotlib for PNG and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nanobrag_torch.io.atomic import Target, open_output
+from nanobrag_torch.io.picture import picture_format
+from nanobrag_torch.report.page import plot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BLUE, RED, GREY, ORANGE, GREEN = "#2060b0", "#c02020", "#b0b0b0", "#d08000", "#208040"
+WIDTH, HEIGHT = 380, 300  # screen pixels
+DOTS_PER_INCH = 100
+LEAST_BAR = 0.5  # where a bar of a count begins on a logarithmic axis
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Points, a line, or bars between edges (one x more than y); `says` has words for the pointer, one a point."""
+
+    x: ArrayLike
+    y: ArrayLike
+    kind: str = "points"
+    name: str = ""
+    colour: str = BLUE
+    says: Sequence[str] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Chart:
+    """Series on one pair of axes. marks: values of y with a thin line across. equal: both axes in one scale."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: Sequence[Series]
+    x_log: bool = False
+    y_log: bool = False
+    x_range: tuple[float, float] | None = None
+    y_range: tuple[float, float] | None = None
+    marks: Sequence[float] = ()
+    equal: bool = False
+
+
+def histogram(values: ArrayLike, edges: int | NDArray[Any] = 30, **options: Any) -> Series:
+    """Bars that count the finite values between edges, or in so many equal bins."""
+    found = np.asarray(values, np.float64)
+    counts, at = np.histogram(found[np.isfinite(found)], edges)
+    return Series(at, counts, "bars", **options)
+
+
+def chart_model(chart: Chart, width: int = WIDTH, height: int = HEIGHT) -> Any:
+    """The chart as a figure of Bokeh, with zoom and with words under the pointer."""
+    from bokeh.models.annotations import Span
+
+    given = ("x_range", chart.x_range), ("y_range", chart.y_range)
+    ranges = {name: ends for name, ends in given if ends is not None}
+    scales = ["log" if log else "linear" for log in (chart.x_log, chart.y_log)]
+    drawn = plot(
+        title=chart.title, x_axis_label=chart.x_label, y_axis_label=chart.y_label, width=width, height=height,
+        x_axis_type=scales[0], y_axis_type=scales[1], **ranges, match_aspect=chart.equal,
+        toolbar_location="above",
+    )  # fmt: skip
+    for series in chart.series:
+        _add(drawn, series, chart)
+    for mark in chart.marks:
+        drawn.add_layout(Span(location=mark, dimension="width", line_color="#888888", line_dash="dashed"))
+    if any(series.name for series in chart.series):
+        drawn.legend.label_text_font_size = "11px"
+        drawn.legend.background_fill_alpha = 0.7
+        drawn.legend.click_policy = "hide"
+    return drawn
+
+
+def _add(drawn: Any, series: Series, chart: Chart) -> None:
+    from bokeh.models.sources import ColumnDataSource
+    from bokeh.models.tools import HoverTool
+
+    x, y = np.asarray(series.x), np.asarray(series.y)
+    named = {"legend_label": series.name} if series.name else {}
+    tips = [(chart.x_label or "x", "@x"), (chart.y_label or "y", "@y")]
+    if series.kind == "line":
+        drawn.line(x, y, color=series.colour, line_width=2, **named)
+        return
+    if series.kind == "bars":
+        source = ColumnDataSource({"left": x[:-1], "right": x[1:], "y": y})
+        bottom = LEAST_BAR * float(np.min(y[y > 0], initial=1.0)) if chart.y_log else 0
+        glyph = drawn.quad(
+            left="left", right="right", top="y", bottom=bottom, source=source, color=series.colour, line_color="white",
+            fill_alpha=0.8, **named,
+        )  # fmt: skip
+        tips = [(chart.x_label, "@left to @right"), (chart.y_label, "@y")]
+    else:
+        source = ColumnDataSource({"x": x, "y": y, "says": list(series.says) or [""] * len(x)})
+        glyph = drawn.scatter("x", "y", source=source, color=series.colour, size=5, alpha=0.6, **named)
+        tips = [("", "@says")] * bool(series.says) + tips
+    drawn.add_tools(HoverTool(renderers=[glyph], tooltips=tips))
+
+
+def draw_chart(axes: Axes, chart: Chart) -> None:
+    """The chart on axes of matplotlib."""
+    for series in chart.series:
+        named: dict[str, Any] = {"label": series.name} if series.name else {}
+        x, y = np.asarray(series.x), np.asarray(series.y)
+        if series.kind == "bars":
+            axes.stairs(y, x, fill=True, color=series.colour, alpha=0.8, **named)
+        else:
+            style: dict[str, Any] = (
+                {"linewidth": 1.5} if series.kind == "line" else {"linestyle": "", "marker": ".", "markersize": 4}
+            )
+            axes.plot(x, y, color=series.colour, **style, **named)
+    for mark in chart.marks:
+        axes.axhline(mark, color="#888888", linestyle="--", linewidth=0.8)
+    axes.set_xlabel(chart.x_label)
+    axes.set_ylabel(chart.y_label)
+    axes.set_title(chart.title, fontsize=10, parse_math=False)
+    for log, ends, set_scale, set_range in (
+        (chart.x_log, chart.x_range, axes.set_xscale, axes.set_xlim),
+        (chart.y_log, chart.y_range, axes.set_yscale, axes.set_ylim),
+    ):
+        if log:
+            set_scale("log")
+        if ends is not None:
+            set_range(*ends)
+    if chart.equal:
+        axes.set_aspect("equal", adjustable="datalim")
+    if any(series.name for series in chart.series):
+        axes.legend(fontsize=8)
+
+
+def write_charts(target: Target, charts: Sequence[Chart], *, columns: int = 3, flag: str = "--output") -> None:
+    """Charts side by side as PNG or SVG, by the name of the file. Raises InputError if it cannot be written."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(charts))
+    rows = -(-len(charts) // columns)
+    size = (WIDTH * columns / DOTS_PER_INCH, HEIGHT * rows / DOTS_PER_INCH)
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, chart in zip(grid, charts, strict=False):
+        draw_chart(axes, chart)
+    for axes in list(figure.axes)[len(charts) :]:
+        axes.set_axis_off()
+    with open_output(target, flag) as file:
+        figure.savefig(file, format=picture_format(target), dpi=DOTS_PER_INCH)

@@ -1,0 +1,205 @@
+"""Boxes of a fit as data, model and residual: the worst, the middle and the best, and all of them where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanobrag_torch.io.picture import grey_range
+from nanobrag_torch.records.experiment import ExperimentData
+from nanobrag_torch.report.charts import BLUE, RED
+from nanobrag_torch.report.image import NO_PIXEL
+from nanobrag_torch.report.page import WIDTH, plot, words
+from nanobrag_torch.report.plane import Plane, laboratory_plane, pixel_plane
+from nanobrag_torch.report.shot_data import Boxes
+
+EACH = 10  # boxes shown of the worst, the middle and the best
+CELL = 92  # screen pixels of a box
+GAP = 0.06
+LIMIT = 5.0  # of residuals, in sigma
+VIEW = 372  # screen pixels of each of the three linked views
+BUDGET = 2_400_000  # bytes of pixels in the linked views
+BAD_BOX = 1.5
+KINDS = ("data", "model", "residual / sigma")
+_CHOOSE = """
+const i = order[slider.value - 1], [x, y] = centres[i];
+x_range.setv({start: x - reach, end: x + reach});
+y_range.setv({start: y + down * reach, end: y - down * reach});
+text.text = says[i];
+"""
+
+
+def extremes(boxes: Boxes) -> dict[str, NDArray[np.int64]]:
+    """Numbers of the boxes with the highest, the middle and the lowest sigma-Z."""
+    order = np.argsort(-boxes.sigma_z)
+    middle = max(0, len(order) // 2 - EACH // 2)
+    return {"worst": order[:EACH], "middle": order[middle : middle + EACH], "best": order[::-1][:EACH]}
+
+
+def montage(boxes: Boxes) -> Any:
+    """Ten boxes each of the worst, the middle and the best; greys of each box by its own model."""
+    from bokeh.models.mappers import LinearColorMapper
+    from bokeh.palettes import Greys256
+
+    drawn = plot(
+        x_range=(-1.25, EACH), y_range=(9.0, -0.3), frame_width=int(CELL * (EACH + 1.25)),
+        frame_height=int(CELL * 9.3), background_fill_color="white",
+    )  # fmt: skip
+    drawn.axis.visible = drawn.grid.visible = False
+    greys = LinearColorMapper(palette=Greys256[::-1], low=0, high=1, nan_color=NO_PIXEL)
+    for block, (name, chosen) in enumerate(extremes(boxes).items()):
+        top = 3 * block + 0.22
+        _montage_row(drawn, boxes, chosen, 0, top, greys)
+        _montage_row(drawn, boxes, chosen, 1, top + 0.92, greys)
+        _montage_row(drawn, boxes, chosen, 2, top + 1.84, _residual_mapper())
+        labels = [f"{_hkl(boxes, i)}   {boxes.sigma_z[i]:.2f}" for i in chosen]
+        at = np.arange(len(chosen)) + 0.45
+        drawn.text(at, top - 0.04, labels, text_font_size="11px", text_align="center", text_baseline="bottom")
+        heights = [top + 0.45, top + 1.37, top + 2.29]
+        drawn.text(-0.08, heights, list(KINDS), text_font_size="12px", text_align="right", text_baseline="middle")
+        drawn.text(-1.2, [top - 0.04], [name], text_font_size="14px", text_font_style="bold", text_baseline="bottom")
+    return drawn
+
+
+def _montage_row(drawn: Any, boxes: Boxes, chosen: NDArray[np.int64], kind: int, top: float, mapper: Any) -> None:
+    from bokeh.models.sources import ColumnDataSource
+    from bokeh.models.tools import HoverTool
+
+    values = [boxes.pictures(int(i))[kind] for i in chosen]
+    shown = [_greyed(boxes, int(i), v) for i, v in zip(chosen, values, strict=True)] if kind < 2 else values
+    size = 0.92 - GAP
+    columns = {
+        "image": shown, "value": values, "hkl": [_hkl(boxes, i) for i in chosen], "x": np.arange(len(chosen)) + GAP / 2,
+        "sigma_z": boxes.sigma_z[chosen],
+    }  # fmt: skip
+    glyph = drawn.image("image", "x", top, size, size, source=ColumnDataSource(columns), color_mapper=mapper)
+    unit = "photons" if kind < 2 else "sigma"
+    tips = [("hkl", "@hkl"), (KINDS[kind], f"@value{{0.[00]}} {unit}"), ("sigma-Z of the box", "@sigma_z{0.00}")]
+    drawn.add_tools(HoverTool(renderers=[glyph], tooltips=tips, visible=False))
+
+
+def _greyed(boxes: Boxes, box: int, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """From 0 where the model is lowest to 1 at its highest pixel, or that of the data."""
+    data, model, _ = boxes.pictures(box)
+    low, high = float(np.nanmin(model)), float(max(np.nanmax(model), np.nanmax(data)))
+    return np.asarray((values - low) / max(high - low, 1e-9), np.float32)
+
+
+def linked_views(boxes: Boxes, experiment: ExperimentData) -> list[Any]:
+    """Data, model and residual side by side with one zoom, panels where they stand; a slider goes from box to box."""
+    from bokeh.layouts import row
+
+    several = int(boxes.image_shape[0]) > 1
+    slow, fast = map(int, boxes.image_shape[1:])
+    assert experiment.detector is not None and experiment.beam is not None
+    plane = laboratory_plane(experiment.detector, experiment.beam) if several else pixel_plane((slow, fast))
+    order = np.argsort(-boxes.sigma_z)
+    chosen = _affordable(boxes, order)
+    figures = _views(boxes, plane, chosen)
+    says = words(f"{len(chosen)} boxes, those with sigma-Z above {BAD_BOX:g} in red. Move the slider to visit them.")
+    slider = _slider(boxes, plane, order, figures[0], says)
+    return [row(slider, says, width=WIDTH), row(*figures, width=WIDTH)]
+
+
+def _affordable(boxes: Boxes, order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All boxes, or as many as the page has room for, from the worst on evenly to the best."""
+    size = boxes.corners[0]
+    most = max(BUDGET // int((size[1] - size[0]) * (size[3] - size[2]) * 12), 1)
+    if len(order) <= most:
+        return order
+    return order[np.linspace(0, len(order) - 1, most).astype(np.int64)]
+
+
+def _views(boxes: Boxes, plane: Plane, chosen: NDArray[np.int64]) -> list[Any]:
+    from bokeh.models.mappers import LogColorMapper
+    from bokeh.models.ranges import Range1d
+    from bokeh.palettes import Greys256
+
+    low, high = plane.bounds
+    middle, half = (low + high) / 2, (high - low).max() / 2
+    ends = (middle[1] + half, middle[1] - half) if plane.in_pixels else (middle[1] - half, middle[1] + half)
+    white, black = grey_range(boxes.data)
+    greys = LogColorMapper(palette=Greys256[::-1], low=white, high=black, nan_color=NO_PIXEL)
+    ranges = {"x_range": Range1d(middle[0] - half, middle[0] + half), "y_range": Range1d(*ends)}
+    pictures = [boxes.pictures(int(i)) for i in chosen]
+    found = []
+    for kind, title in enumerate(KINDS):
+        drawn = plot(
+            title=title, frame_width=VIEW - 50, frame_height=VIEW - 50, tools="pan,wheel_zoom,box_zoom,reset",
+            active_scroll="wheel_zoom", background_fill_color=NO_PIXEL, **ranges,
+        )  # fmt: skip
+        drawn.grid.visible = False
+        drawn.xaxis.axis_label = "fast (pixels)" if plane.in_pixels else "x (mm)"
+        drawn.yaxis.axis_label = "slow (pixels)" if plane.in_pixels else "y (mm)"
+        mapper = _residual_mapper() if kind == 2 else greys
+        _draw_tiles(drawn, boxes, plane, chosen, [p[kind] for p in pictures], mapper, KINDS[kind])
+        found.append(drawn)
+    return found
+
+
+def _draw_tiles(
+    drawn: Any, boxes: Boxes, plane: Plane, chosen: NDArray[np.int64], values: Sequence[NDArray[np.float32]],
+    mapper: Any, what: str,
+) -> None:  # fmt: skip
+    from bokeh.models.sources import ColumnDataSource
+    from bokeh.models.tools import HoverTool
+
+    tiles = [plane.tile(v, int(boxes.panel[i]), *_corner(boxes, i)) for i, v in zip(chosen, values, strict=True)]
+    z = boxes.sigma_z[chosen]
+    centres = _centres(boxes, plane)[chosen]
+    columns = {
+        "image": [t.values for t in tiles], "x": [t.low[0] for t in tiles], "y": [t.low[1] for t in tiles],
+        "w": [t.size[0] for t in tiles], "h": [t.size[1] for t in tiles], "sigma_z": z,
+        "hkl": [_hkl(boxes, i) for i in chosen], "cx": centres[:, 0], "cy": centres[:, 1],
+        "colour": np.where(z > BAD_BOX, RED, BLUE),
+    }  # fmt: skip
+    source = ColumnDataSource(columns)
+    glyph = drawn.image("image", "x", "y", "w", "h", source=source, color_mapper=mapper, level="image")
+    drawn.scatter("cx", "cy", source=source, marker="square", size=9, fill_color=None, line_color="colour", alpha=0.8)
+    tips = [("hkl", "@hkl"), (what, "@image{0.[00]}"), ("sigma-Z of the box", "@sigma_z{0.00}")]
+    drawn.add_tools(HoverTool(renderers=[glyph], tooltips=tips))
+
+
+def _slider(boxes: Boxes, plane: Plane, order: NDArray[np.int64], figure: Any, text: Any) -> Any:
+    from bokeh.models.callbacks import CustomJS
+    from bokeh.models.widgets.sliders import Slider
+
+    slider = Slider(
+        start=1, end=max(len(order), 2), value=1, step=1, title="box, from the worst to the best", width=320
+    )
+    photons = np.bincount(boxes.box, boxes.spot, minlength=len(boxes))
+    reach = 1.2 * float(boxes.corners[0][1] - boxes.corners[0][0]) * plane.pixel / 2
+    says = [
+        f"{_hkl(boxes, i)}: sigma-Z {boxes.sigma_z[i]:.2f}, {photons[i]:.0f} photons by the model"
+        for i in range(len(boxes))
+    ]
+    arguments = {
+        "slider": slider, "order": order.tolist(), "centres": _centres(boxes, plane).tolist(), "says": says,
+        "x_range": figure.x_range, "y_range": figure.y_range, "reach": reach, "down": 1 if plane.in_pixels else -1,
+        "text": text,
+    }  # fmt: skip
+    slider.js_on_change("value", CustomJS(args=arguments, code=_CHOOSE))
+    return slider
+
+
+def _centres(boxes: Boxes, plane: Plane) -> NDArray[np.float64]:
+    return np.stack([plane.place(int(p), c) for p, c in zip(boxes.panel, boxes.centre, strict=True)])
+
+
+def _corner(boxes: Boxes, box: int) -> tuple[int, int]:
+    fast0, _, slow0, _ = boxes.corners[box]
+    return int(slow0), int(fast0)
+
+
+def _residual_mapper() -> Any:
+    from bokeh.models.mappers import LinearColorMapper
+    from bokeh.palettes import RdBu11, interp_palette
+
+    return LinearColorMapper(palette=interp_palette(RdBu11, 255), low=-LIMIT, high=LIMIT, nan_color=NO_PIXEL)
+
+
+def _hkl(boxes: Boxes, box: int) -> str:
+    return " ".join(map(str, boxes.hkl[box]))
