@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import psutil
 import websocket
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -90,6 +91,11 @@ class Browser:
         """Turn the wheel there, up to come closer."""
         for _ in range(notches):
             self.ask("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-240)
+
+    def busy_s(self) -> float:
+        """Seconds that processors spent on the browser so far: a measure that other programs do not lengthen."""
+        every = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
+        return sum(sum(one.cpu_times()[:2]) for one in every)
 
     def settle(self) -> None:
         """Wait until the page has drawn what was asked of it."""

@@ -1,11 +1,10 @@
 """The page of an image: in a browser, and the pixels that it carries."""
 
-import io
 import re
 
-import matplotlib.image
 import numpy as np
 import pytest
+from looking import everything_written, under_the_pointer, window
 
 from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.io.images import write_image
@@ -39,29 +38,6 @@ def spotted():
     return image, detector_of(panel((-65, 60, -150)))
 
 
-def everything_written(browser):
-    """All text of a page, inside of its shadow roots too."""
-    return browser.value("""(() => {
-        const found = [];
-        const walk = node => {
-            if (node.nodeType == 3) found.push(node.textContent);
-            for (const child of [...(node.shadowRoot ? node.shadowRoot.childNodes : []), ...node.childNodes]) {
-                if (!["SCRIPT", "STYLE"].includes(child.nodeName)) walk(child);
-            }
-        };
-        walk(document.body);
-        return found.join(" ");
-    })()""")
-
-
-def under_the_pointer(browser, x, y):
-    """What the page says of a place of the window."""
-    browser.point(x - 3, y - 3)
-    browser.point(x, y)
-    browser.settle()
-    return " ".join(everything_written(browser).replace(",", "").split())
-
-
 def test_a_browser_shows_the_page_and_its_single_bright_pixel(browser, spotted, tmp_path):
     image, data = spotted
     page = tmp_path / "page.html"
@@ -69,7 +45,7 @@ def test_a_browser_shows_the_page_and_its_single_bright_pixel(browser, spotted, 
     assert size == page.stat().st_size < 8e6
     browser.open(page)
     browser.settle()
-    shown = matplotlib.image.imread(io.BytesIO(browser.screenshot()))[..., :3].max(2)
+    shown = window(browser).max(2)
     assert shown.shape == (800, 1280) and len(np.unique(shown)) > 20
     black = np.argwhere(shown[160:680, 90:640] < 0.1)
     assert len(black) >= 1 and np.ptp(black, axis=0).max() <= 3, "one pixel in 1.6 million is seen, and no other"

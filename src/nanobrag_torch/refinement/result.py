@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -164,6 +166,16 @@ class StillResult:
         from nanobrag_torch.refinement.outputs import write_result
 
         write_result(self, folder)
+
+    def show(self, target: str | os.PathLike[str] | None = None) -> Path:
+        """The page of this fit, written to a target or a passing file and opened where there is a desktop; its path."""
+        from nanobrag_torch.refinement.outputs import write_result
+        from nanobrag_torch.report.opening import shown
+        from nanobrag_torch.report.shot import write_shot_page
+
+        with TemporaryDirectory() as folder:
+            write_result(self, folder, figures=False)
+            return shown(lambda page: write_shot_page(folder, page), target)
 
     def summary(self) -> str:
         """One line: status, sigma-Z, steps and the number of reflections."""

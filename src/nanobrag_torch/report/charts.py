@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 BLUE, RED, GREY, ORANGE, GREEN = "#2060b0", "#c02020", "#b0b0b0", "#d08000", "#208040"
 WIDTH, HEIGHT = 380, 300  # screen pixels
 DOTS_PER_INCH = 100
+_SHORT = "return tick >= 1e5 ? tick.toExponential().replace('+', '') : String(Number(tick.toPrecision(6)))"
 LEAST_BAR = 0.5  # where a bar of a count begins on a logarithmic axis
 
 
@@ -60,6 +61,9 @@ def histogram(values: ArrayLike, edges: int | NDArray[Any] = 30, **options: Any)
 def chart_model(chart: Chart, width: int = WIDTH, height: int = HEIGHT) -> Any:
     """The chart as a figure of Bokeh, with zoom and with words under the pointer."""
     from bokeh.models.annotations import Span
+    from bokeh.models.axes import LogAxis
+    from bokeh.models.formatters import CustomJSTickFormatter
+    from bokeh.models.labeling import NoOverlap
 
     given = ("x_range", chart.x_range), ("y_range", chart.y_range)
     ranges = {name: ends for name, ends in given if ends is not None}
@@ -69,6 +73,10 @@ def chart_model(chart: Chart, width: int = WIDTH, height: int = HEIGHT) -> Any:
         x_axis_type=scales[0], y_axis_type=scales[1], **ranges, match_aspect=chart.equal,
         toolbar_location="above",
     )  # fmt: skip
+    axes: list[Any] = [drawn.xaxis[0], drawn.yaxis[0]]
+    for axis in axes:
+        if isinstance(axis, LogAxis):
+            axis.formatter, axis.major_label_policy = CustomJSTickFormatter(code=_SHORT), NoOverlap(min_distance=8)
     for series in chart.series:
         _add(drawn, series, chart)
     for mark in chart.marks:

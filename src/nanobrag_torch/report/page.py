@@ -43,8 +43,16 @@ def plot(**options: Any) -> Any:
     from bokeh.plotting import figure
 
     drawn = figure(**{"tools": "pan,wheel_zoom,box_zoom,reset,save", **options})
-    drawn.toolbar.logo = None
+    drawn.toolbar.logo, drawn.toolbar.autohide = None, True
     return drawn
+
+
+def grid(figures: Sequence[Any], columns: int = 3) -> Any:
+    """Figures side by side, each with its own tools."""
+    from bokeh.layouts import gridplot
+
+    rows = [list(figures[i : i + columns]) for i in range(0, len(figures), columns)]
+    return gridplot(rows, merge_tools=False, toolbar_location=None)
 
 
 def heading(text: str) -> Any:
@@ -59,14 +67,19 @@ def banner(colour: str, headline: str, sentences: Sequence[str]) -> Any:
     return words(f"<div style='border-left:8px solid {colour};padding:6px 12px;background:#f6f6f6'>{first}{said}</div>")
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """A table of words; the first column to the left, all others to the right."""
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> Any:
+    """A table of words; the first columns to the left, all others to the right."""
+    return words(table_html(heads, [[escape(cell) for cell in row] for row in rows], left=left))
+
+
+def table_html(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """The same as HTML, of cells that are HTML."""
     cell = "padding:2px 10px;border-bottom:1px solid #ddd;text-align:"
-    top = "".join(f"<th style='{cell}{_side(i)}'>{escape(head)}</th>" for i, head in enumerate(heads))
-    lines = ("".join(f"<td style='{cell}{_side(i)}'>{escape(c)}</td>" for i, c in enumerate(row)) for row in rows)
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return words(f"<table style='border-collapse:collapse'><tr>{top}</tr>{body}</table>")
-
-
-def _side(column: int) -> str:
-    return "right" if column else "left"
+    sides = ["left" if i < left else "right" for i in range(len(heads))]
+    top = "".join(f"<th style='{cell}{side}'>{escape(head)}</th>" for side, head in zip(sides, heads, strict=True))
+    lines = (
+        "".join(f"<td style='{cell}{side}'>{one}</td>" for side, one in zip(sides, row, strict=True)) for row in rows
+    )
+    return (
+        f"<table style='border-collapse:collapse'><tr>{top}</tr>{''.join(f'<tr>{one}</tr>' for one in lines)}</table>"
+    )

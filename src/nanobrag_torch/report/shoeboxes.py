@@ -76,16 +76,19 @@ def _montage_row(drawn: Any, boxes: Boxes, chosen: NDArray[np.int64], kind: int,
         "sigma_z": boxes.sigma_z[chosen],
     }  # fmt: skip
     glyph = drawn.image("image", "x", top, size, size, source=ColumnDataSource(columns), color_mapper=mapper)
+    middle = np.arange(len(chosen)) + (GAP + size) / 2
+    drawn.rect(middle, top + size / 2, size, size, fill_color=None, line_color="#c8c8c8")
     unit = "photons" if kind < 2 else "sigma"
     tips = [("hkl", "@hkl"), (KINDS[kind], f"@value{{0.[00]}} {unit}"), ("sigma-Z of the box", "@sigma_z{0.00}")]
     drawn.add_tools(HoverTool(renderers=[glyph], tooltips=tips, visible=False))
 
 
 def _greyed(boxes: Boxes, box: int, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """From 0 where the model is lowest to 1 at its highest pixel, or that of the data."""
+    """From 0 where the model is lowest to 1 at its highest pixel, or that of the data; square roots show the tails."""
     data, model, _ = boxes.pictures(box)
     low, high = float(np.nanmin(model)), float(max(np.nanmax(model), np.nanmax(data)))
-    return np.asarray((values - low) / max(high - low, 1e-9), np.float32)
+    share = (values - low) / max(high - low, 1e-9)
+    return np.asarray(np.sqrt(np.clip(share, 0, None)), np.float32)
 
 
 def linked_views(boxes: Boxes, experiment: ExperimentData) -> list[Any]:
@@ -99,7 +102,9 @@ def linked_views(boxes: Boxes, experiment: ExperimentData) -> list[Any]:
     order = np.argsort(-boxes.sigma_z)
     chosen = _affordable(boxes, order)
     figures = _views(boxes, plane, chosen)
-    says = words(f"{len(chosen)} boxes, those with sigma-Z above {BAD_BOX:g} in red. Move the slider to visit them.")
+    says = words(
+        f"{len(chosen)} boxes, those with sigma-Z above {BAD_BOX:g} in red. Move the slider to visit them.", 800
+    )
     slider = _slider(boxes, plane, order, figures[0], says)
     return [row(slider, says, width=WIDTH), row(*figures, width=WIDTH)]
 

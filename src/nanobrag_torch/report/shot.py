@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nanobrag_torch.io.atomic import Target
 from nanobrag_torch.report.charts import chart_model
-from nanobrag_torch.report.page import heading, words, write_page
+from nanobrag_torch.report.page import grid, heading, words, write_page
 from nanobrag_torch.report.shoeboxes import linked_views, montage
 from nanobrag_torch.report.shot_charts import shot_charts
 from nanobrag_torch.report.shot_data import Shot, read_shot_folder
@@ -14,8 +14,8 @@ from nanobrag_torch.report.shot_words import facts, parameter_table, verdict
 
 PAGE = "report.html"
 MONTAGE = (
-    "Each box is scaled to its own highest pixel; above it are h k l and its sigma-Z. Residuals are -5 sigma (blue: "
-    "the model has too much) to 5 sigma (red: too little). A good fit leaves noise without a pattern."
+    "Greys of each box go to its own highest pixel (square roots); above it: h k l and its sigma-Z. Residuals go from "
+    "-5 sigma (blue: too much model) to 5 sigma (red: too little). A good fit leaves noise without a pattern."
 )
 
 
@@ -31,13 +31,9 @@ def write_shot_page(folder: str | Path, target: Target | None = None) -> int:
 
 
 def _charts(shot: Shot) -> list[object]:
-    from bokeh.layouts import gridplot
-
     if shot.boxes is None:
         return []
-    models = [chart_model(chart) for chart in shot_charts(shot)]
-    grid = gridplot([models[i : i + 3] for i in range(0, len(models), 3)], merge_tools=False)
-    return [heading("What the fit left over"), grid]
+    return [heading("What the fit left over"), grid([chart_model(chart) for chart in shot_charts(shot)])]
 
 
 def _boxes(shot: Shot) -> list[object]:

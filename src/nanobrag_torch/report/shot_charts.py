@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from nanobrag_torch.report.charts import GREY, ORANGE, RED, Chart, Series
-from nanobrag_torch.report.shot_data import Boxes, Shot
+from nanobrag_torch.report.charts import BLUE, GREY, ORANGE, RED, Chart, Series
+from nanobrag_torch.report.shot_data import DRAWS, Boxes, Shot
 
 Z_EDGES = np.linspace(-6, 6, 61)
 SHELLS = 10
@@ -22,8 +22,8 @@ def shot_charts(shot: Shot) -> Iterator[Chart]:
     boxes, table = shot.boxes, shot.table
     assert boxes is not None and table is not None
     d, found = np.asarray(table.columns["d"]), table.columns
-    yield residual_chart(boxes.z)
-    yield convergence_chart(shot)
+    yield _residuals(boxes)
+    yield _convergence(shot)
     yield _by_resolution(boxes, d)
     yield _by_panel(boxes) if boxes.image_shape[0] > 1 else _by_strength(boxes, found["intensity.prf.value"])
     yield _profile(boxes, np.asarray(found["xyzcal.px"])[:, :2])
@@ -32,22 +32,23 @@ def shot_charts(shot: Shot) -> Iterator[Chart]:
     yield _intensities(boxes, np.asarray(found["nb.intensity"]), np.asarray(found["nb.scale"]))
 
 
-def residual_chart(z: Real) -> Chart:
-    """Histogram of Z against the normal curve; what is beyond 6 is counted at the ends."""
-    counts, _ = np.histogram(np.clip(z, -5.999, 5.999), Z_EDGES)
+def _residuals(boxes: Boxes) -> Chart:
+    """Histogram of Z against the normal curve and the model's own counting noise; beyond 6 is counted at the ends."""
+    counts, alone = (np.histogram(np.clip(z, -5.999, 5.999), Z_EDGES)[0] for z in (boxes.z, boxes.expected_z))
     width = Z_EDGES[1] - Z_EDGES[0]
-    x = np.linspace(-6, 6, 121)
-    normal = len(z) * width * np.exp(-x * x / 2) / np.sqrt(2 * np.pi)
+    middle, x = (Z_EDGES[1:] + Z_EDGES[:-1]) / 2, np.linspace(-6, 6, 121)
+    normal = len(boxes.z) * width * np.exp(-x * x / 2) / np.sqrt(2 * np.pi)
     series = (
         Series(Z_EDGES, counts, "bars", "pixels", GREY),
-        Series(x, normal, "line", "noise alone", RED),
+        Series(x, normal, "line", "normal curve", RED),
+        Series(middle, alone / DRAWS, "line", "counting noise", BLUE),
     )
-    top = 2 * max(float(counts.max()), float(normal.max()))
+    top = 4 * max(float(counts.max()), float(normal.max()))
     title = "Residuals: do they look like noise?"
     return Chart(title, "Z = (data - model) / sigma", "pixels", series, y_log=True, y_range=(0.3, top))
 
 
-def convergence_chart(shot: Shot) -> Chart:
+def _convergence(shot: Shot) -> Chart:
     """Sigma-Z after every accepted step."""
     history = shot.record.get("history", [])
     z, steps = [h["sigma_z"] for h in history], np.arange(1, len(history) + 1)
@@ -66,7 +67,7 @@ def _by_resolution(boxes: Boxes, d: Real) -> Chart:
         Series(at[shown], mean[shown], "line", "mean Z", ORANGE),
     ]
     return Chart(
-        "Residuals by resolution", "d (Å)", "Z", series, marks=(0.0, 1.0),
+        "Residuals by resolution", "d (Å)", "Z", series, x_log=True, marks=(0.0, 1.0),
         x_range=(float(d.max()), float(d.min())),
     )  # fmt: skip
 
@@ -105,7 +106,9 @@ def _profile(boxes: Boxes, predicted: Real) -> Chart:
 def _background(boxes: Boxes, d: Real, level: Real) -> Chart:
     says = [_index(hkl) for hkl in boxes.hkl]
     ends = (float(d.max()), float(d.min()))
-    return Chart("Background by resolution", "d (Å)", "photons a pixel", [Series(d, level, says=says)], x_range=ends)
+    return Chart(
+        "Background by resolution", "d (Å)", "photons a pixel", [Series(d, level, says=says)], x_log=True, x_range=ends
+    )
 
 
 def _centroids(boxes: Boxes, predicted: Real) -> Chart:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.atomic import read_input
 from nanobrag_torch.io.expt import read_expts
 from nanobrag_torch.io.refl import read_refl
 from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.records.tables import ReflectionData
 
+DRAWS = 10
 RECORD, EXPERIMENTS, REFLECTIONS, BOXES = "parameters.json", "refined.expt", "refined.refl", "boxes.npz"
 Array = NDArray[Any]
 _PIXELS, _ROWS = ("pixel", "box", "data", "model", "spot", "variance"), ("hkl", "panel", "centre", "corners", "sigma_z")
@@ -47,6 +50,15 @@ class Boxes:
     def z(self) -> Array:
         """(data - model) / sigma of every pixel [n]."""
         return np.asarray((self.data - self.model) / np.sqrt(self.variance))
+
+    @cached_property
+    def expected_z(self) -> Array:
+        """Z of 10 draws [10 n] of the counts and the readout noise that the model expects: what noise alone gives."""
+        draw = np.random.default_rng(1)
+        model = np.maximum(np.tile(self.model, DRAWS).astype(np.float64), 0)
+        variance = np.tile(self.variance, DRAWS)
+        counts = draw.poisson(model) + draw.normal(size=len(model)) * np.sqrt(np.maximum(variance - model, 0))
+        return np.asarray((counts - model) / np.sqrt(variance))
 
     @cached_property
     def place(self) -> tuple[Array, Array]:
@@ -120,10 +132,11 @@ def _json(path: Path) -> Any:
 
 
 def _boxes(path: Path) -> Boxes:
+    content = read_input(path, "folder", "the file of boxes that nb refine wrote")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             found = {name: file[name] for name in (*_PIXELS, *_ROWS, "image_shape")}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except (ValueError, KeyError, EOFError, BadZipFile) as error:
         raise InputError("folder", str(path), f"the file of boxes that nb refine wrote ({error})") from error
     sizes = {len(found[n]) for n in _PIXELS}, {len(found[n]) for n in _ROWS}
     fits = len(sizes[0]) == len(sizes[1]) == 1 and found["image_shape"].shape == (3,)

@@ -16,12 +16,12 @@ GOOD, FAIR = 1.1, 1.5
 """Sigma-Z up to which a fit is called good, and fair."""
 BAD_BOX = 1.5
 FAR_PIXEL = 3.0
-NORMAL_BEYOND_3 = 0.0027
 FAR_FROM_PRIOR = 2.0
+UNITS = {"A": "Å", "deg": "degrees"}
 MEANINGS = {
     "rot_x": "turn about x", "rot_y": "turn about y", "rot_z": "turn about z",
-    "a": "cell edge", "b": "cell edge", "c": "cell edge",
-    "alpha": "cell angle", "beta": "cell angle", "gamma": "cell angle",
+    **dict.fromkeys("abc", "cell edge"),
+    **dict.fromkeys(("alpha", "beta", "gamma"), "cell angle"),
     "N": "cells along an axis of the crystal", "spread": "mosaic spread", "scale": "what the crystal scatters",
     "B": "B factor", "distance": "from sample to detector", "shift": "shift of the detector",
     "tilt": "tilt of the detector", "beam": "direction of the beam", "wavelength": "mean wavelength",
@@ -66,11 +66,11 @@ def sentences(shot: Shot) -> Iterator[str]:
     if shot.moved:
         yield f"From where: {_travel(shot)}, in {record['steps']} steps."
     if boxes is not None and record.get("sigma_z") is not None:
-        beyond = float((np.abs(boxes.z) > FAR_PIXEL).mean())
+        beyond, alone = (100 * float((np.abs(z) > FAR_PIXEL).mean()) for z in (boxes.z, boxes.expected_z))
         yield (
             f"How good: differences between data and model are {record['sigma_z']:.3f} times the expected noise "
-            f"(sigma-Z; 1 is perfect). {100 * beyond:.2g}% of the pixels are beyond 3 sigma; noise alone gives "
-            f"{100 * NORMAL_BEYOND_3:.2g}%."
+            f"(sigma-Z; 1 is perfect). {beyond:.2g}% of the pixels are beyond 3 sigma; counting noise alone gives "
+            f"{alone:.2g}%."
         )
     found = list(warnings(shot))
     yield f"To look at: {'; '.join(found)}." if found else "Nothing calls for attention."
@@ -112,20 +112,20 @@ def _travel(shot: Shot) -> str:
 
 
 def parameter_table(shot: Shot) -> Any:
-    """Every parameter: start, value, standard deviation, and how many of those it moved by."""
-    heads = ("parameter", "what it is", "start", "value", "sigma", "unit", "moved by")
-    return table(heads, [_parameter_row(p) for p in shot.record["parameters"]])
+    """Every parameter: start, value, standard deviation, and how far it went."""
+    heads = ("parameter", "what it is", "start", "value", "sigma", "change", "unit")
+    return table(heads, [_parameter_row(p) for p in shot.record["parameters"]], left=2)
 
 
 def _parameter_row(p: dict[str, Any]) -> Sequence[str]:
     sigma, start = p["sigma"], p["start"]
-    moved = "" if sigma in (None, 0) or start is None else f"{(p['value'] - start) / sigma:+.1f} sigma"
     held = f"= {p['tied_to']}" if p["tied_to"] else "" if p["free"] else "held"
+    change = "" if held or start is None else f"{p['value'] - start:+.3g}"
     stem = p["name"].rpartition(":")[2].partition("@")[0]
     meaning = MEANINGS.get(stem) or MEANINGS.get(stem.partition("_")[0], "")
     return (
         p["name"], meaning, "" if start is None else f"{start:.6g}", f"{p['value']:.7g}",
-        held or ("" if sigma is None else f"{sigma:.2g}"), p["unit"], "" if held else moved,
+        held or ("" if sigma is None else f"{sigma:.2g}"), change, UNITS.get(p["unit"], p["unit"]),
     )  # fmt: skip
 
 

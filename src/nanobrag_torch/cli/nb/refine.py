@@ -232,11 +232,13 @@ def _run(run: Any, tasks: Sequence[Any], workers: int, resume: bool) -> list[dic
 
 def _collected(run: Any, records: list[dict[str, Any]]) -> None:
     from nanobrag_torch.refinement.collected import collect
+    from nanobrag_torch.report.shots import write_pages
 
     group = next((r["space_group"] for r in records if r.get("space_group")), None)
     files, names = collect(run.folder, records, group)
     if len(records) == 1:
         print_one(records[0])
+    files.append(write_pages(run.folder))
     print(f"{run.folder}: {', '.join(files)} of {len(names)} of {len(records)} shots")
 
 

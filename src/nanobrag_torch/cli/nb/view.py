@@ -11,7 +11,7 @@ from nanobrag_torch.errors import InputError
 
 
 def view(
-    file: Annotated[Path, typer.Argument(help="an image of any kind that nb reads")],
+    file: Annotated[Path, typer.Argument(help="an image of any kind that nb reads, or a folder of nb refine")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="the picture, a PNG file")] = None,
     html: Annotated[Path | None, typer.Option("--html", help="the page: zoom, contrast, values, no network")] = None,
     full: Annotated[bool, typer.Option("--full", help="every pixel in the page, however large it gets")] = False,
@@ -20,10 +20,14 @@ def view(
     experiment: Annotated[int | None, typer.Option(help="which experiment of several in --geometry, from 0")] = None,
     data_file: Annotated[Path | None, typer.Option(help="images that hold the values a CrystFEL .geom locates")] = None,
 ) -> None:
-    """Draw an image: dark spots on white, beam centre, resolution rings."""
+    """Draw an image: dark spots on white, beam centre, resolution rings; or write the page of a folder of results."""
+    if file.is_dir():
+        _view_folder(file, output, html)
+        return
     from nanobrag_torch.io.geometry import read_geometry
     from nanobrag_torch.io.images import read_image
     from nanobrag_torch.io.png_image import write_png
+    from nanobrag_torch.report.opening import open_file
 
     _require_names(output, html, full)
     image = read_image(file, frame)
@@ -39,6 +43,25 @@ def view(
 
         size = write_image_page(html, image.pixels, data, title=title, full=full)
         typer.echo(f"{html}: {size / 1e6:.1f} MB")
+    open_file(html or output or file)
+
+
+def _view_folder(folder: Path, output: Path | None, html: Path | None) -> None:
+    """The page of a refined shot, or of all shots of a refinement."""
+    from nanobrag_torch.report.opening import open_file
+    from nanobrag_torch.report.shot import PAGE, write_shot_page
+    from nanobrag_torch.report.shot_data import is_shot
+    from nanobrag_torch.report.shots import write_pages
+
+    if output is not None:
+        raise InputError("--output", str(output), "an image; a folder has a page, --html")
+    page = folder / PAGE if html is None else html
+    if is_shot(folder):
+        write_shot_page(folder, page)
+        typer.echo(str(page))
+    else:
+        typer.echo(write_pages(folder, page))
+    open_file(page)
 
 
 def _require_names(output: Path | None, html: Path | None, full: bool) -> None:
