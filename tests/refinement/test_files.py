@@ -80,6 +80,11 @@ def test_the_folder_holds_the_pixels_and_the_path_of_the_fit(refined):
     assert len(losses) == record["steps"] and record["history"][-1]["sigma_z"] < record["history"][0]["sigma_z"]
 
 
+def test_the_page_says_that_the_fit_is_good(refined):
+    page = (refined / "report.html").read_text()
+    assert "Good: the fit converged" in page and "Mean spot" in page and len(page) < 8e6
+
+
 def test_the_table_has_what_dials_asks_for(refined):
     table = read_refl(refined / "refined.refl")
     assert table.rows > 40 and (table.columns["intensity.prf.variance"] > 0).all()

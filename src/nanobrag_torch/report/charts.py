@@ -76,7 +76,7 @@ def chart_model(chart: Chart, width: int = WIDTH, height: int = HEIGHT) -> Any:
     axes: list[Any] = [drawn.xaxis[0], drawn.yaxis[0]]
     for axis in axes:
         if isinstance(axis, LogAxis):
-            axis.formatter, axis.major_label_policy = CustomJSTickFormatter(code=_SHORT), NoOverlap(min_distance=8)
+            axis.update(formatter=CustomJSTickFormatter(code=_SHORT), major_label_policy=NoOverlap(min_distance=8))
     for series in chart.series:
         _add(drawn, series, chart)
     for mark in chart.marks:
