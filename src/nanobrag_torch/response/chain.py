@@ -22,9 +22,8 @@ from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.response import readout
 from nanobrag_torch.response.config import ResponseConfig
 from nanobrag_torch.response.counters import FLICKER, MODE_NOISE, READOUT, SENSITIVITY, THINNING
-from nanobrag_torch.response.formulas import LARGEST_MEAN
 from nanobrag_torch.response.halo import Halo, halo_of
-from nanobrag_torch.response.photons import normal_deviates, poisson_counts, uniform_deviates
+from nanobrag_torch.response.photons import normal_deviates, poisson_counts, require_countable, uniform_deviates
 from nanobrag_torch.response.shadow import beamstop_shadow
 from nanobrag_torch.response.spread import Spread
 from nanobrag_torch.units import MICRON
@@ -168,9 +167,7 @@ class Response:
         return image * shadow.reshape(image.shape).to(image)
 
     def _counted(self, photons: Tensor, seed: int, image_number: int) -> Tensor:
-        if not bool(((photons >= 0) & (photons <= LARGEST_MEAN)).all()):
-            accepted = f"expected photons per pixel from 0 to {LARGEST_MEAN:g}"
-            raise InputError("image", "negative, too large or not finite", accepted)
+        require_countable(photons, "image")
         if not self.config.counting:
             rate = self.config.count_rate
             return photons if rate is None else readout.observed_rate(photons, rate)

@@ -69,13 +69,25 @@ def poisson_counts(
     a mean that is negative, not finite or above 2e9, unless validate is False, which spares a GPU a look at the means;
     and for a seed or image that is no whole number below 2^64.
     """
-    if means.dim() < 1 or (validate and not bool(((means >= 0) & (means <= LARGEST_MEAN)).all())):
-        accepted = f"photons per pixel from 0 to {LARGEST_MEAN:g}, one image or more [images, ...]"
-        raise InputError("means", "negative, too large or not finite", accepted)
+    if means.dim() < 1:
+        raise InputError("means", "a single number", "photons per pixel of one image or more [images, ...]")
+    if validate:
+        require_countable(means, "means")
     flat = means.detach().reshape(-1).to(torch.float32)
     size = means[0].numel() if means.shape[0] else 1
     draw = _Drawing(flat, seed, first_image, size, pixels, fused)
     return draw.poisson().reshape(means.shape)
+
+
+def require_countable(means: Tensor, name: str) -> None:
+    """Raise InputError, with the worst value, for expected photons that cannot be counted."""
+    fine = (means >= 0) & (means <= LARGEST_MEAN)
+    if bool(fine.all()):
+        return
+    wrong = means.detach()[~fine]
+    shown = "nan" if bool(wrong.isnan().any()) else f"{float(wrong[wrong.abs().argmax()]):.4g}"
+    accepted = f"expected photons per pixel from 0 to {LARGEST_MEAN:g}; the fluence sets their number"
+    raise InputError(name, shown, accepted)
 
 
 def normal_deviates(

@@ -80,6 +80,12 @@ def simulate(
     mosaic_domains: Annotated[int | None, typer.Option(help="mosaic domains [30 with a spread]")] = None,
     oversample: Annotated[int, typer.Option(help="sub-pixels along a pixel edge [automatic]")] = -1,
     fluence: Annotated[float | None, typer.Option(help="photons / m^2 of an image [1.26e29]")] = None,
+    blocks: Annotated[
+        float, typer.Option(help="mosaic blocks of --cells in the beam, that multiply the crystal's photons")
+    ] = 1.0,
+    beam_size: Annotated[
+        str | None, typer.Option(help="edge of the square beam, such as 50um, for --background [0.1mm]")
+    ] = None,
     water: Annotated[float, typer.Option(help="size of a water droplet (um), for background")] = 0.0,
     noise: Annotated[
         bool, typer.Option("--noise", help="draw whole photons instead of rounding expected ones")
@@ -131,6 +137,7 @@ def simulate(
         "mosaic_domains": _domains(mosaic_domains, mosaic_spread), "water_size_um": water,
     }  # fmt: skip
     given = {"fluence": fluence, "phi_steps": phi_steps, "default_F": default_f}
+    given |= inputs.illuminated(blocks, beam_size, bool(materials))
     options |= {name: value for name, value in given.items() if value is not None}
     options |= inputs.crystal(data, matrix, cell, misset)
     data = _told(data, words, background)
@@ -178,10 +185,10 @@ class _Job:
         """Say what will be done, and how long it will take."""
         if Loudness.quiet:
             return
-        from nanobrag_torch.cli.nb.simulate_plan import plan_lines, time_lines
+        from nanobrag_torch.cli.nb.simulate_plan import background_lines, plan_lines, time_lines
 
         simulator = self.experiment.simulator(frames[0], **self.simulator)
-        for lines in (plan_lines, time_lines):
+        for lines in (plan_lines, background_lines, time_lines):
             for line in lines(simulator, len(frames)):
                 say(line)
 

@@ -68,6 +68,19 @@ def crystal(
     return chosen
 
 
+def illuminated(blocks: float, beam_size: str | None, materials: bool) -> dict[str, Any]:
+    """How much crystal and how wide a beam, as fields of the configuration. Raises InputError."""
+    if not 0 < blocks < float("inf"):
+        raise InputError("--blocks", blocks, "a number above 0")
+    if beam_size is None:
+        return {"F_scale": blocks**0.5} if blocks != 1 else {}
+    if not materials:
+        raise InputError("--beam-size", beam_size, "nothing without --background")
+    from nanobrag_torch.background.materials import length_mm
+
+    return {"F_scale": blocks**0.5, "beamsize_mm": length_mm(beam_size, "--beam-size")}
+
+
 def frames(text: str | None, data: ExperimentData) -> range:
     """Frames, from 0, of image numbers such as 3 or 1-90. Raises InputError."""
     count, first = (1, 1) if data.scan is None else (data.scan.frames, data.scan.image_range[0])

@@ -36,6 +36,22 @@ def plan_lines(simulator: Simulator, images: int) -> Iterator[str]:
     yield f"{simulator.steps} steps a pixel: {' x '.join(parts)}"
 
 
+def background_lines(simulator: Simulator, images: int) -> Iterator[str]:
+    """What amorphous materials add, and in which beam."""
+    import torch
+
+    wanted = simulator.wanted_pixels()
+    with torch.no_grad():
+        photons = simulator.background_values(wanted[:: max(1, wanted.numel() // PROBED_PIXELS)])
+    if photons is None:
+        return
+    beam = simulator.beam.config
+    yield (
+        f"background: {float(photons.median()):.3g} photons in a middling pixel, {float(photons.max()):.3g} in the "
+        f"brightest, from {float(simulator.beam.fluence()):.3g} photons / m^2 in a beam of {beam.beamsize_mm:g} mm"
+    )
+
+
 def time_lines(simulator: Simulator, images: int) -> Iterator[str]:
     """How long it will take, from a few pixels all over the image; compiles what the image needs."""
     seconds = seconds_an_image(simulator)
