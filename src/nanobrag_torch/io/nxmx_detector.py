@@ -29,6 +29,7 @@ from nanobrag_torch.records.frames import beam_on_panel
 _LOG = logging.getLogger(__name__)
 
 IGNORED_BITS = np.uint32(0xFFFF0000)  # of pixel_mask: remarks, no reason to reject a pixel
+SURFACE_MM = 1.001e-6  # a sensor that is not thicker is none
 STILL_MM = 1e-6  # an axis of the detector that varies by less stands still
 
 
@@ -141,7 +142,7 @@ def _panel(file: Any, group: Any, module: Any, place: Place, mask: NDArray[np.bo
     directions = [module[f"{name}_pixel_direction"] for name in ("fast", "slow")]
     steps = [step_of(axis, axis.name, path) for axis in directions]
     turns = [frame_of(chain_of(file, depends_on(axis), axis.parent, path))[0] for axis in directions]
-    thickness = group.get("sensor_thickness")
+    thickness, material = _sensor(group, path)
     limits = number_of(group, "underload_value"), number_of(group, "saturation_value")
     return PanelData(
         name=text_of(module.attrs.get("panel_name", "")),
@@ -151,14 +152,23 @@ def _panel(file: Any, group: Any, module: Any, place: Place, mask: NDArray[np.bo
         pixel_size_mm=(float(steps[0].values[0]), float(steps[1].values[0])),
         image_size=(place.size[-1], place.size[-2]),
         raw_image_offset=(place.origin[-1], place.origin[-2]),
-        thickness_mm=None if thickness is None else float(quantity(thickness, LENGTHS_MM, path, "m")[0]),
-        material=text_of(group["sensor_material"][()]) if "sensor_material" in group else None,
+        thickness_mm=thickness,
+        material=material,
         mu_per_mm=number_of(group, "sensor_attenuation"),
         gain=number_of(group, "gain"),
         pedestal=number_of(group, "pedestal"),
         trusted_range=None if limits[1] is None else (limits[0] or 0.0, limits[1]),
         mask=mask,
     )
+
+
+def _sensor(group: Any, path: str) -> tuple[float | None, str | None]:
+    """Thickness (mm) and material; a sensor as thin as an atom is a surface, whose material nobody knows."""
+    found = group.get("sensor_thickness")
+    thickness = None if found is None else float(quantity(found, LENGTHS_MM, path, "m")[0])
+    if thickness is not None and thickness <= SURFACE_MM:
+        return None, None
+    return thickness, text_of(group["sensor_material"][()]) if "sensor_material" in group else None
 
 
 def _corner(file: Any, module: Any, fast: Any, steps: list[Step], path: str) -> Vector:

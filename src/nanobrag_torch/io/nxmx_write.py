@@ -28,6 +28,7 @@ DETECTOR = "/entry/instrument/detector"
 SAMPLE_AXES = "/entry/sample/transformations"
 SPECTRUM = "incident_wavelength_1Dspectrum"
 MARK = "nanobrag_torch_series"  # attribute of a file that says which series it is
+SURFACE, SURFACE_MM = "Si", 1e-6  # sensor and thickness of a detector whose sensor nobody knows
 GAP, USER_MASK = 1, 256  # bits of pixel_mask: no sensor there, masked
 FIXED, SETTING = "fixed_rotation", "setting_rotation"
 
@@ -163,8 +164,9 @@ def _write_detector(
 
     first = _common_panel(detector)
     group["data"] = h5py.SoftLink(DATA)
-    _number(group, "sensor_material", first.material)
-    _number(group, "sensor_thickness", _metres(first.thickness_mm), "m")
+    # NXmx requires a sensor, and DIALS opens no file without one of some thickness: one that nobody knows is a surface.
+    _number(group, "sensor_material", first.material or SURFACE)
+    _number(group, "sensor_thickness", max(first.thickness_mm or 0.0, SURFACE_MM) / 1000, "m")
     _number(group, "sensor_attenuation", first.mu_per_mm, "1/mm")
     if first.trusted_range is not None:
         _number(group, "underload_value", _limit(first.trusted_range[0]))
@@ -193,10 +195,6 @@ def _common_panel(detector: record.DetectorData) -> record.PanelData:
 
 def _limit(value: float) -> int | float:
     return int(value) if value == int(value) else value
-
-
-def _metres(value_mm: float | None) -> float | None:
-    return None if value_mm is None else value_mm / 1000
 
 
 def _write_mask(group: Any, detector: record.DetectorData) -> None:
