@@ -23,7 +23,7 @@ from nanobrag_torch.kernels.cuda import kernel as cuda_kernel
 from nanobrag_torch.kernels.cuda import launch as cuda
 from nanobrag_torch.kernels.cuda import plan, sorted_sums
 from nanobrag_torch.kernels.cuda.jit import GRADIENTS, VALUE
-from nanobrag_torch.kernels.problem import Options
+from nanobrag_torch.kernels.problem import Options, Pull
 from nanobrag_torch.physics.lattice_factor import Profile
 
 NOT_TABLE = [name for name in NAMES if name != "structure_factors"]
@@ -34,7 +34,7 @@ def compare(pixels, scene, options, wanted):
     count = every_pixel(scene, options).numel() if pixels is None else pixels.numel()
     upstream = upstream_of(count, options.dtype)
     true = true_gradients(upstream, pixels, scene, options)
-    _, found = cuda.adjoint(upstream, pixels, scene, options, wanted)
+    _, found = cuda.adjoint(Pull(upstream, wanted), pixels, scene, options)
     assert set(found) == set(wanted)
     for name, gradient in found.items():
         assert gradient.shape == getattr(scene, name).shape, name
@@ -112,8 +112,8 @@ def test_programs_and_chunks_add_up(monkeypatch):
 def test_gradients_repeat_bit_for_bit():
     scene, options = case("nearest", torch.float32)
     upstream, pixels = upstream_of(30, torch.float32), every_pixel(scene, options)[:30]
-    _, first = cuda.adjoint(upstream, pixels, scene, options, NAMES)
-    _, again = cuda.adjoint(upstream, pixels, scene, options, NAMES)
+    _, first = cuda.adjoint(Pull(upstream, NAMES), pixels, scene, options)
+    _, again = cuda.adjoint(Pull(upstream, NAMES), pixels, scene, options)
     assert all(torch.equal(first[name], again[name]) for name in NAMES)
 
 
@@ -144,11 +144,11 @@ def launches(monkeypatch):
 def test_values_come_with_the_gradients_from_one_launch(launches, name, dtype):
     scene, options = case(name, dtype)
     upstream = upstream_of(every_pixel(scene, options).numel(), dtype)
-    values, gradients = cuda.adjoint(upstream, None, scene, options, NOT_TABLE, value=True)
+    values, gradients = cuda.adjoint(Pull(upstream, NOT_TABLE, value=True), None, scene, options)
     assert launches.jobs == [GRADIENTS.value]
     assert values.dtype == dtype
     assert relative(values, true_values(None, scene, options)) < {torch.float32: 2e-6, torch.float64: 1e-12}[dtype]
-    none, plain = cuda.adjoint(upstream, None, scene, options, NOT_TABLE)
+    none, plain = cuda.adjoint(Pull(upstream, NOT_TABLE), None, scene, options)
     assert none.numel() == 0
     for name, one in gradients.items():  # another compilation: another rounding on a GPU
         assert relative(one, plain[name].double()) < {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
@@ -162,7 +162,7 @@ def test_values_of_lattices_in_chunks_add_up(monkeypatch, launches):
     upstream = upstream_of(40, torch.float64)
     for room, separate in ((plan.ROW_BYTES, 0), (2 * 40 * 8 - 1, 1)):
         monkeypatch.setattr(plan, "ROW_BYTES", room)
-        values, _ = cuda.adjoint(upstream, None, scene, options, NOT_TABLE, value=True)
+        values, _ = cuda.adjoint(Pull(upstream, NOT_TABLE, value=True), None, scene, options)
         assert launches.grids[0][1] == 2
         assert launches.jobs == [GRADIENTS.value] + [VALUE.value] * separate
         launches.jobs.clear()
@@ -174,7 +174,7 @@ def test_values_without_other_gradients_than_by_structure_factors():
     scene, options = case("nearest", torch.float64)
     pixels = every_pixel(scene, options)[40:60]
     wanted = ["structure_factors"]
-    values, _ = cuda.adjoint(upstream_of(20, torch.float64), pixels, scene, options, wanted, value=True)
+    values, _ = cuda.adjoint(Pull(upstream_of(20, torch.float64), wanted, value=True), pixels, scene, options)
     assert relative(values, true_values(pixels, scene, options)) < 1e-12
 
 
@@ -182,17 +182,17 @@ def test_tiny_and_huge_intensities_keep_their_gradients():
     """Scales of 1e-30 and 1e+30, beyond the squares that float32 can hold."""
     scene, options = case("no table", torch.float32)
     upstream = upstream_of(117, torch.float32)
-    plain = cuda.adjoint(upstream, None, scene, options, ["lattice"])[1]["lattice"]
+    plain = cuda.adjoint(Pull(upstream, ["lattice"]), None, scene, options)[1]["lattice"]
     for scale in (1e-30, 1e30):
         scaled = replace(scene, source_weights=scene.source_weights * scale)
-        found = cuda.adjoint(upstream, None, scaled, options, ["lattice"])[1]["lattice"]
+        found = cuda.adjoint(Pull(upstream, ["lattice"]), None, scaled, options)[1]["lattice"]
         assert relative(found / scale, plain.double()) < 1e-5
 
 
 def test_no_pixel_has_no_gradient():
     scene, options = case("nearest", torch.float32)
     none = torch.zeros(0, dtype=torch.int64, device=DEVICE)
-    _, found = cuda.adjoint(torch.zeros(0, device=DEVICE), none, scene, options, NAMES)
+    _, found = cuda.adjoint(Pull(torch.zeros(0, device=DEVICE), NAMES), none, scene, options)
     assert all(float(gradient.abs().sum()) == 0 for gradient in found.values())
 
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nanobrag_torch.kernels.cuda import launch as cuda
 from nanobrag_torch.kernels.cuda import plan
 from nanobrag_torch.kernels.cuda import tables as cuda_tables
-from nanobrag_torch.kernels.problem import Options
+from nanobrag_torch.kernels.problem import Options, Pull
 from nanobrag_torch.physics.lattice_factor import Profile
 
 WITHIN = {torch.float32: 2e-6, torch.float64: 1e-12}
@@ -178,7 +178,7 @@ def test_panels_without_a_pixel_in_the_list_are_left_alone():
     pixels = torch.cat((torch.arange(100, 117), torch.arange(234, 260))).to(DEVICE)
     assert relative(cuda.forward(pixels, scene, options), true_values(pixels, scene, options)) < 1e-12
     upstream = torch.ones(pixels.numel(), dtype=torch.float64, device=DEVICE)
-    values, gradients = cuda.adjoint(upstream, pixels, scene, options, list(scene.named()), value=True)
+    values, gradients = cuda.adjoint(Pull(upstream, list(scene.named()), value=True), pixels, scene, options)
     assert relative(values, true_values(pixels, scene, options)) < 1e-12
     assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients.values())
     assert not gradients["panels"][1].any()

@@ -16,7 +16,7 @@ from triton.runtime.interpreter import interpreter_builder
 from nanobrag_torch.kernels.cuda import kernel as cuda_kernel
 from nanobrag_torch.kernels.cuda import launch as cuda
 from nanobrag_torch.kernels.cuda import sorted_sums
-from nanobrag_torch.kernels.problem import Options
+from nanobrag_torch.kernels.problem import Options, Pull
 from nanobrag_torch.physics.lattice_factor import Profile
 
 
@@ -93,7 +93,7 @@ def test_every_job_stays_within_its_tensors(watched):
     scene, options, pixels = far_apart()
     upstream = upstream_of(pixels.numel(), torch.float64)
     cuda.forward(pixels, scene, options)
-    cuda.adjoint(upstream, pixels, scene, options, NAMES, value=True)
+    cuda.adjoint(Pull(upstream, NAMES, value=True), pixels, scene, options)
     cuda.tangents(pixels, scene, {n: torch.ones_like(t)[None] for n, t in scene.named().items()}, options)
     sorted_sums.by_sorting(upstream, pixels, scene, options)
     none_left_outside(watched)

@@ -18,7 +18,7 @@ from nanobrag_torch.kernels import backends, operation
 from nanobrag_torch.kernels.arguments import SCENE, Arguments, require_sound
 from nanobrag_torch.kernels.cpu import launch as cpu
 from nanobrag_torch.kernels.operators import Operators
-from nanobrag_torch.kernels.problem import Scene, sized
+from nanobrag_torch.kernels.problem import Pull, Scene, sized
 
 TENSORS = [field.name for field in fields(Scene)]
 
@@ -57,7 +57,7 @@ def test_results_do_not_depend_on_threads(dtype):
     found = []
     for threads in (1, 2, 3):
         part = replace(options, threads=threads)
-        value, gradients = cpu.gradients(upstream, None, scene, part, TENSORS, value=True)
+        value, gradients = cpu.gradients(Pull(upstream, TENSORS, value=True), None, scene, part)
         found.append((cpu.value(None, scene, part), value, *gradients.values()))
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
@@ -68,8 +68,8 @@ def test_one_gradient_alone_is_the_same(name):
     draw = Draw(offset=2.0, lattices=2)
     scene, options = draw_scene(draw), options_of(draw, oversample=2)
     upstream = torch.ones(2 * 9 * 13, dtype=D)
-    _, every = cpu.gradients(upstream, None, scene, options, TENSORS)
-    _, alone = cpu.gradients(upstream, None, scene, options, [name])
+    _, every = cpu.gradients(Pull(upstream, TENSORS), None, scene, options)
+    _, alone = cpu.gradients(Pull(upstream, [name]), None, scene, options)
     assert list(alone) == [name]
     assert deviation(alone[name], every[name]) < 1e-13
 
@@ -145,7 +145,7 @@ def run(side, lattices):
     draw = Draw(panels=1, sources=1, lattices=lattices, pixel=1e-5)
     scene, options = draw_scene(draw), options_of(draw, image_shape=(side, side), dtype=torch.float32)
     value = cpu.value(None, scene, options)
-    cpu.gradients(torch.ones_like(value), None, scene, options, list(scene.named()))
+    cpu.gradients(Pull(torch.ones_like(value), list(scene.named())), None, scene, options)
 run(16, 2)
 before = peak()
 run(512, 200)
@@ -164,7 +164,7 @@ def test_kernels_without_rare_parts_give_the_same(monkeypatch, dtype):
 
     def results() -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
         upstream = torch.ones(117, dtype=dtype)
-        values, gradients = cpu.gradients(upstream, None, scene, options, TENSORS, value=True)
+        values, gradients = cpu.gradients(Pull(upstream, TENSORS, value=True), None, scene, options)
         return [cpu.value(None, scene, options), values], gradients
 
     values, gradients = results()
@@ -243,9 +243,10 @@ def larger_backend() -> backends.Backend:
     def value(pixels, scene, options):
         return cpu.value(pixels, scene, options) * scene.gain.to(options.dtype)
 
-    def gradients(upstream, pixels, scene, options, wanted, *, value=False):
-        values, found = cpu.gradients(upstream * scene.gain, pixels, scene, options, {*wanted} - {"gain"}, value=True)
-        return values * scene.gain, found | {"gain": (upstream * values).sum().to(D)}
+    def gradients(pull, pixels, scene, options):
+        scaled = Pull(pull.upstream * scene.gain, {*pull.wanted} - {"gain"}, value=True)
+        values, found = cpu.gradients(scaled, pixels, scene, options)
+        return values * scene.gain, found | {"gain": (pull.upstream * values).sum().to(D)}
 
     return replace(backends.CPU, value=value, gradients=gradients, tangents=None)
 

@@ -6,9 +6,8 @@ of device, with the shapes and types that Scene declares.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
@@ -17,28 +16,12 @@ from nanobrag_torch.kernels.cpu import launch as cpu
 from nanobrag_torch.kernels.cpu.tangent import launch as cpu_tangent
 from nanobrag_torch.kernels.cuda import devices as cuda_devices
 from nanobrag_torch.kernels.cuda import launch as cuda
-from nanobrag_torch.kernels.problem import Options, Scene, pixel_count
+from nanobrag_torch.kernels.problem import Options, Pull, Scene, pixel_count
 
 LARGEST_TABLE = 2**31 - 1
 MOST_PIXELS = 2**31 - 2**10
 """On a GPU, whose kernel counts pixels, and whole tiles of them, in 32 bits."""
 _REFERENCE = "the reference kernel renders, many times slower"
-
-
-class Gradients(Protocol):
-    """Gradients of sum(upstream * values) by the wanted tensors, by name, and the values [n] if asked for."""
-
-    def __call__(
-        self,
-        upstream: Tensor,
-        pixels: Tensor | None,
-        scene: Scene,
-        options: Options,
-        wanted: Collection[str],
-        *,
-        value: bool = False,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Values, without element unless asked for, and gradients."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +31,8 @@ class Backend:
     name: str
     device: str  # type of torch device
     value: Callable[..., Tensor]  # (pixels, scene, options) -> [n]; with `reports` a fourth argument, the progress
-    gradients: Gradients
+    gradients: Callable[[Pull, Tensor | None, Scene, Options], tuple[Tensor, dict[str, Tensor]]]
+    """-> values [n], without element unless asked for, and the wanted gradients by name."""
     tangents: Callable[[Tensor | None, Scene, Mapping[str, Tensor], Options], Tensor] | None  # -> [T, n]
     obstacle: Callable[[Scene, Options], str]  # why it cannot render this; empty if it can
     reports: bool = False

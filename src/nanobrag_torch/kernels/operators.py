@@ -20,7 +20,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels.arguments import SCENE, Arguments, require_sound
 from nanobrag_torch.kernels.backends import BACKENDS, Backend
 from nanobrag_torch.kernels.empty import dark_image, is_dark, with_a_lattice
-from nanobrag_torch.kernels.problem import Options, Scene, pixel_count
+from nanobrag_torch.kernels.problem import Options, Pull, Scene, pixel_count
 
 ONCE = "reference: the fused kernel has first derivatives alone, so no derivative of its gradients or slopes"
 
@@ -44,9 +44,8 @@ class Implementation:
         if is_dark(count, scene):
             found = {name: torch.zeros_like(getattr(scene, name)) for name in wanted}
             return [*self.arguments.in_order(found, scene), dark_image(count if value else 0, scene, options.dtype)]
-        values, found = self.backend.gradients(
-            upstream, pixels, with_a_lattice(scene), options, frozenset(wanted), value=value
-        )
+        pull = Pull(upstream, frozenset(wanted), value)
+        values, found = self.backend.gradients(pull, pixels, with_a_lattice(scene), options)
         if scene.lattice.shape[0] == 0:  # one was put in its place
             found = {name: g if getattr(scene, name).numel() else g[:0] for name, g in found.items()}
         return [*self.arguments.in_order({name: found[name] for name in wanted}, scene), values]

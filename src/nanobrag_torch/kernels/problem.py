@@ -8,6 +8,7 @@ with d = unit(position), q = (d - s) / lambda, (h, k, l) = lattice q. The kernel
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -94,6 +95,14 @@ class Options:
     tolerance: float = 0.0  # photons of a pixel that may be left out of shapes that only fade; 0: none
     dtype: torch.dtype = torch.float32  # of the image
     threads: int = 0  # 0: all cores
+
+
+class Pull(NamedTuple):
+    """What gradients are asked for: those of sum(upstream * values), by some tensors of the scene."""
+
+    upstream: Tensor  # [n] in options.dtype
+    wanted: Collection[str]  # names of the tensors
+    value: bool = False  # the values too, from the same pass
 
 
 class Taken(NamedTuple):

@@ -134,7 +134,8 @@ def _chunk(pixels: Tensor, latch: Tensor, options: Options, *tensors: Tensor) ->
     scene = Scene(*tensors)
     chunk = look_at_pixels(pixels, scene, options)
     if _in_order(options):
-        return _in_scan_order(chunk, scene, options, latch)
+        steps, latch = _steps_in_scan_order(chunk, scene, options, latch)
+        return _summed_in_scan_order(steps, chunk, scene, options), latch
     sums = _sum_over_lattices(chunk, scene, options)  # [n, L, J, S]
     return combine(sums, chunk, scene, options), latch
 
@@ -303,35 +304,39 @@ def recorded(pixel: Tensor, scene: Scene, options: Options, fresh: Tensor | None
     record: Record = {}
     chunk = look_at_pixels(pixel, scene, options, record)
     latch = torch.zeros((), dtype=torch.bool, device=pixel.device)
-    return _in_scan_order(chunk, scene, options, latch, fresh, record)[0], record
-
-
-def _in_scan_order(
-    chunk: _Pixels,
-    scene: Scene,
-    options: Options,
-    latch: Tensor,
-    fresh: Tensor | None = None,
-    record: Record | None = None,
-) -> tuple[Tensor, Tensor]:
-    """What depends on the order of steps: D5, interpolation that stays off, D3, running factors, D2's first step."""
-    counted = chunk.seen[..., None].expand(*chunk.seen.shape, scene.lattice.shape[0])  # [n, L, J, S, K]
-    cubic = None
-    if options.interpolation_latch:
-        cubic, latch = _still_interpolating(chunk, counted, scene, options, latch)
-    steps: Record = {}
-    lattice_terms(chunk.q, scene, options, cubic, steps)
+    steps, _ = _steps_in_scan_order(chunk, scene, options, latch)
     if fresh is not None:
         steps = _with_first_step(steps, chunk, replace(scene, lattice=fresh), options)
-    terms = torch.where(
-        counted, steps["terms"] * scene.lattice_weights.to(options.dtype), torch.zeros_like(steps["terms"])
-    )
-    if record is not None:
-        record.update(steps)
+    record.update(steps)
+    return _summed_in_scan_order(steps, chunk, scene, options, record), record
+
+
+def _counted(chunk: _Pixels, scene: Scene) -> Tensor:
+    """Which steps [n, L, J, S, K] are within the resolution limit."""
+    return chunk.seen[..., None].expand(*chunk.seen.shape, scene.lattice.shape[0])
+
+
+def _steps_in_scan_order(chunk: _Pixels, scene: Scene, options: Options, latch: Tensor) -> tuple[Record, Tensor]:
+    """What each step gives, and the latch of D5 behind the last one: interpolation that stays off."""
+    cubic = None
+    if options.interpolation_latch:
+        cubic, latch = _still_interpolating(chunk, _counted(chunk, scene), scene, options, latch)
+    steps: Record = {}
+    lattice_terms(chunk.q, scene, options, cubic, steps)
+    return steps, latch
+
+
+def _summed_in_scan_order(
+    steps: Record, chunk: _Pixels, scene: Scene, options: Options, record: Record | None = None
+) -> Tensor:
+    """Values [n] of steps, by the factors of each, or by running ones (D3)."""
+    counted = _counted(chunk, scene)
+    weighted = steps["terms"] * scene.lattice_weights.to(options.dtype)
+    terms = torch.where(counted, weighted, torch.zeros_like(steps["terms"]))
     if not options.running_factors:
-        return combine(terms.sum(-1), chunk, scene, options), latch
+        return combine(terms.sum(-1), chunk, scene, options)
     counted = counted & ((steps["F_latt"] != 0) | (scene.offset != 0))
-    return _running(terms, counted, chunk, scene, options, record), latch
+    return _running(terms, counted, chunk, scene, options, record)
 
 
 def _with_first_step(steps: Record, chunk: _Pixels, scene: Scene, options: Options) -> Record:

@@ -29,7 +29,7 @@ from nanobrag_torch.kernels.cpu.pairs import add_pairs
 from nanobrag_torch.kernels.cpu.profiles import form_matrix, form_slopes, form_squares
 from nanobrag_torch.kernels.cpu.slopes import add_table_slopes
 from nanobrag_torch.kernels.cpu.value import value as _value
-from nanobrag_torch.kernels.problem import Options, Scene, pixel_count, step_count
+from nanobrag_torch.kernels.problem import Options, Pull, Scene, pixel_count, step_count
 from nanobrag_torch.physics.lattice_factor import Profile
 
 RARE = (
@@ -101,20 +101,12 @@ def _no_sums(scene: Scene, with_table: bool) -> at.Sums:
     )
 
 
-def gradients(
-    upstream: Tensor,
-    pixels: Tensor | None,
-    scene: Scene,
-    options: Options,
-    wanted: Collection[str],
-    *,
-    value: bool = False,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Gradients of sum(upstream * values) by the wanted tensors of the scene, by name; the values [n] if asked for.
+def gradients(pull: Pull, pixels: Tensor | None, scene: Scene, options: Options) -> tuple[Tensor, dict[str, Tensor]]:
+    """The wanted gradients by name, in one pass with the values [n] if these are asked for.
 
-    One pass. upstream [n] in options.dtype. A nearest-hkl table has no slope in hkl: F is constant between
-    half-integers.
+    A nearest-hkl table has no slope in hkl: F is constant between half-integers.
     """
+    upstream, wanted, value = pull
     packed = pack(pixels, scene, options)
     count = pixel_count(pixels, scene, options)
     out = empty(count if value else 0, packed, options)
@@ -127,10 +119,10 @@ def gradients(
     parts = _pieces(int(packed.whole[at.PLACES]), _part_count(scene, with_table), at.CHUNK)
     sums = [_no_sums(scene, with_table) for _ in parts]
     image = out.numpy()
-    pull = _adjoint if _is_rare(packed) else _adjoint_of_most
+    kernel = _adjoint if _is_rare(packed) else _adjoint_of_most
 
     def work(number: int, room: at.Scratch) -> None:
-        pull(image, flow, 1 / scale, *parts[number], packed, room, wants, sums[number])
+        kernel(image, flow, 1 / scale, *parts[number], packed, room, wants, sums[number])
 
     _deal(work, range(len(parts)), thread_count(options), partial(scratch, packed), None)
     total = _no_sums(scene, with_table)

@@ -17,7 +17,7 @@ from nanobrag_torch.kernels.cuda import plan as plans
 from nanobrag_torch.kernels.cuda.devices import launching
 from nanobrag_torch.kernels.cuda.plan import Plan, processors, way_of
 from nanobrag_torch.kernels.cuda.tables import Rows, Tables, by_name, direction_rows, empty_rows, tables
-from nanobrag_torch.kernels.problem import Options, Scene, pixel_count
+from nanobrag_torch.kernels.problem import Options, Pull, Scene, pixel_count
 
 if TYPE_CHECKING:
     from nanobrag_torch.kernels.cuda.jit import Way
@@ -120,25 +120,18 @@ def added(parts: Tensor) -> Tensor:
     return parts[0] if parts.shape[0] == 1 else parts.sum(0)
 
 
-def adjoint(
-    upstream: Tensor,
-    pixels: Tensor | None,
-    scene: Scene,
-    options: Options,
-    wanted: Collection[str],
-    *,
-    value: bool = False,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Values and gradients by the wanted tensors of the scene, by name.
+def adjoint(pull: Pull, pixels: Tensor | None, scene: Scene, options: Options) -> tuple[Tensor, dict[str, Tensor]]:
+    """Values [n], without element unless asked for, and the wanted gradients by name.
 
-    upstream [n]: gradient by the values of the pixels. value: their values [n] too, from the same launch where that
-    needs no more than ROW_BYTES; else without element. Raises InputError when the GPU's memory does not suffice.
+    The values come from the same launch where that needs no more than ROW_BYTES. Raises InputError when the GPU's
+    memory does not suffice.
     """
+    upstream, wanted, value = pull
     found: dict[str, Tensor] = {}
     values = upstream.new_empty(0, dtype=options.dtype)
     with launching(scene.lattice.device, upstream.numel(), BYTES_PER_PIXEL, 2 * plans.ROW_BYTES + table_bytes(scene)):
         if any(name != "structure_factors" for name in wanted):
-            rows, values = _rows(upstream, pixels, scene, options, wanted, value)
+            rows, values = _rows(pull, pixels, scene, options)
             found = by_name(rows, scene)
         if "structure_factors" in wanted:
             found["structure_factors"] = by_table(upstream, pixels, scene, options)
@@ -156,12 +149,11 @@ def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor).copy_(gradient.reshape(tensor.shape))
 
 
-def _rows(
-    upstream: Tensor, pixels: Tensor | None, scene: Scene, options: Options, wanted: Collection[str], value: bool
-) -> tuple[Rows, Tensor]:
+def _rows(pull: Pull, pixels: Tensor | None, scene: Scene, options: Options) -> tuple[Rows, Tensor]:
     """Add up the rows of gradients of all programs, and the values of their chunks where there is room."""
     from nanobrag_torch.kernels.cuda.jit import GRADIENT_GROUP, GRADIENTS
 
+    upstream, wanted, value = pull
     call = call_of(pixels, scene, options, GRADIENT_GROUP)
     lattices, sources, panels = scene.lattice.shape[0], scene.incident.shape[0], scene.panels.shape[0]
     by_lattice, by_shape = _any("lattice", "lattice_weights", among=wanted), _any("shape", "default_F", among=wanted)
