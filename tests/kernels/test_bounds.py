@@ -38,7 +38,7 @@ def most(scene: Scene, options: Options) -> Tensor:
 
 
 def is_sparse(pixels: Tensor | None, scene: Scene, options: Options) -> bool:
-    return bool(pack(pixels, scene, options).whole[at.SPARSE])
+    return bool(pack(pixels, scene, options).scenes[0].whole[at.SPARSE])
 
 
 SCENES = {

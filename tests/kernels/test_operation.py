@@ -16,6 +16,7 @@ from nanobrag_torch.compilation import Availability
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import backends, operation
 from nanobrag_torch.kernels.arguments import SCENE, Arguments, require_sound
+from nanobrag_torch.kernels.cpu import gradients as cpu_gradients
 from nanobrag_torch.kernels.cpu import launch as cpu
 from nanobrag_torch.kernels.operators import Operators
 from nanobrag_torch.kernels.problem import Pull, Scene, sized
@@ -57,7 +58,7 @@ def test_results_do_not_depend_on_threads(dtype):
     found = []
     for threads in (1, 2, 3):
         part = replace(options, threads=threads)
-        value, gradients = cpu.gradients(Pull(upstream, TENSORS, value=True), None, scene, part)
+        value, gradients = cpu_gradients.gradients(Pull(upstream, TENSORS, value=True), None, scene, part)
         found.append((cpu.value(None, scene, part), value, *gradients.values()))
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
@@ -68,14 +69,14 @@ def test_one_gradient_alone_is_the_same(name):
     draw = Draw(offset=2.0, lattices=2)
     scene, options = draw_scene(draw), options_of(draw, oversample=2)
     upstream = torch.ones(2 * 9 * 13, dtype=D)
-    _, every = cpu.gradients(Pull(upstream, TENSORS), None, scene, options)
-    _, alone = cpu.gradients(Pull(upstream, [name]), None, scene, options)
+    _, every = cpu_gradients.gradients(Pull(upstream, TENSORS), None, scene, options)
+    _, alone = cpu_gradients.gradients(Pull(upstream, [name]), None, scene, options)
     assert list(alone) == [name]
     assert deviation(alone[name], every[name]) < 1e-13
 
 
 def test_no_gradient_wanted_runs_no_adjoint(monkeypatch):
-    monkeypatch.setattr(cpu, "gradients", None)
+    monkeypatch.setattr(cpu_gradients, "gradients", None)
     draw = Draw()
     scene = draw_scene(draw)
     assert not operation.intensity(None, scene, options_of(draw)).requires_grad
@@ -139,13 +140,15 @@ def test_memory_does_not_grow_with_steps():
     code = """
 import resource, torch
 from kernel_scenes import Draw, draw_scene, options_of
+from nanobrag_torch.kernels.cpu import gradients as cpu_gradients
 from nanobrag_torch.kernels.cpu import launch as cpu
+from nanobrag_torch.kernels.problem import Pull
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 def run(side, lattices):
     draw = Draw(panels=1, sources=1, lattices=lattices, pixel=1e-5)
     scene, options = draw_scene(draw), options_of(draw, image_shape=(side, side), dtype=torch.float32)
     value = cpu.value(None, scene, options)
-    cpu.gradients(Pull(torch.ones_like(value), list(scene.named())), None, scene, options)
+    cpu_gradients.gradients(Pull(torch.ones_like(value), list(scene.named())), None, scene, options)
 run(16, 2)
 before = peak()
 run(512, 200)
@@ -164,11 +167,12 @@ def test_kernels_without_rare_parts_give_the_same(monkeypatch, dtype):
 
     def results() -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
         upstream = torch.ones(117, dtype=dtype)
-        values, gradients = cpu.gradients(Pull(upstream, TENSORS, value=True), None, scene, options)
+        values, gradients = cpu_gradients.gradients(Pull(upstream, TENSORS, value=True), None, scene, options)
         return [cpu.value(None, scene, options), values], gradients
 
     values, gradients = results()
-    monkeypatch.setattr(cpu, "_is_rare", lambda packed: True)
+    for module in (cpu, cpu_gradients):
+        monkeypatch.setattr(module, "is_rare", lambda packed: True)
     again, whole = results()
     assert all(map(torch.equal, values, again))
     assert all(deviation(whole[name], gradients[name]) < 1e-13 for name in TENSORS)
@@ -193,7 +197,7 @@ def test_threads_stop_when_one_is_interrupted():
         ("panels", torch.ones((2, 3, 3), dtype=D), r"scene.panels: got '\[2, 3, 3\] .*\[P = 2, 4, 3\]"),
         ("lattice", torch.ones((4, 3, 3)), r"scene.lattice: got '\[4, 3, 3\] float32'.*float64"),
         ("structure_factors", torch.ones((2, 2, 2), dtype=torch.int32), "float64 or float32"),
-        ("default_F", torch.ones(1, dtype=D), r"scene.default_F: got '\[1\] float64'; accepted: \[\] float64"),
+        ("default_F", torch.ones((1, 1), dtype=D), r"scene.default_F: got '\[1, 1\] float64'; accepted: \[\] float64"),
     ],
 )
 def test_unsound_scenes_are_refused(name, wrong, words):
@@ -245,7 +249,7 @@ def larger_backend() -> backends.Backend:
 
     def gradients(pull, pixels, scene, options):
         scaled = Pull(pull.upstream * scene.gain, {*pull.wanted} - {"gain"}, value=True)
-        values, found = cpu.gradients(scaled, pixels, scene, options)
+        values, found = cpu_gradients.gradients(scaled, pixels, scene, options)
         return values * scene.gain, found | {"gain": (pull.upstream * values).sum().to(D)}
 
     return replace(backends.CPU, value=value, gradients=gradients, tangents=None)
@@ -266,6 +270,6 @@ def test_a_tensor_added_to_the_scene_needs_no_other_table():
     _, known = operation.gradients(torch.full((117,), 3.0, dtype=D), None, plain, options, ["lattice"])
     assert deviation(by_lattice, known["lattice"]) < 1e-12
     with pytest.raises(InputError, match="scene.gain"):
-        operators.call.intensity(None, *arguments.pack(replace(scene, gain=torch.ones(1, dtype=D)), options))
+        operators.call.intensity(None, *arguments.pack(replace(scene, gain=torch.ones((1, 1), dtype=D)), options))
     with pytest.raises(KeyError, match="no tensor of a scene is called profile"):
         arguments.in_order({"profile": value}, scene)

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation, reference
 from nanobrag_torch.kernels.arguments import SCENE
-from nanobrag_torch.kernels.cpu import launch as cpu
+from nanobrag_torch.kernels.cpu import gradients as cpu_gradients
 from nanobrag_torch.kernels.problem import Options, Pull, Scene
 from nanobrag_torch.physics.lattice_factor import Profile
 
@@ -144,7 +144,7 @@ def test_slopes_and_gradients_are_two_readings_of_one_jacobian(seed, dtype):
     directions = directions_of(scene, 32)
     upstream = torch.rand(3 * 40 * 50, generator=torch.Generator().manual_seed(1), dtype=dtype)
     slopes = operation.tangents(None, scene, directions, options)
-    _, gradients = cpu.gradients(Pull(upstream, NAMES), None, scene, options)
+    _, gradients = cpu_gradients.gradients(Pull(upstream, NAMES), None, scene, options)
     parts = torch.stack([d.reshape(32, -1) @ gradients[name].reshape(-1).double() for name, d in directions.items()])
     found, most = (slopes.double() @ upstream.double()), slopes.double().abs() @ upstream.double()
     assert float(((found - parts.sum(0)).abs() / most).max()) < (1e-12 if dtype is D else 1e-5)

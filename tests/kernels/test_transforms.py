@@ -68,6 +68,28 @@ def test_gradients_and_slopes_of_a_batch_of_scenes():
     assert deviation(torch.vmap(slope)(lattices), torch.stack([slope(a) for a in lattices])) < 1e-13
 
 
+def test_slopes_of_a_batch_along_directions_of_one_or_of_all():
+    """Lattices of their own or the same one, and so the directions."""
+    scene, image = problem()
+    lattices = torch.stack([scene.lattice, scene.lattice * 1.01])
+
+    def slope(lattice: Tensor, direction: Tensor) -> Tensor:
+        return torch.func.jvp(lambda a: image(a, scene.source_weights), (lattice,), (direction,))[1]
+
+    for in_dims in ((0, 0), (0, None), (None, 0)):
+        given = [lattices if dim == 0 else lattices[0] for dim in in_dims]
+        each = [[value[i] if dim == 0 else value for value, dim in zip(given, in_dims, strict=True)] for i in range(2)]
+        found = torch.vmap(slope, in_dims=in_dims)(*given)
+        assert deviation(found, torch.stack([slope(*one) for one in each])) < 1e-13
+
+
+def test_batches_of_batches():
+    scene, image = problem()
+    lattices = scene.lattice * torch.tensor([[1.0, 1.01, 0.98], [0.99, 1.02, 1.03]], dtype=D)[..., None, None, None]
+    found = torch.vmap(torch.vmap(lambda lattice: image(lattice, scene.source_weights)))(lattices)
+    assert torch.equal(found[1, 2], image(lattices[1, 2], scene.source_weights))
+
+
 def double_backward(image, lattice: Tensor, weights: Tensor) -> Tensor:
     leaf = lattice.clone().requires_grad_()
     (first,) = torch.autograd.grad((image(leaf, weights) ** 2).sum(), leaf, create_graph=True)

@@ -83,6 +83,8 @@ class Arguments(Generic[SceneKind]):
 
 
 SCENE = Arguments(Scene)
+BATCH = "B"
+"""The letter of the batch axis."""
 
 
 @cache
@@ -90,16 +92,19 @@ def _declared(kind: Any) -> tuple[tuple[str, tuple[int | str, ...], tuple[torch.
     return tuple((field.name, field.metadata["shape"], field.metadata["dtypes"]) for field in fields(kind))
 
 
-def require_sound(scene: Scene) -> None:
+def require_sound(scene: Scene, pixels: Tensor | None = None) -> None:
     """InputError that names the tensor, unless every one has the shape and type that Scene declares.
 
-    The compiled kernels do not check bounds. Only shapes are looked at, never values, so no GPU is waited for.
+    A batch axis is allowed in front, of one length B; of the list of pixels too. The compiled kernels do not check
+    bounds. Only shapes are looked at, never values, so no GPU is waited for.
     """
     lengths: dict[str, int] = {}
     kind: Any = type(scene)
     for name, shape, dtypes in _declared(kind):
         tensor = getattr(scene, name)
         found = tensor.shape
+        if len(found) == len(shape) + 1:
+            shape = (BATCH, *shape)
         if len(found) == len(shape) and tensor.dtype in dtypes:
             for length, size in zip(found, shape, strict=True):
                 if (lengths.setdefault(size, length) if type(size) is str else size) != length:
@@ -107,6 +112,11 @@ def require_sound(scene: Scene) -> None:
             else:
                 continue
         _refuse(name, tensor, shape, dtypes, lengths)
+    if pixels is None or pixels.dim() == 1:
+        return
+    count = lengths.get(BATCH, pixels.shape[0] if pixels.dim() else 1)
+    if pixels.dim() != 2 or pixels.shape[0] != count:
+        raise InputError("pixels", list(pixels.shape), f"[n], or a row for each scene: [{count}, n]")
 
 
 def _refuse(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from nanobrag_torch.compilation import available
+from nanobrag_torch.kernels.cpu import gradients as cpu_gradients
 from nanobrag_torch.kernels.cpu import launch as cpu
 from nanobrag_torch.kernels.cpu.tangent import launch as cpu_tangent
 from nanobrag_torch.kernels.cuda import devices as cuda_devices
@@ -36,6 +37,9 @@ class Backend:
     tangents: Callable[[Tensor | None, Scene, Mapping[str, Tensor], Options], Tensor] | None  # -> [T, n]
     obstacle: Callable[[Scene, Options], str]  # why it cannot render this; empty if it can
     reports: bool = False
+    batches: bool = (
+        False  # whether it takes scenes with a batch axis; else kernels.in_turn hands it one after the other
+    )
 
 
 def _cpu_obstacle(scene: Scene, options: Options) -> str:
@@ -63,7 +67,9 @@ def _table_obstacle(scene: Scene) -> str:
     return ""
 
 
-CPU = Backend("numba", "cpu", cpu.value, cpu.gradients, cpu_tangent.tangents, _cpu_obstacle, reports=True)
+CPU = Backend(
+    "numba", "cpu", cpu.value, cpu_gradients.gradients, cpu_tangent.tangents, _cpu_obstacle, reports=True, batches=True
+)
 CUDA = Backend("triton", "cuda", cuda.forward, cuda.adjoint, cuda.tangents, _cuda_obstacle)
 BACKENDS: dict[str, Backend] = {backend.device: backend for backend in (CPU, CUDA)}
 

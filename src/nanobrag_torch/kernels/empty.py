@@ -6,6 +6,7 @@ added once a pixel (Scene.offset) stays.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -14,23 +15,24 @@ from torch import Tensor
 from nanobrag_torch.kernels.problem import Scene
 
 
-def is_dark(count: int, scene: Scene) -> bool:
-    """Whether `count` pixels of a scene are zero for want of pixels or sources."""
-    return count == 0 or scene.incident.shape[0] == 0
+def is_dark(shape: Sequence[int], scene: Scene) -> bool:
+    """Whether values of this shape are zero for want of pixels, scenes or sources."""
+    return 0 in shape or scene.incident.shape[-2] == 0
 
 
-def dark_image(count: int, scene: Scene, dtype: torch.dtype) -> Tensor:
-    """Zeros [count] that have the gradient zero by every tensor of the scene."""
+def dark_image(shape: Sequence[int], scene: Scene, dtype: torch.dtype) -> Tensor:
+    """Zeros of this shape that have the gradient zero by every tensor of the scene."""
     nothing = torch.stack([tensor.reshape(-1)[:0].sum().double() for tensor in scene.tensors()]).sum()
-    return nothing.to(dtype).expand(count).clone()
+    return nothing.to(dtype).expand(shape).clone()
 
 
 def with_a_lattice(scene: Scene) -> Scene:
     """The same scene, with one lattice of no weight where it has none."""
-    if scene.lattice.shape[0]:
+    if scene.lattice.shape[-3]:
         return scene
+    lattice, weights = scene.lattice, scene.lattice_weights
     return replace(
         scene,
-        lattice=torch.cat((scene.lattice, scene.lattice.new_zeros((1, 3, 3)))),
-        lattice_weights=torch.cat((scene.lattice_weights, scene.lattice_weights.new_zeros(1))),
+        lattice=torch.cat((lattice, lattice.new_zeros((*lattice.shape[:-3], 1, 3, 3))), -3),
+        lattice_weights=torch.cat((weights, weights.new_zeros((*weights.shape[:-1], 1))), -1),
     )

@@ -40,12 +40,15 @@ def intensity(
     structure factors do not contribute to the gradients of anything but themselves. Gradients of the fused kernel
     cannot be differentiated again. Raises InputError for an unknown kernel, for "fused" where it cannot be had, and for
     a tensor of another shape or type than Scene declares.
+
+    A batch of B scenes is one call, with values [B, n]: any tensor of the scene may have a batch axis in front, and so
+    may the list of pixels, whose rows are filled up with -1 where they are shorter, which gives zero.
     """
     _require_kernel(kernel)
     if torch.compiler.is_compiling() and kernel != "reference" and not left_to_reference(options):
         compiled: Tensor = OPERATORS.call.intensity(pixels, *SCENE.pack(scene, options))
         return compiled  # one node of the graph; the operator says what it cannot do when it runs
-    require_sound(scene)
+    require_sound(scene, pixels)
     pixels = None if pixels is None else pixels.to(scene.panels.device)
     moves = _moves(scene)
     if _goes_to_reference(kernel, scene, options, to_tangents=moves):
@@ -116,7 +119,7 @@ def gradients(
     upstream [n] in options.dtype. With the values [n], without element unless asked for. Raises InputError where there
     is no fused kernel.
     """
-    require_sound(scene)
+    require_sound(scene, pixels)
     _goes_to_reference("fused", scene, options, to_tangents=False)
     arguments = SCENE.pack(Scene(*(tensor.detach() for tensor in scene.tensors())), options)
     *found, values = OPERATORS.call.intensity_adjoint(upstream, pixels, *arguments, SCENE.flags(wanted), value)
@@ -131,14 +134,14 @@ def tangents(
     *,
     kernel: str = "auto",
 ) -> Tensor:
-    """Jacobian-vector products [T, n] along T directions of the scene's tensors at once.
+    """Jacobian-vector products [T, n] along T directions of the scene's tensors at once; [T, B, n] of a batch.
 
-    directions: by the names of the tensors that move, stacks [T, *shape]. pixels and kernel as for `intensity`; where a
-    device has no fused kernel of them, "auto" says so once and the reference kernel takes its place. Not differentiable
-    again. Raises InputError like `intensity`, and for directions that fit no tensor.
+    directions: by the names of the tensors that move, stacks [T, *shape], batch axis included. pixels and kernel as for
+    `intensity`; where a device has no fused kernel of them, "auto" says so once and the reference kernel takes its
+    place. Not differentiable again. Raises InputError like `intensity`, and for directions that fit no tensor.
     """
     _require_kernel(kernel)
-    require_sound(scene)
+    require_sound(scene, pixels)
     require_directions(directions, scene)
     pixels = None if pixels is None else pixels.to(scene.panels.device)
     fixed = Scene(*(tensor.detach() for tensor in scene.tensors()))

@@ -4,6 +4,8 @@
     intensity_adjoint(upstream, pixels?, scene, options, wanted, value) -> gradients in the order of Scene, and values
     intensity_tangents(pixels?, scene, options, directions) -> slopes [T, n]
 
+Where tensors of the scene, or the list of pixels, have a batch axis, values are [B, n] and slopes [T, B, n].
+
 Their arguments follow from the fields of Scene and Options (kernels.arguments), their implementations from the records
 in kernels.backends.
 """
@@ -20,7 +22,8 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels.arguments import SCENE, Arguments, require_sound
 from nanobrag_torch.kernels.backends import BACKENDS, Backend
 from nanobrag_torch.kernels.empty import dark_image, is_dark, with_a_lattice
-from nanobrag_torch.kernels.problem import Options, Pull, Scene, pixel_count
+from nanobrag_torch.kernels.in_turn import one_by_one
+from nanobrag_torch.kernels.problem import Options, Pull, Scene, pixel_count, values_shape
 
 ONCE = "reference: the fused kernel has first derivatives alone, so no derivative of its gradients or slopes"
 
@@ -29,7 +32,7 @@ class Implementation:
     """The three operators by one backend. Empty lists and unsound scenes are met here, before any kernel."""
 
     def __init__(self, arguments: Arguments[Any], backend: Backend) -> None:
-        self.arguments, self.backend = arguments, backend
+        self.arguments, self.backend = arguments, one_by_one(backend)
 
     def value(self, pixels: Tensor | None, *arguments: Any) -> Tensor:
         """Values [n]."""
@@ -39,39 +42,37 @@ class Implementation:
     def gradients(self, upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> list[Tensor]:
         """Gradients by the scene's tensors, empty where not wanted, and the values, empty unless asked for."""
         scene, options, (flags, value) = self.arguments.unpack(arguments)
-        require_sound(scene)
-        count, wanted = upstream.numel(), self.arguments.chosen(flags)
-        if is_dark(count, scene):
+        require_sound(scene, pixels)
+        shape, wanted = upstream.shape, self.arguments.chosen(flags)
+        if is_dark(shape, scene):
             found = {name: torch.zeros_like(getattr(scene, name)) for name in wanted}
-            return [*self.arguments.in_order(found, scene), dark_image(count if value else 0, scene, options.dtype)]
+            return [*self.arguments.in_order(found, scene), dark_image(shape if value else (0,), scene, options.dtype)]
         pull = Pull(upstream, frozenset(wanted), value)
         values, found = self.backend.gradients(pull, pixels, with_a_lattice(scene), options)
-        if scene.lattice.shape[0] == 0:  # one was put in its place
-            found = {name: g if getattr(scene, name).numel() else g[:0] for name, g in found.items()}
+        if scene.lattice.shape[-3] == 0:  # one was put in its place
+            found = {name: g if getattr(scene, name).numel() else g.new_zeros(0) for name, g in found.items()}
+            found = {name: g.reshape(getattr(scene, name).shape) for name, g in found.items()}
         return [*self.arguments.in_order({name: found[name] for name in wanted}, scene), values]
 
     def tangents(self, pixels: Tensor | None, *arguments: Any) -> Tensor:
         """Slopes [T, n]."""
         scene, options, (directions,) = self.arguments.unpack(arguments)
         assert self.backend.tangents is not None
-        require_sound(scene)
-        count = pixel_count(pixels, scene, options)
-        if is_dark(count, scene):
-            directed = max(direction.shape[0] for direction in directions)
-            return torch.zeros((directed, count), dtype=options.dtype, device=scene.panels.device)
+        require_sound(scene, pixels)
+        shape = values_shape(pixels, scene, options)
         named = {name: d for name, d in zip(self.arguments.names, directions, strict=True) if d.numel()}
-        if not named:
+        if not named or is_dark(shape, scene):
             directed = max(direction.shape[0] for direction in directions)
-            return torch.zeros((directed, count), dtype=options.dtype, device=scene.panels.device)
+            return torch.zeros((directed, *shape), dtype=options.dtype, device=scene.panels.device)
         return self.backend.tangents(pixels, with_a_lattice(scene), named, options)
 
 
 def render(backend: Backend, pixels: Tensor | None, scene: Scene, options: Options, *more: Any) -> Tensor:
-    """Values [n] by a backend, which need not know empty lists nor unsound scenes."""
-    require_sound(scene)
-    count = pixel_count(pixels, scene, options)
-    if is_dark(count, scene):
-        return dark_image(count, scene, options.dtype)
+    """Values [n], or [B, n], by a backend, which need not know empty lists nor unsound scenes."""
+    require_sound(scene, pixels)
+    shape = values_shape(pixels, scene, options)
+    if is_dark(shape, scene):
+        return dark_image(shape, scene, options.dtype)
     return backend.value(pixels, with_a_lattice(scene), options, *more)
 
 
@@ -118,19 +119,19 @@ class Operators:
 
     def _fake_value(self, pixels: Tensor | None, *arguments: Any) -> Tensor:
         scene, options, _ = self.arguments.unpack(arguments)
-        return _announced(pixel_count(pixels, scene, options), scene, options)
+        return _announced(values_shape(pixels, scene, options), scene, options)
 
     def _fake_adjoint(self, upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> list[Tensor]:
         scene, options, (flags, value) = self.arguments.unpack(arguments)
         found = {name: torch.empty_like(getattr(scene, name)) for name in self.arguments.chosen(flags)}
-        count = pixel_count(pixels, scene, options) if value else 0
-        return [*self.arguments.in_order(found, scene), _announced(count, scene, options)]
+        shape = values_shape(pixels, scene, options) if value else (0,)
+        return [*self.arguments.in_order(found, scene), _announced(shape, scene, options)]
 
     def _fake_tangents(self, pixels: Tensor | None, *arguments: Any) -> Tensor:
         scene, options, (directions,) = self.arguments.unpack(arguments)
         count = max(direction.shape[0] for direction in directions)
-        shape = count, pixel_count(pixels, scene, options)
-        return torch.empty(shape, dtype=options.dtype, device=scene.panels.device)
+        shape = values_shape(pixels, scene, options)
+        return torch.empty((count, *shape), dtype=options.dtype, device=scene.panels.device)
 
     def _keep(self, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         end = 1 + self.arguments.count
@@ -148,8 +149,8 @@ class Operators:
         return (None, *found, *[None] * len(ctx.options))
 
 
-def _announced(count: int, scene: Scene, options: Options) -> Tensor:
-    return torch.empty(count, dtype=options.dtype, device=scene.panels.device)
+def _announced(shape: tuple[int, ...], scene: Scene, options: Options) -> Tensor:
+    return torch.empty(shape, dtype=options.dtype, device=scene.panels.device)
 
 
 def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

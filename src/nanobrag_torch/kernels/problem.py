@@ -31,7 +31,8 @@ def sized(*shape: int | str, dtypes: tuple[torch.dtype, ...] = EXACT) -> Any:
 class Scene:
     """The differentiable inputs, lengths in metres. What kernels, operators and gradients know of them is here.
 
-    A tensor added to the fields is an argument of the operators, and has its gradient by its name.
+    A tensor added to the fields is an argument of the operators, and has its gradient by its name. In a batch of
+    scenes any of them may have an axis more, in front, of the length of the batch; the others are those of all scenes.
     """
 
     panels: Tensor = sized("P", 4, 3)  # origin (outer corner of the first pixel), fast, slow, normal
@@ -60,6 +61,11 @@ class Scene:
     def to(self, device: torch.device) -> Scene:
         """The same scene on another device; copies to a GPU do not wait for what it is doing."""
         return Scene(*(tensor.to(device, non_blocking=device.type == "cuda") for tensor in self.tensors()))
+
+    def stacked(self) -> tuple[str, ...]:
+        """Names of the tensors that have a batch axis."""
+        fields = self.__dataclass_fields__
+        return tuple(name for name in fields if getattr(self, name).dim() > len(fields[name].metadata["shape"]))
 
 
 CUTS = {torch.float32: 1e-10, torch.float64: 1e-17}
@@ -122,7 +128,7 @@ class Taken(NamedTuple):
 def taken(scene: Scene, options: Options) -> Taken:
     """How the factors of a scene are taken."""
     one_sample = options.oversample == 1 and options.layers == 1
-    alone = one_sample and scene.incident.shape[0] == 1 and options.dmin <= 0
+    alone = one_sample and scene.incident.shape[-2] == 1 and options.dmin <= 0
     deep = options.layers > 1 and not options.front_solid_angle and not options.curved
     last = options.last_layer_capture and not options.oversample_thick and options.layers > 1
     return Taken(
@@ -136,17 +142,45 @@ def taken(scene: Scene, options: Options) -> Taken:
 
 
 def effective_cells(shape: Any, profile: Profile) -> Any:
-    """Number of cells along each axis [3], as far as a shape matrix [3, 3] tells: as tensor or array."""
-    diagonal = abs(shape.diagonal())
+    """Number of cells along each axis [..., 3], as far as a shape matrix [..., 3, 3] tells: as tensor or array."""
+    diagonal = abs(shape[..., (0, 1, 2), (0, 1, 2)])
     return diagonal if profile == Profile.GRATING else diagonal**0.5
 
 
 def pixel_count(pixels: Tensor | None, scene: Scene, options: Options) -> int:
-    """Length of the list of pixels, None standing for all."""
+    """Length of the list of pixels, None standing for all; of one scene of a batch."""
     slow, fast = options.image_shape
-    return scene.panels.shape[0] * slow * fast if pixels is None else pixels.numel()
+    return scene.panels.shape[-3] * slow * fast if pixels is None else pixels.shape[-1]
+
+
+def scene_count(pixels: Tensor | None, scene: Scene) -> int | None:
+    """How many scenes a batch has; None for a single one without a batch axis."""
+    if pixels is not None and pixels.dim() > 1:
+        return int(pixels.shape[0])
+    stacked = scene.stacked()
+    return int(getattr(scene, stacked[0]).shape[0]) if stacked else None
+
+
+def absent(pixels: Tensor | None) -> Tensor | None:
+    """Which places [B, n] of the lists of a batch, that fill up shorter ones, have no pixel; None where there are none.
+
+    They are negative. A list of one scene has none.
+    """
+    return None if pixels is None or pixels.dim() == 1 else pixels < 0
+
+
+def without_absent(values: Tensor, pixels: Tensor | None) -> Tensor:
+    """Values [..., B, n], zero where there is no pixel."""
+    nowhere = absent(pixels)
+    return values if nowhere is None else torch.where(nowhere, torch.zeros_like(values), values)
+
+
+def values_shape(pixels: Tensor | None, scene: Scene, options: Options) -> tuple[int, ...]:
+    """[n], or [B, n] of a batch."""
+    count = scene_count(pixels, scene)
+    return (() if count is None else (count,)) + (pixel_count(pixels, scene, options),)
 
 
 def step_count(scene: Scene, options: Options) -> int:
     """Steps of a pixel: sensor layers, sub-pixels, sources and lattices."""
-    return scene.lattice.shape[0] * scene.incident.shape[0] * options.oversample**2 * options.layers
+    return scene.lattice.shape[-3] * scene.incident.shape[-2] * options.oversample**2 * options.layers

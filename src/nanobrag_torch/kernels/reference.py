@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
+from nanobrag_torch.kernels.batch import by_scene
 from nanobrag_torch.kernels.empty import dark_image, is_dark, with_a_lattice
-from nanobrag_torch.kernels.problem import Options, Scene, taken
+from nanobrag_torch.kernels.problem import Options, Scene, scene_count, taken, values_shape
 from nanobrag_torch.physics.absorption import layer_capture
 from nanobrag_torch.physics.geometry import curve, curve_by_lab_axes, decompose_pixels, flat_positions, solid_angle
 from nanobrag_torch.physics.lattice_factor import Profile, lattice_factor
@@ -54,10 +55,13 @@ def intensity(pixels: Tensor, scene: Scene, options: Options, *, progress: Progr
     """Image values [n] of the flat pixel indices [n] over [panel, slow, fast], in options.dtype.
 
     Differentiable by every tensor of the scene. With running_factors or interpolation_latch (both compat) pixels are
-    taken in the order given, as the C program scans them.
+    taken in the order given, as the C program scans them. Of a batch of scenes [B, n], one after the other.
     """
-    if is_dark(pixels.numel(), scene):
-        return dark_image(pixels.numel(), scene, options.dtype)
+    shape, count = values_shape(pixels, scene, options), scene_count(pixels, scene)
+    if is_dark(shape, scene):
+        return dark_image(shape, scene, options.dtype)
+    if count is not None:
+        return by_scene(lambda listed, one, b: _in_turn(listed, one, options, b / count, progress), pixels, scene)
     scene = with_a_lattice(scene)
     step = pixels_per_chunk(scene, options)
     latch = torch.zeros((), dtype=torch.bool, device=pixels.device)
@@ -70,8 +74,16 @@ def intensity(pixels: Tensor, scene: Scene, options: Options, *, progress: Progr
     return torch.cat(parts)
 
 
+def _in_turn(pixels: Tensor | None, scene: Scene, options: Options, done: float, progress: Progress | None) -> Tensor:
+    """One scene of a batch, of which a share is done."""
+    assert pixels is not None
+    if progress is not None:
+        progress(done)
+    return intensity(pixels, scene, options)
+
+
 def tangents(pixels: Tensor, scene: Scene, directions: Mapping[str, Tensor], options: Options) -> Tensor:
-    """Jacobian-vector products [T, n]: the slope of the pixels [n] along T directions at once.
+    """Jacobian-vector products [T, n]: the slope of the pixels [n] along T directions at once; [T, B, n] of a batch.
 
     directions: by the names of the tensors that move, stacks [T, *shape].
     """
@@ -83,7 +95,9 @@ def tangents(pixels: Tensor, scene: Scene, directions: Mapping[str, Tensor], opt
             moving = {name: _dual(fixed[name], stack[t].to(fixed[name].dtype)) for name, stack in directions.items()}
             slope = _tangent(intensity(pixels, Scene(**fixed | moving), options))
         slopes.append(
-            torch.zeros(pixels.numel(), dtype=options.dtype, device=pixels.device) if slope is None else slope
+            torch.zeros(values_shape(pixels, scene, options), dtype=options.dtype, device=pixels.device)
+            if slope is None
+            else slope
         )
     return torch.stack(slopes)
 

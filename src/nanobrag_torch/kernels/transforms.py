@@ -1,13 +1,14 @@
 """The operators under torch's transforms: backward and forward mode, torch.func and vmap, one level or several.
 
 torch.func does not look into operators, but into functions such as these: each says how it is differentiated either way
-and what a batch of it is. Scenes of a batch are taken in turn, directions of a batch together. Derivatives of
-derivatives are refused.
+and what a batch of it is. Scenes of a batch are one call, and so are directions; batches of batches are taken in turn.
+Derivatives of derivatives are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from nanobrag_torch.kernels.arguments import SCENE
 from nanobrag_torch.kernels.operators import OPERATORS, refused_again
+from nanobrag_torch.kernels.problem import Scene
 
 END = 1 + SCENE.count
 """Of the list of pixels and the tensors of a scene among the inputs."""
@@ -75,6 +77,8 @@ class _Intensity(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Dims, *arguments: Any) -> tuple[Tensor, int]:
+        if _is_first_batch(in_dims[:END], arguments[:END]):
+            return intensity(*_in_front(in_dims, arguments)), 0
         return torch.stack([intensity(*part) for part in _one_by_one(info.batch_size, in_dims, arguments)]), 0
 
 
@@ -88,6 +92,18 @@ class _Adjoint(_Once):
 
     @staticmethod
     def vmap(info: Any, in_dims: Dims, *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """Every scene has gradients of its own, also by tensors that are the same in all."""
+        if _is_first_batch(in_dims[1 : 1 + END], arguments[1 : 1 + END]):
+            given = _in_front(in_dims, arguments)
+            flags = [False, False, *arguments[-1]]
+            apart = [
+                value.expand(info.batch_size, *value.shape) if flag and not isinstance(dim, int) else value
+                for value, dim, flag in zip(given[: 1 + END], in_dims[: 1 + END], flags, strict=True)
+            ]
+            if not isinstance(in_dims[0], int):
+                apart[0] = apart[0].expand(info.batch_size, *apart[0].shape)
+            whole = _Adjoint.apply(*apart, *given[1 + END :])  # type: ignore[no-untyped-call]
+            return whole, (0,) * len(whole)
         parts = [_Adjoint.apply(*part) for part in _one_by_one(info.batch_size, in_dims, arguments)]  # type: ignore[no-untyped-call]
         found = tuple(torch.stack(gradients) for gradients in zip(*parts, strict=True))
         return found, (0,) * len(found)
@@ -103,15 +119,52 @@ class _Tangents(_Once):
 
     @staticmethod
     def vmap(info: Any, in_dims: Dims, *arguments: Any) -> tuple[Tensor, int]:
-        """A batch of directions, as torch.func.jacfwd asks for them, in one pass; scenes in turn."""
+        """A batch of directions, as torch.func.jacfwd asks for them, or of scenes, in one pass."""
         count = info.batch_size
+        if _is_first_batch(in_dims[:END], arguments[:END]):
+            slopes: Tensor = _Tangents.apply(*_with_directions(count, in_dims, arguments))  # type: ignore[no-untyped-call]
+            return slopes, 1
         if any(isinstance(dim, int) for dim in in_dims[: -SCENE.count]):
             parts = [_Tangents.apply(*part) for part in _one_by_one(count, in_dims, arguments)]  # type: ignore[no-untyped-call]
             return torch.stack(parts), 0
         pairs = zip(arguments[-SCENE.count :], in_dims[-SCENE.count :], strict=True)
         whole = [_in_a_row(stack, dim, count) for stack, dim in pairs]
-        slopes: Tensor = _Tangents.apply(*arguments[: -SCENE.count], *whole)  # type: ignore[no-untyped-call]
-        return slopes.reshape(count, slopes.shape[0] // count, slopes.shape[1]), 0
+        slopes = _Tangents.apply(*arguments[: -SCENE.count], *whole)  # type: ignore[no-untyped-call]
+        return slopes.unflatten(0, (count, -1)), 0
+
+
+_RANKS = tuple(len(field.metadata["shape"]) for field in fields(Scene))
+"""Axes of the tensors of a scene, without that of a batch."""
+
+
+def _is_first_batch(in_dims: Dims, arguments: Sequence[Any]) -> bool:
+    """Whether some of pixels and tensors are a batch, and not one of batches; without a list there is none of lists."""
+    ranks = zip(arguments[1:], in_dims[1:], _RANKS, strict=True)
+    plain = all(value.dim() == rank + isinstance(dim, int) for value, dim, rank in ranks)
+    pixels = arguments[0]
+    listed = pixels is None or pixels.dim() == 1 + isinstance(in_dims[0], int)
+    return plain and listed and any(isinstance(dim, int) for dim in in_dims)
+
+
+def _in_front(in_dims: Dims, arguments: Sequence[Any]) -> list[Any]:
+    """The arguments, batch axes in front."""
+    pairs = zip(arguments, in_dims, strict=True)
+    return [value.movedim(dim, 0) if isinstance(dim, int) else value for value, dim in pairs]
+
+
+def _with_directions(count: int, in_dims: Dims, arguments: Sequence[Any]) -> list[Any]:
+    """The same with directions [T, B, *shape] of every tensor that has a batch axis, or whose directions had one."""
+    given = _in_front(in_dims, arguments)
+    for place in range(1, END):
+        behind = len(given) - END + place  # its directions are among the last
+        stack, dim = given[behind], in_dims[behind]
+        if stack.numel() and isinstance(dim, int):
+            given[behind] = stack.transpose(0, 1)
+            if not isinstance(in_dims[place], int):
+                given[place] = given[place].expand(count, *given[place].shape)
+        elif stack.numel() and isinstance(in_dims[place], int):
+            given[behind] = stack[:, None].expand(-1, count, *stack.shape[1:])
+    return given
 
 
 def _one_by_one(count: int, in_dims: Dims, arguments: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -1,9 +1,14 @@
-"""A scene as the compiled CPU kernel takes it: a few arrays of numbers, with the columns of cpu.layout."""
+"""Scenes as the compiled CPU kernel takes them: a few arrays of numbers each, with the columns of cpu.layout.
+
+What the scenes of a batch have is worked out for all of them at once.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,8 +16,9 @@ from torch import Tensor
 
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.bounds import TILE
-from nanobrag_torch.kernels.problem import Options, Scene, effective_cells, pixel_count, step_count, taken
-from nanobrag_torch.physics.lattice_factor import TOPHAT_LIMIT, Profile
+from nanobrag_torch.kernels.cpu.limits import FADING, ceilings, limits_of
+from nanobrag_torch.kernels.problem import Options, Scene, effective_cells, pixel_count, scene_count, taken
+from nanobrag_torch.physics.lattice_factor import Profile
 
 Array = np.ndarray[Any, Any]
 
@@ -22,47 +28,55 @@ NARROW_CELLS = 40.0
 """Largest number of cells N for which N d of a float32 distance d is precise enough far from reflections too."""
 BIAS_32, BIAS_64 = 1.2360679e-12, 1.2360679e-90
 """A bias that changes no result, that no distance cancels, and whose cube is not yet zero."""
-FADING = (Profile.GRATING, Profile.SPHERE)
-"""Shapes that never vanish."""
-FULLEST = 0.2
-"""Share of the space between reflections that spots may fill for looking beforehand to be worth while."""
-FEWEST_STEPS = 8
-MOST_FOUND = 2**22
-"""Steps of a pixel for which what was found is kept; 8 bytes each and thread."""
 _KEPT = threading.local()
 
 
-def pack(pixels: Tensor | None, scene: Scene, options: Options) -> at.Packed:
+Numbers = dict[str, Array]
+"""The tensors of a scene by name as arrays with a batch axis in front, of length one where all scenes share them."""
+
+
+class Packed(NamedTuple):
+    """The scenes of a batch, or the only one."""
+
+    scenes: list[at.Packed]
+    finite: Array  # [B] whether everything but the table is: vector code may not be relied on to carry NaN through
+
+
+def pack(pixels: Tensor | None, scene: Scene, options: Options) -> Packed:
     """Arrays for the compiled stages. A small image takes about as long, so the fewer operations the better."""
-    shape = _array(scene.shape)
-    cells = effective_cells(shape, options.profile)
+    count = scene_count(pixels, scene) or 1
+    lists, numbers = _pixels(pixels, count), _numbers(scene)
+    cells = effective_cells(numbers["shape"], options.profile)
     dtype = computed_in(cells, options)
     real = np.float32 if dtype == torch.float32 else np.float64
-    lattice = np.empty((scene.lattice.shape[0], at.LATTICE_COLUMNS))
-    lattice[:, : at.LATTICE_WEIGHT] = _array(scene.lattice).reshape(-1, 9)
-    lattice[:, : at.LATTICE_WEIGHT] *= at.SCALE
-    lattice[:, at.LATTICE_WEIGHT] = _array(scene.lattice_weights)
-    table = scene.structure_factors.detach().to(dtype).contiguous().reshape(-1).numpy()
-    size = scene.structure_factors.shape if table.size else (0, 0, 0)
-    bias = BIAS_32 if dtype == torch.float32 else BIAS_64
-    limits = limits_of(scene, options)
-    sparse = limits is not None
-    return at.Packed(
-        pixels=np.zeros(0, np.int64) if pixels is None else pixels.detach().to(torch.int64).contiguous().numpy(),
-        whole=_whole_numbers(scene, options, _places(pixels, scene, options, sparse), sparse),
-        numbers=_real_numbers(scene, options, dtype, cells),
-        panels=_panels(scene),
-        sources=_sources(scene),
+    table = _table(scene, dtype)
+    size = scene.structure_factors.shape[-3:] if table.size else (0, 0, 0)
+    lattice, (limits, sparse) = _lattice(numbers), limits_of(numbers, scene, options)
+    bias = np.full((len(numbers["shape"]), 1), BIAS_32 if dtype == torch.float32 else BIAS_64)
+    any_sparse = bool(sparse.any())
+    stacks = at.Packed(
+        pixels=np.zeros((1, 0), np.int64),
+        whole=_whole_numbers(scene, options, numbers, lists, sparse),
+        numbers=_real_numbers(numbers, options, dtype, cells),
+        panels=_panels(numbers),
+        sources=_sources(numbers),
         lattice=lattice,
         narrow=lattice.astype(real),
-        shape=np.array([*shape.ravel().tolist(), bias], real),
-        grid=np.array([*options.hkl_first, *size], np.float64),
+        shape=np.concatenate((numbers["shape"].reshape(-1, 9), bias), 1).astype(real),
+        grid=np.array([[*options.hkl_first, *size]], np.float64),
         table=table,
         envelope=_envelope(lattice),
-        columns=np.ascontiguousarray(lattice.T) if sparse else np.empty((at.LATTICE_COLUMNS, 0)),
-        limits=np.zeros(at.LIMITS) if limits is None else limits,
-        ceiling=_ceiling(scene, options) if sparse and options.profile in FADING else np.zeros(0),
+        columns=np.ascontiguousarray(lattice.swapaxes(1, 2)) if any_sparse else np.empty((1, at.LATTICE_COLUMNS, 0)),
+        limits=limits,
+        ceiling=ceilings(scene, options) if any_sparse and options.profile in FADING else np.zeros((1, 0)),
     )
+    scenes = [at.Packed(*(stack[b if len(stack) > 1 else 0] for stack in stacks)) for b in range(count)]
+    scenes = [one if own is None else one._replace(pixels=own) for one, own in zip(scenes, lists, strict=True)]
+    small = stacks.panels, stacks.sources, stacks.lattice, stacks.shape, stacks.numbers
+    finite = np.ones(count, np.bool_)
+    for stack in small:
+        finite &= np.isfinite(stack).reshape(len(stack), -1).all(1)
+    return Packed(scenes, finite)
 
 
 def scratch(packed: at.Packed) -> at.Scratch:
@@ -91,19 +105,59 @@ def _kept_rows(kind: str) -> at.Scratch:
     return kept
 
 
-def _array(tensor: Tensor) -> Array:
-    """Its numbers, to be copied from."""
-    return tensor.detach().numpy()
+def _pixels(pixels: Tensor | None, count: int) -> list[Array | None]:
+    """The list of pixels of each scene, without the negative ones that fill up its end; others are any pixel."""
+    if pixels is None:
+        return [None] * count
+    rows = pixels.detach().to(torch.int64).contiguous().numpy()
+    if rows.ndim == 1:
+        return [rows] * count
+    there = rows >= 0
+    lengths = (there * np.arange(1, rows.shape[1] + 1)).max(1)
+    if not there.all():
+        rows = np.maximum(rows, 0)
+    return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
 
-def _whole_numbers(scene: Scene, options: Options, places: int, sparse: bool) -> Array:
+def _numbers(scene: Scene) -> Numbers:
+    """Arrays to be copied from; the table of structure factors is not among them."""
+    stacked, found = scene.stacked(), {}
+    for name, tensor in scene.named().items():
+        if name != "structure_factors":
+            array = tensor.detach().numpy()
+            found[name] = array if name in stacked else array[None]
+    return found
+
+
+def _table(scene: Scene, dtype: torch.dtype) -> Array:
+    """F [1 or B, elements] in the type that is computed in."""
+    table = scene.structure_factors.detach().to(dtype).contiguous()
+    flat: Array = table.reshape(table.shape[0] if table.dim() > 3 else 1, math.prod(table.shape[-3:])).numpy()
+    return flat
+
+
+def _lattice(numbers: Numbers) -> Array:
+    """[1 or B, K, columns]."""
+    matrices, weights = numbers["lattice"], numbers["lattice_weights"]
+    lattice = np.empty((max(len(matrices), len(weights)), matrices.shape[1], at.LATTICE_COLUMNS))
+    lattice[..., : at.LATTICE_WEIGHT] = matrices.reshape(*matrices.shape[:2], 9)
+    lattice[..., : at.LATTICE_WEIGHT] *= at.SCALE
+    lattice[..., at.LATTICE_WEIGHT] = weights
+    return lattice
+
+
+def _whole_numbers(
+    scene: Scene, options: Options, numbers: Numbers, lists: Sequence[Array | None], sparse: Array
+) -> Array:
+    """[B, INTEGERS]."""
     has_table, how = scene.structure_factors.numel() > 0, taken(scene, options)
     slow, fast = options.image_shape
+    lit = numbers["offset"] != 0
     found = {
         at.SPARSE: sparse,
-        at.PLACES: places,
+        at.PLACES: _places(lists, scene, options, sparse),
         at.FADES: options.profile in FADING,
-        at.EVERYWHERE: float(scene.offset) != 0,
+        at.EVERYWHERE: lit,
         at.SLOW_COUNT: slow,
         at.FAST_COUNT: fast,
         at.OVERSAMPLE: options.oversample,
@@ -119,61 +173,21 @@ def _whole_numbers(scene: Scene, options: Options, places: int, sparse: bool) ->
         at.EACH_POLAR: how.each_polar,
         at.EACH_CAPTURE: how.each_capture,
         at.LAST_CAPTURE: how.last_capture,
-        at.SIMPLE: how.alone and not options.curved and float(scene.offset) == 0,
+        at.SIMPLE: (how.alone and not options.curved) & ~lit,
     }
-    return np.array([found[place] for place in range(at.INTEGERS)], np.int64)
+    whole = np.empty((len(lists), at.INTEGERS), np.int64)
+    for place in range(at.INTEGERS):
+        whole[:, place] = found[place]
+    return whole
 
 
-def _places(pixels: Tensor | None, scene: Scene, options: Options, sparse: bool) -> int:
-    """Places of pixels: as many as there are, but those of whole tiles where an image is taken in tiles."""
-    if pixels is not None or not sparse:
-        return pixel_count(pixels, scene, options)
+def _places(lists: Sequence[Array | None], scene: Scene, options: Options, sparse: Array) -> Array:
+    """Places of pixels [1 or B]: as many as there are, but those of whole tiles where an image is taken in tiles."""
+    if lists[0] is not None:
+        return np.array([len(listed) for listed in lists if listed is not None])
     slow, fast = (-(-size // TILE) for size in options.image_shape)
-    return scene.panels.shape[0] * slow * fast * at.LANES
-
-
-def limits_of(scene: Scene, options: Options) -> Array | None:
-    """What decides which steps are left out; None where none are.
-
-    That is so where nothing is to be left out, and where spots fill so much of the space between them that looking
-    costs more than it spares. d^T Q d is at least the smallest eigenvalue of Q, scaled to a diagonal of ones, times the
-    sum of Q_ii d_i^2, whichever integers d is counted from.
-    """
-    steps, fades = step_count(scene, options), options.profile in FADING
-    wanted = options.tolerance > 0 if fades else options.cut > 0
-    if not wanted or steps < FEWEST_STEPS or steps // options.oversample**2 > MOST_FOUND:
-        return None
-    form, limits = _array(scene.shape), np.zeros(at.LIMITS)
-    widths = np.sqrt(np.abs(form.diagonal())) + 1e-300
-    least = np.linalg.eigvalsh((form + form.T) / (2 * np.outer(widths, widths)))[0]
-    if not np.isfinite(least) or least <= 0:
-        return None
-    limits[at.NEAREST : at.FARTHEST] = least * widths**2
-    if fades:
-        cells = np.abs(form.diagonal())
-        limits[at.FLOOR : at.BUDGET] = 1 / np.where(cells >= 1, cells, np.pi / 2 * cells)  # below one cell L exceeds N
-        limits[at.BUDGET], limits[at.STRONGEST] = options.tolerance, _strongest(scene, options)
-        return limits
-    limits[at.FARTHEST] = TOPHAT_LIMIT if options.profile == Profile.TOPHAT else -np.log(options.cut) / 2
-    reach = np.sqrt(limits[at.FARTHEST] / limits[at.NEAREST : at.FARTHEST])
-    return limits if np.minimum(2 * reach, 1).prod() * np.pi / 6 < FULLEST else None
-
-
-def _strongest(scene: Scene, options: Options) -> float:
-    """The largest F^2 that any step can have. The weights of a cubic through four points sum up to 5/4 at most."""
-    table, default = _array(scene.structure_factors), abs(float(scene.default_F))
-    strongest = max(float(np.abs(table).max()) if table.size else 0.0, default)
-    return (strongest * (1.25**3 if options.interpolate else 1.0)) ** 2
-
-
-def _ceiling(scene: Scene, options: Options) -> Array:
-    """F^2 of the strongest of each reflection and its 26 neighbours, a margin of one about the table; none if cubic."""
-    table = scene.structure_factors.detach()
-    if table.numel() == 0 or options.interpolate:
-        return np.zeros(0)
-    padded = torch.nn.functional.pad(table.double().abs(), (2,) * 6, value=abs(float(scene.default_F)))
-    highest: Array = torch.nn.functional.max_pool3d(padded[None], 3, stride=1)[0].reshape(-1).numpy()
-    return highest**2
+    tiled = scene.panels.shape[-3] * slow * fast * at.LANES
+    return np.where(sparse, tiled, pixel_count(None, scene, options))
 
 
 def computed_in(cells: Array, options: Options) -> torch.dtype:
@@ -182,41 +196,45 @@ def computed_in(cells: Array, options: Options) -> torch.dtype:
     return torch.float64 if coarse else options.dtype
 
 
-def _real_numbers(scene: Scene, options: Options, dtype: torch.dtype, cells: Array) -> Array:
+def _real_numbers(numbers: Numbers, options: Options, dtype: torch.dtype, cells: Array) -> Array:
+    """[1 or B, NUMBERS]."""
     single, grating = dtype == torch.float32, options.profile == Profile.GRATING
-    narrow = single and not (grating and bool((cells > NARROW_CELLS).any()))
-    numbers = np.empty(at.NUMBERS)
-    numbers[at.CELLS : at.CELLS + 3] = cells
-    numbers[at.NARROW_BOUND] = NARROW_BOUND if narrow else 0.0
-    numbers[at.PHASED] = single and grating
-    numbers[at.DEFAULT_F], numbers[at.OFFSET] = float(scene.default_F), float(scene.offset)
-    numbers[at.DMIN] = options.dmin * at.SCALE
-    numbers[at.CURVATURE : at.CURVATURE + 4] = _array(scene.curvature)
-    return numbers
-
-
-def _panels(scene: Scene) -> Array:
-    found, vectors = np.empty((scene.panels.shape[0], at.PANEL_COLUMNS)), _array(scene.panels)
-    found[:, : at.FAST_SIZE] = vectors.reshape(-1, 12)
-    found[:, at.FAST_SIZE : at.AREA] = _array(scene.pixel_size)
-    found[:, at.AREA] = found[:, at.FAST_SIZE] * found[:, at.SLOW_SIZE]
-    found[:, at.CLOSE] = (vectors[:, 0] * vectors[:, 3]).sum(1)
-    found[:, at.LAYER_STEP :] = _array(scene.sensor)
+    given = cells, numbers["default_F"], numbers["offset"], numbers["curvature"]
+    found = np.empty((max(map(len, given)), at.NUMBERS))
+    found[:, at.CELLS : at.CELLS + 3] = cells
+    coarse = (cells > NARROW_CELLS).any(1) & grating
+    found[:, at.NARROW_BOUND] = np.where(coarse, 0.0, NARROW_BOUND) * single
+    found[:, at.PHASED] = single and grating
+    found[:, at.DEFAULT_F], found[:, at.OFFSET] = numbers["default_F"], numbers["offset"]
+    found[:, at.DMIN] = options.dmin * at.SCALE
+    found[:, at.CURVATURE : at.CURVATURE + 4] = numbers["curvature"]
     return found
 
 
-def _sources(scene: Scene) -> Array:
-    found = np.empty((scene.incident.shape[0], at.SOURCE_COLUMNS))
-    found[:, : at.INVERSE_LAMBDA] = _array(scene.incident)
-    found[:, at.INVERSE_LAMBDA] = 1 / (_array(scene.wavelengths) * at.SCALE)
-    found[:, at.SOURCE_WEIGHT] = _array(scene.source_weights)
-    found[:, at.POLARIZATION :] = _array(scene.polarization).reshape(-1, 9)
+def _panels(numbers: Numbers) -> Array:
+    """[1 or B, P, columns]."""
+    vectors, size, sensor = numbers["panels"], numbers["pixel_size"], numbers["sensor"]
+    found = np.empty((max(len(vectors), len(size), len(sensor)), vectors.shape[1], at.PANEL_COLUMNS))
+    found[..., : at.FAST_SIZE] = vectors.reshape(*vectors.shape[:2], 12)
+    found[..., at.FAST_SIZE : at.AREA] = size
+    found[..., at.AREA] = found[..., at.FAST_SIZE] * found[..., at.SLOW_SIZE]
+    found[..., at.CLOSE] = (vectors[..., 0, :] * vectors[..., 3, :]).sum(-1)
+    found[..., at.LAYER_STEP :] = sensor
+    return found
+
+
+def _sources(numbers: Numbers) -> Array:
+    """[1 or B, S, columns]."""
+    given = numbers["incident"], numbers["wavelengths"], numbers["source_weights"], numbers["polarization"]
+    found = np.empty((max(map(len, given)), numbers["incident"].shape[1], at.SOURCE_COLUMNS))
+    found[..., : at.INVERSE_LAMBDA] = numbers["incident"]
+    found[..., at.INVERSE_LAMBDA] = 1 / (numbers["wavelengths"] * at.SCALE)
+    found[..., at.SOURCE_WEIGHT] = numbers["source_weights"]
+    found[..., at.POLARIZATION :] = numbers["polarization"].reshape(*numbers["polarization"].shape[:2], 9)
     return found
 
 
 def _envelope(lattice: Array) -> Array:
-    """Middle and half range of the lattices' elements, and zeros."""
-    low, high, found = lattice.min(0), lattice.max(0), np.zeros((3, at.LATTICE_COLUMNS))
-    found[0] = (low + high) / 2
-    found[1] = (high - low) / 2
-    return found
+    """Middle and half range of the lattices' elements, and zeros [1 or B, 3, columns]."""
+    low, high = lattice.min(1), lattice.max(1)
+    return np.stack(((low + high) / 2, (high - low) / 2, np.zeros_like(low)), 1)

@@ -6,64 +6,71 @@ Memory is O(directions x block) beside the result. All that the fused kernel ren
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nanobrag_torch.kernels.cpu import layout as at
-from nanobrag_torch.kernels.cpu.launch import (
-    PIECES_PER_THREAD,
-    Piece,
-    _deal,
-    _pieces,
-    finite,
-    thread_count,
-)
 from nanobrag_torch.kernels.cpu.packing import pack, scratch
 from nanobrag_torch.kernels.cpu.tangent import layout as rows
 from nanobrag_torch.kernels.cpu.tangent.blocks import push
 from nanobrag_torch.kernels.cpu.tangent.layout import Ways
 from nanobrag_torch.kernels.cpu.tangent.packing import pack_directions, tally
-from nanobrag_torch.kernels.problem import Options, Scene, pixel_count
+from nanobrag_torch.kernels.cpu.threads import deal, pieces_of, thread_count
+from nanobrag_torch.kernels.problem import Options, Scene, values_shape, without_absent
+
+PIECES_PER_THREAD = 8
 
 
 def tangents(pixels: Tensor | None, scene: Scene, directions: Mapping[str, Tensor], options: Options) -> Tensor:
     """Slopes [T, n] of the pixels [n], or of all in order, in options.dtype; NaN along directions that are not finite.
 
-    directions: by the names of the tensors that move, stacks [T, *shape].
+    directions: by the names of the tensors that move, stacks [T, *shape]. [T, B, n] of a batch of scenes.
     A nearest-hkl table has no slope in hkl: F is constant between the half-integers.
     """
-    count, directed = pixel_count(pixels, scene, options), max(direction.shape[0] for direction in directions.values())
-    out = torch.zeros((directed, count), dtype=options.dtype)
-    packed, slopes, threads = pack(pixels, scene, options), out.numpy(), thread_count(options)
-    if not finite(packed):
-        return out.fill_(torch.nan)
-    known = torch.stack([_finite_ones(direction) for direction in directions.values()]).all(0)
-    followed = {name: _without(direction, known) for name, direction in directions.items()}
-    ways = pack_directions(scene, followed, options, packed.narrow.dtype)
+    shape, directed = values_shape(pixels, scene, options), max(d.shape[0] for d in directions.values())
+    packed, threads, stacked = pack(pixels, scene, options), thread_count(options), scene.stacked()
+    scenes = packed.scenes
+    out = torch.zeros((len(scenes), directed, shape[-1]), dtype=options.dtype)
+    known = torch.ones((directed, len(scenes)), dtype=torch.bool)
+    for name, direction in directions.items():
+        known &= _finite_ones(direction, batched=name in stacked)
+    followed = {name: _without(direction, known, batched=name in stacked) for name, direction in directions.items()}
+    ways = pack_directions(scene, followed, options, scenes[0].narrow.dtype, len(scenes))
+    slopes = out.numpy()
 
-    def work(piece: Piece, room: at.Scratch) -> None:
-        push(slopes, *piece, packed, room, ways, tally(directed))
+    def work(piece: tuple[int, int, int], _: object) -> None:
+        b, *places = piece
+        push(slopes[b], *places, scenes[b], _room(scenes[b], ways[b]), ways[b], tally(directed))
 
-    packed.whole[at.EVERYWHERE] |= "offset" in directions
-    pieces = _pieces(int(packed.whole[at.PLACES]), threads * PIECES_PER_THREAD, at.CHUNK)
-    _deal(work, pieces, threads, partial(_room, packed, ways), None)
-    out[~known] = torch.nan
-    return out
+    for one in scenes:
+        one.whole[at.EVERYWHERE] |= "offset" in directions
+    wanted = max(1, threads * PIECES_PER_THREAD // len(scenes))
+    pieces = [
+        (b, *piece)
+        for b, one in enumerate(scenes)
+        for piece in pieces_of(int(one.whole[at.PLACES]), wanted, at.CHUNK)
+        if packed.finite[b]
+    ]
+    deal(work, pieces, threads, lambda: None, None)
+    out[~(known.T & torch.from_numpy(packed.finite)[:, None])] = torch.nan
+    return without_absent(out.transpose(0, 1).reshape(directed, *shape).contiguous(), pixels)
 
 
-def _finite_ones(direction: Tensor) -> Tensor:
-    """Which directions [T] are finite in one tensor."""
-    return torch.isfinite(direction).flatten(1).all(1) if direction.dim() > 1 else torch.isfinite(direction)
+def _finite_ones(direction: Tensor, *, batched: bool) -> Tensor:
+    """Which directions [T, 1 or B] are finite in one tensor."""
+    axes = 1 + batched
+    return torch.isfinite(direction).reshape(*direction.shape[:axes], -1).all(-1).reshape(len(direction), -1)
 
 
-def _without(direction: Tensor, known: Tensor) -> Tensor:
-    """The directions, zero where they are not to be followed."""
+def _without(direction: Tensor, known: Tensor, *, batched: bool) -> Tensor:
+    """The directions, zero where they are not to be followed [T, B]."""
     if bool(known.all()):
         return direction
-    return torch.where(known.reshape(-1, *[1] * (direction.dim() - 1)), direction, torch.zeros_like(direction))
+    followed = known if batched else known.any(1)
+    shape = (*followed.shape, *[1] * (direction.dim() - followed.dim()))
+    return torch.where(followed.reshape(shape) & torch.isfinite(direction), direction, torch.zeros_like(direction))
 
 
 def _room(packed: at.Packed, ways: Ways) -> at.Scratch:
