@@ -130,7 +130,7 @@ class _Tangents(_Once):
         pairs = zip(arguments[-SCENE.count :], in_dims[-SCENE.count :], strict=True)
         whole = [_in_a_row(stack, dim, count) for stack, dim in pairs]
         slopes = _Tangents.apply(*arguments[: -SCENE.count], *whole)  # type: ignore[no-untyped-call]
-        return slopes.unflatten(0, (count, -1)), 0
+        return slopes.reshape(count, slopes.shape[0] // count, *slopes.shape[1:]), 0
 
 
 _RANKS = tuple(len(field.metadata["shape"]) for field in fields(Scene))

@@ -121,8 +121,11 @@ def _no_sums(packed: Packed, count: int, with_table: bool) -> list[at.Sums]:
     """No gradient yet by the tensors of so many units, which add to one table."""
     one = packed.scenes[0]
     table = np.zeros(one.table.size if with_table else 0)
-    like = one.lattice, one.sources, one.panels, np.zeros(at.SINGLE_COLUMNS)
-    return [at.Sums(*(np.zeros(array.shape) for array in like), table=table) for _ in range(count)]
+    of = one.lattice.shape, one.sources.shape, one.panels.shape
+    return [
+        at.Sums(np.zeros(of[0]), np.zeros(of[1]), np.zeros(of[2]), np.zeros(at.SINGLE_COLUMNS), table)
+        for _ in range(count)
+    ]
 
 
 def _total(parts: list[list[Unit]], sums: list[list[at.Sums]], packed: Packed, tables: int) -> at.Sums:
