@@ -218,7 +218,7 @@ def cbf_header_text(data: record.ExperimentData, index: int = 0, created: dateti
 
 
 def _records(data: record.ExperimentData, index: int) -> dict[str, str]:
-    """What other programs read; what is not known is left out."""
+    """What other programs read; what is not known is left out, or 0 where DIALS asks for a number."""
     beam, panel, scan = data.beam, data.detector.panels[0] if data.detector else None, data.scan
     if beam is None or panel is None:
         raise InputError("experiment", "no beam or no detector", "both, for a CBF header")
@@ -239,8 +239,9 @@ def _records(data: record.ExperimentData, index: int) -> dict[str, str]:
     sensor = {formula: word for word, formula in MATERIALS.items()}.get(panel.material or "")
     if sensor is not None and panel.thickness_mm is not None:
         records[sensor] = f"sensor, thickness {panel.thickness_mm / 1000!r} m"
-    if scan is not None and scan.exposure_times_s is not None:
-        records["Exposure_time"] = f"{float(scan.exposure_times_s[index])!r} s"
+    times = None if scan is None else scan.exposure_times_s
+    seconds = 0.0 if times is None else float(times[index])
+    records |= {"Exposure_time": f"{seconds!r} s", "Exposure_period": f"{seconds!r} s"}
     if beam.polarization_fraction is not None:
         records["Polarization"] = repr(beam.polarization_fraction)
     if beam.flux is not None:
@@ -329,7 +330,7 @@ def _scan(records: dict[str, str], path: str) -> record.ScanData | None:
         image_range=(1, 1),
         oscillation_start_deg=start,
         oscillation_width_deg=width,
-        exposure_times_s=None if exposure is None else np.array([exposure]),
+        exposure_times_s=np.array([exposure]) if exposure else None,
     )
 
 

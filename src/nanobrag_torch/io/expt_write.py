@@ -60,9 +60,15 @@ def _pointers(experiment: record.ExperimentData, models: dict[str, list[Any]], i
 
 
 def _imageset(experiment: record.ExperimentData) -> Json | None:
-    """Where the images are: a template, or a list of files."""
-    if experiment.image_template is not None:
-        return {"__id__": "ImageSequence", "template": experiment.image_template}
+    """Where the images are: a template, or a list of files; DIALS looks for the place of each in a file of several."""
+    template, scan = experiment.image_template, experiment.scan
+    if template is not None:
+        entry: Json = {"__id__": "ImageSequence", "template": template}
+        if experiment.image_numbers:
+            entry["single_file_indices"] = list(experiment.image_numbers)
+        elif scan is not None and "#" not in template:
+            entry["single_file_indices"] = list(range(scan.image_range[0] - 1, scan.image_range[1]))
+        return entry
     if not experiment.images:
         return None
     numbers = {"single_file_indices": list(experiment.image_numbers)} if experiment.image_numbers else {}
@@ -181,18 +187,18 @@ def _scan(scan: record.ScanData) -> Json:
 
 
 def _crystal(crystal: record.CrystalData) -> Json:
-    kind = "crystal"
-    entry: Json = {f"real_space_{name}": row.tolist() for name, row in zip("abc", crystal.real_space, strict=True)}
+    """Of every class of crystal; DIALS tells them by their keys alone, and refuses other names."""
+    entry: Json = {"__id__": "crystal"}
+    entry |= {f"real_space_{name}": row.tolist() for name, row in zip("abc", crystal.real_space, strict=True)}
     entry["space_group_hall_symbol"] = f" {crystal.space_group_hall or 'P 1'}"
     if crystal.mosaicity_deg is not None:
-        kind, entry["mosaicity"] = "MosaicCrystalKabsch2010", crystal.mosaicity_deg
+        entry["mosaicity"] = crystal.mosaicity_deg
     if crystal.half_mosaicity_deg is not None and crystal.domain_size_A is not None:
-        kind = "MosaicCrystalSauter2014"
         entry |= {"ML_half_mosaicity_deg": crystal.half_mosaicity_deg, "ML_domain_size_ang": crystal.domain_size_A}
     if crystal.A_at_scan_points is not None:
         entry["A_at_scan_points"] = crystal.A_at_scan_points.reshape(-1, 9).tolist()
     entry |= crystal.uncertainties or {}
-    return {"__id__": kind, **entry}
+    return entry
 
 
 def all_parts(experiments: Sequence[record.ExperimentData], name: str) -> list[Any]:

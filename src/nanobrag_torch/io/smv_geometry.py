@@ -147,9 +147,9 @@ def _text(data: record.ExperimentData, own: dict[str, str], pixel_type: str, ind
         "TYPE": kind,
         **({} if data_type is None else {"Data_type": data_type}),
         **_geometry_entries(data),
-        **({} if data.scan is None else _scan_entries(data.scan, index)),
+        **_scan_entries(data.scan, index),
         **own,
-        "BEAMLINE": "fake",  # how DIALS recognises a simulated SMV image
+        "BEAMLINE": "simulated",  # "fake" would have DIALS take the beam centre for one of ADXV, a pixel off
     }
     lines = [f"{key}={value!r};" if isinstance(value, float) else f"{key}={value};" for key, value in entries.items()]
     return "{\n" + "\n".join(lines) + "\n}\f"
@@ -173,10 +173,13 @@ def _geometry_entries(data: record.ExperimentData) -> dict[str, Any]:
         "PIXEL_SIZE": pixel,
         "DISTANCE": spot.distance_mm,
         "WAVELENGTH": beam.wavelength_A,
-        "BEAM_CENTER_X": mosflm_x,
-        "BEAM_CENTER_Y": mosflm_y,
+        "BEAM_CENTER_X": spot.slow_mm,  # as DIALS reads them: from the outer corner, along slow and fast
+        "BEAM_CENTER_Y": spot.fast_mm,
         "ADXV_CENTER_X": spot.fast_mm,
         "ADXV_CENTER_Y": spot.size_mm[1] - spot.slow_mm,
+        # The C program takes the last key that ends so, and counts from the middle of the first pixel.
+        "MOSFLM_BEAM_CENTER_X": mosflm_x,
+        "MOSFLM_BEAM_CENTER_Y": mosflm_y,
         "MOSFLM_CENTER_X": mosflm_x,
         "MOSFLM_CENTER_Y": mosflm_y,
         "DENZO_X_BEAM": spot.slow_mm,
@@ -188,8 +191,10 @@ def _geometry_entries(data: record.ExperimentData) -> dict[str, Any]:
     }
 
 
-def _scan_entries(scan: record.ScanData, index: int) -> dict[str, Any]:
-    """Spindle angles of image `index`, as other programs read them."""
+def _scan_entries(scan: record.ScanData | None, index: int) -> dict[str, Any]:
+    """Spindle angles of image `index`, as other programs read them; they ask for those of a still too."""
+    if scan is None:
+        return {"OSC_START": 0.0, "OSC_RANGE": 0.0}
     start = scan.start_deg(index)
     return {"PHI": start, "OSC_START": start, "OSC_RANGE": scan.oscillation_width_deg}
 

@@ -426,4 +426,8 @@ def part_of_scan(data: ExperimentData, first: int, count: int) -> ExperimentData
     beam = data.beam
     if beam is not None and beam.s0_at_scan_points is not None:
         beam = replace(beam, s0_at_scan_points=beam.s0_at_scan_points[points])
-    return replace(data, beam=beam, scan=shorter, crystal=crystal, goniometer=goniometer)
+    files = {
+        name: values[first : first + count] if len(values := getattr(data, name)) == scan.frames else values
+        for name in ("images", "image_numbers")
+    }
+    return replace(data, beam=beam, scan=shorter, crystal=crystal, goniometer=goniometer, **files)

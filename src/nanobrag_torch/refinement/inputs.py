@@ -167,7 +167,8 @@ def image_of(data: ExperimentData, folder: Path, frame: int) -> tuple[Path, int]
     if template is None:
         raise InputError("image", None, "an image: the experiment does not name one")
     number = frame + (1 if data.scan is None else data.scan.image_range[0])
-    name, inside = template, frame
+    # In a file of several images DIALS counts from 0 where it numbers them from 1.
+    name, inside = template, data.image_numbers[frame] if frame < len(data.image_numbers) else max(number - 1, 0)
     for mark in ("#", "?"):
         width = template.count(mark)
         if width and mark * width in template:
