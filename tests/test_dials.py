@@ -149,7 +149,7 @@ def test_dials_opens_images(name: str, suffix: str, tmp_path: Path) -> None:
     if suffix == ".img":  # whose pixels are square, and whose axis is x
         square = [
             replace(p, pixel_size_mm=(0.2, 0.2), fast=[1.0, 0, 0], slow=[0, -1.0, 0]) for p in data.detector.panels
-        ]  # type: ignore[union-attr]
+        ]
         axis = None if data.goniometer is None else GoniometerData(rotation_axis=[1.0, 0.0, 0.0])
         data = replace(data, detector=DetectorData(panels=tuple(square)), goniometer=axis)
     pixels = np.arange(600, dtype=np.int32).reshape(20, 30) % 97

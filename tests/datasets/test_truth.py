@@ -120,6 +120,7 @@ def test_a_reflection_that_comes_back_is_another_one():
     assert rows["photons"].tolist() == [4.0, 10.0, 7.0] and rows["frame1"].tolist() == [2, 7, 2]
     assert rows["frame_centroid"].tolist() == [1.25, 6.0, 1.5]
     assert rows["angle_deg"][0] == pytest.approx(0.75)
+    assert rows["partiality"].tolist() == [1, 3, 4]  # of the best frame, never above that of one
 
 
 def test_a_detector_of_two_panels_from_a_file(tmp_path):

@@ -15,7 +15,9 @@ from nanobrag_torch.io.images import write_image
 from nanobrag_torch.io.mtz import write_mtz
 from nanobrag_torch.io.refl import read_refl
 from nanobrag_torch.io.refl_write import write_refl
+from nanobrag_torch.records.experiment import ExperimentData, ScanData, part_of_scan
 from nanobrag_torch.records.tables import ReflectionData
+from nanobrag_torch.refinement.inputs import image_of
 from nanobrag_torch.refinement.synthetic import Start, errors, wrong_factors, wrong_start
 
 QUICK = ["--shape", "gauss_hkl", "--boxes", "60"]
@@ -229,3 +231,16 @@ def test_the_command_of_a_phil_file_is_understood(files, tmp_path, capsys):
     words = capsys.readouterr().out.splitlines()[0].split()[4:]
     assert run(files, tmp_path / "out", *words) == 0
     capsys.readouterr()
+
+
+def test_the_image_of_a_frame_is_where_its_list_says(tmp_path):
+    """In a file of several images: its own index, else that of its number, whatever the experiment's first is."""
+    scan = ScanData(image_range=(5, 8), oscillation_start_deg=0.0, oscillation_width_deg=0.5)
+    (tmp_path / "all.nxs").touch()
+    (tmp_path / "one_0006.cbf").touch()
+    numbered = ExperimentData(scan=scan, image_template="all.nxs")
+    listed = replace(numbered, image_numbers=(0, 1, 2, 3))
+    assert image_of(numbered, tmp_path, 1) == (tmp_path / "all.nxs", 5)
+    assert image_of(listed, tmp_path, 1) == (tmp_path / "all.nxs", 1)
+    assert image_of(part_of_scan(listed, 2, 2), tmp_path, 1) == (tmp_path / "all.nxs", 3)
+    assert image_of(replace(numbered, image_template="one_####.cbf"), tmp_path, 1) == (tmp_path / "one_0006.cbf", 0)

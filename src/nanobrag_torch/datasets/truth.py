@@ -260,7 +260,8 @@ def _spots_of(folder: Folder, images: range) -> Columns:
 
 
 def gathered(spots: Columns, first_image: int) -> Columns:
-    """One row a reflection of what consecutive frames have of it: photons added, positions and angles weighted by them.
+    """One row a reflection of what consecutive frames have of it: photons added, positions and angles weighted by them,
+    the partiality of the frame that has most of it.
 
     A reflection that is not seen for two frames, and then again, is another one.
     """
@@ -280,8 +281,9 @@ def gathered(spots: Columns, first_image: int) -> Columns:
     found: Columns = {key: sorted_[key][starts] for key in (*keys, "d_A")}
     for name in ("fast", "slow", "centroid_fast", "centroid_slow", "angle_deg"):
         found[name] = _reduced(np.add, weight * sorted_[name].astype(np.float64), starts) / total
-    for name in ("photons", "photons_total", "background", "partiality"):
+    for name in ("photons", "photons_total", "background"):
         found[name] = _reduced(np.add, sorted_[name].astype(np.float64), starts)
+    found["partiality"] = _reduced(np.maximum, sorted_["partiality"].astype(np.float64), starts)
     for name, join in (("fast0", np.minimum), ("slow0", np.minimum), ("fast1", np.maximum), ("slow1", np.maximum)):
         found[name] = _reduced(join, sorted_[name], starts)
     found["frame0"], found["frame1"] = _reduced(np.minimum, frame, starts), _reduced(np.maximum, frame, starts) + 1
