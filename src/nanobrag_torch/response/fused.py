@@ -46,6 +46,8 @@ Bits = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int32]
 
 BLOCK = 512
+FEW = 64
+"""Counts by inversion that are looked for side by side: many fill the vectors of a processor, few have no large one."""
 _M0, _M1 = np.uint64(MULTIPLIERS[0]), np.uint64(MULTIPLIERS[1])
 _K0, _K1 = np.uint64(KEY_STEPS[0]), np.uint64(KEY_STEPS[1])
 _WORD, _HALF_WORD, _HIGH_PIXEL = np.uint64(WORD), np.uint64(32), np.uint64(0xFFFF)
@@ -81,15 +83,25 @@ def _logarithm(x: float, word: Reals, bits: Bits) -> float:
     return float(exponent * LN_2 + log_of_mantissa(word[0]))
 
 
-@compiled(inline="always")
-def _by_inversion(mean: float, u: float, none: float) -> int:
-    """The least k with u <= P(count <= k); none: P(count = 0)."""
-    term, below, count = none, none, 0
-    while u > below and count < MOST_BY_INVERSION:
-        count += 1
-        term = term * mean * INVERSES[count]
-        below += term
-    return count
+@compiled()
+def _by_inversion(means: Floats, u: Reals, terms: Reals, below: Reals, counts: Counts) -> None:
+    """The least k with u <= P(count <= k) of a few means below SMALL_MEAN, side by side; 0 elsewhere.
+
+    terms: P(count = 0). All take as many steps as the largest count among them; a step too many changes nothing.
+    """
+    for i in range(len(means)):
+        counts[i] = 0
+        below[i] = terms[i] if np.float64(means[i]) < SMALL_MEAN else 2.0
+    for count in range(1, MOST_BY_INVERSION + 1):
+        beyond, inverse = 0, INVERSES[count]
+        for i in range(len(means)):
+            more = np.int32(1) if u[i] > below[i] else np.int32(0)
+            counts[i] += more
+            beyond += more
+            terms[i] = terms[i] * np.float64(means[i]) * inverse
+            below[i] += terms[i]
+        if beyond == 0:
+            break
 
 
 @compiled()
@@ -138,30 +150,31 @@ def _large_count(mean: float, u: float, v: float, pixel: Any, image: Any, seed: 
 
 
 @compiled()
-def _probability_of_none(means: Floats, terms: Reals, bits: Bits) -> float:
-    """exp(-mean) of a block, where it is small, into terms, whose bits those are; the largest mean."""
-    largest = 0.0
+def _probability_of_none(means: Floats, terms: Reals, bits: Bits) -> tuple[float, float]:
+    """exp(-mean) of a block, where it is small, into terms, whose bits those are; the least and the largest mean."""
+    least, largest = np.float64(means[0]), 0.0
     for i in range(len(means)):
         mean = np.float64(means[i])
-        largest = max(largest, mean)
+        least, largest = min(least, mean), max(largest, mean)
         turns = min(mean, SMALL_MEAN) * LOG2_E
         whole = math.floor(turns + 0.5)
         terms[i] = power_of_two(whole - turns)
         bits[i] -= int(whole) << MANTISSA_BITS
-    return largest
+    return least, largest
 
 
 @compiled()
 def _quick_counts(means: Floats, u: Reals, v: Reals, counts: Counts) -> None:
-    """What PTRS accepts without a look at the probability, which is nearly all; -1 elsewhere."""
+    """Of means from SMALL_MEAN up, what PTRS accepts without a look at the probability, nearly all; -1 elsewhere."""
     for i in range(len(means)):
+        small = np.float64(means[i]) < SMALL_MEAN
         mean = max(np.float64(means[i]), SMALL_MEAN)
         a, b, _, quick = rejection_constants(math.sqrt(mean))
         centred = u[i] - 0.5
         edge = 0.5 - abs(centred)
         count = math.floor((2.0 * a / edge + b) * centred + mean + 0.43)
         good = edge >= 0.07 and v[i] <= quick and mean <= NORMAL_ABOVE
-        counts[i] = int(count) if good else -1
+        counts[i] = counts[i] if small else (int(count) if good else -1)
 
 
 @compiled()
@@ -171,7 +184,7 @@ def poisson_fill(means: Floats, pixels: Bits, size: int, first: int, image: Any,
     pixels [size]: the index of each, or none at all where the index is the place. image, seed: uint64.
     """
     word = np.empty(1)
-    u, v, terms = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+    u, v, terms, below = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty(FEW)
     index, number = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint64)
     term_bits, word_bits = terms.view(np.int64), word.view(np.int64)
     for start in range(0, len(means), BLOCK):
@@ -180,14 +193,17 @@ def poisson_fill(means: Floats, pixels: Bits, size: int, first: int, image: Any,
         _label(pixels, size, first + start, image, index[: len(block)], number[: len(block)])
         for i in range(len(block)):
             u[i], v[i] = _two_uniforms(index[i], np.uint64(0), number[i], seed)
-        if _probability_of_none(block, terms, term_bits) >= SMALL_MEAN:
+        least, largest = _probability_of_none(block, terms, term_bits)
+        if least < SMALL_MEAN:
+            for few in range(0, len(block), FEW):
+                end = min(few + FEW, len(block))
+                _by_inversion(block[few:end], u[few:end], terms[few:end], below, found[few:end])
+        if largest >= SMALL_MEAN:
             _quick_counts(block, u, v, found)
-        for i in range(len(block)):
-            mean = np.float64(block[i])
-            if mean < SMALL_MEAN:
-                found[i] = _by_inversion(mean, u[i], terms[i])
-            elif found[i] < 0 or mean > NORMAL_ABOVE:
-                found[i] = _large_count(mean, u[i], v[i], index[i], number[i], seed, word, word_bits)
+            for i in range(len(block)):
+                mean = np.float64(block[i])
+                if found[i] < 0 or mean > NORMAL_ABOVE:
+                    found[i] = _large_count(mean, u[i], v[i], index[i], number[i], seed, word, word_bits)
 
 
 @compiled()
