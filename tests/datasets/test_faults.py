@@ -1,10 +1,14 @@
-"""Processes that die, disks that fill, runs that meet: every image is there in the end, once, with the bytes it has."""
+"""Processes that die, disks that fill, runs that meet: every image is there in the end, once, with the bytes it has.
+
+Runs are forked from the tests, slowed down so that they can be caught at work, and really killed. Full counts, with
+commands of their own, are measured by `python -m benchmarks.dataset faults`.
+"""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import random
 import resource
 import signal
 import subprocess
@@ -13,18 +17,19 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 from dataset_recipes import STILLS, changed, toml
 
 from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.datasets import engine
 from nanobrag_torch.datasets.claims import claimed, is_alive, own_mark
+from nanobrag_torch.datasets.shards import make_shard
 from nanobrag_torch.datasets.store import checksum, open_folder
 
-PARTS = {"dataset": {"images": 16, "shard_images": 2, "seed": 5}, "render": {"oversample": 6}}
-TREE = {**STILLS, **PARTS}
-COMMAND = [sys.executable, "-c", "import sys; from nanobrag_torch.cli.nb.app import main; sys.exit(main())", "dataset"]
+TREE = {**STILLS, "dataset": {"images": 8, "shard_images": 2, "seed": 5}}
+FORK = multiprocessing.get_context("fork")
+SECONDS_AN_IMAGE = 0.1
+PATIENCE = 300.0
 
 
 def sums(folder):
@@ -42,11 +47,47 @@ def whole(tmp_path_factory):
     return home / "recipe.toml", sums(folder.path)
 
 
-def start(recipe, folder, *words):
-    """The command, as a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [*COMMAND, str(recipe), "-o", str(folder), *words]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def slowly(folder, number, renderer, report):
+    """A shard, with time for others to interfere."""
+
+    def rest(done):
+        time.sleep(SECONDS_AN_IMAGE)
+        report(done)
+
+    make_shard(folder, number, renderer, rest)
+
+
+def command(log, recipe, folder, *words):
+    """What a forked process does: the command, its words on standard error into a file."""
+    engine.make_shard = slowly
+    with Path(log).open("w") as sys.stderr:
+        code = main(["dataset", str(recipe), "-o", str(folder), "--workers", "1", *words])
+    os._exit(code)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts commands; ends those that a test has left."""
+    running = []
+
+    def begin(recipe, folder, *words, work=command):
+        log = tmp_path / f"log-{len(running)}"
+        process = FORK.Process(target=work, args=(log, recipe, folder, *words))
+        process.start()
+        process.log = log
+        running.append(process)
+        return process
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.join()
+
+
+def ended(process):
+    """Exit code, when it is done."""
+    process.join(PATIENCE)
+    return process.exitcode
 
 
 def done(folder):
@@ -54,12 +95,12 @@ def done(folder):
     return len(list((Path(folder) / "shards").glob("*.json"))) if (Path(folder) / "shards").is_dir() else 0
 
 
-def until(condition, seconds=120.0):
+def until(condition):
     """Wait for it."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
+        time.sleep(0.01)
 
 
 def makers(folder):
@@ -71,99 +112,113 @@ def makers(folder):
     return found
 
 
-def test_killed_workers_are_replaced_and_nothing_is_lost(whole, tmp_path):
-    recipe, expected = whole
-    chance = random.Random(4)
-    run = start(recipe, tmp_path / "set", "--workers", "2", "-q")
-    killed = 0
-    while run.poll() is None and killed < 3:
-        victims = [process for process in makers(tmp_path / "set") if process != run.pid]
-        if victims:
-            time.sleep(chance.uniform(0, 0.2))
-            with suppress(ProcessLookupError):
-                os.kill(chance.choice(victims), signal.SIGKILL)
-                killed += 1
-            time.sleep(chance.uniform(0.2, 0.6))
-    _, errors = run.communicate(timeout=200)
-    assert killed == 3 and run.returncode == 0, errors
-    assert sums(tmp_path / "set") == expected and (tmp_path / "set" / "manifest.json").exists()
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path):
+    """By Dask: the shard of a worker that died is made by another, and the folder has the bytes of one process."""
+    recipe = changed({**TREE, "render": {"oversample": 8}})
+    alone, shared = open_folder(tmp_path / "alone", recipe), open_folder(tmp_path / "shared", recipe)
+    engine.run(alone, engine.in_this_process).raise_failures()
+    with engine.local_cluster(2) as client:
+        deal = engine.by_dask(client)
+
+        def killing(folder, shards, run):
+            outcomes = deal(folder, shards, run)
+            yield next(outcomes)  # one shard is done: both workers are up, and at their next
+            until(lambda: makers(folder.path) or done(folder.path) == recipe.shards)
+            for victim in makers(folder.path)[:1]:
+                killed.append(victim)
+                os.kill(victim, signal.SIGKILL)
+            yield from outcomes
+
+        killed: list[int] = []
+        engine.run(shared, killing).raise_failures()
+    assert len(killed) == 1 and os.getpid() not in killed
+    assert sums(shared.path) == sums(alone.path)
 
 
-def test_a_killed_head_and_a_killed_group_go_on_by_resume(whole, tmp_path):
+def test_killed_runs_go_on_by_resume(whole, start, tmp_path):
+    """Three times, each a little further; what a killed writer had half written is gone in the end."""
     recipe, expected = whole
-    head = start(recipe, tmp_path / "set", "--workers", "2", "-q")
-    until(lambda: done(tmp_path / "set") >= 1)
-    children = psutil.Process(head.pid).children(recursive=True)
-    head.kill()
-    head.communicate()
-    _, alive = psutil.wait_procs(children, timeout=60)
-    assert not alive  # workers do not outlive their head
-    alone = start(recipe, tmp_path / "set", "--workers", "1", "--resume", "-q")
-    before = done(tmp_path / "set")
-    until(lambda: done(tmp_path / "set") > before or alone.poll() is not None)
-    alone.kill()
-    alone.communicate()
+    for kills in range(3):
+        run = start(recipe, tmp_path / "set", "--resume", "-q")
+        before = done(tmp_path / "set")
+        until(lambda before=before, run=run: done(tmp_path / "set") > before or run.exitcode is not None)
+        time.sleep(SECONDS_AN_IMAGE * kills / 2)
+        run.kill()
+        run.join()
     assert done(tmp_path / "set") >= 1
-    last = start(recipe, tmp_path / "set", "--workers", "1", "--resume", "-q")
-    _, errors = last.communicate(timeout=200)
-    assert last.returncode == 0 and errors == ""
+    last = start(recipe, tmp_path / "set", "--resume", "-q")
+    assert ended(last) == 0 and last.log.read_text() == ""
     assert sums(tmp_path / "set") == expected
     assert not list((tmp_path / "set" / "shards").glob(".*"))
 
 
-def test_a_full_disk_is_one_line_and_keeps_what_is_whole(whole, tmp_path):
-    """Files of this process may grow to 20 kB only: the first shard's images do not fit."""
+def on_a_full_disk(log, recipe, folder, *words):
+    """The command, whose files may grow to 20 kB only once the folder is there: the images of a shard do not fit."""
+    open_folder(folder, changed(TREE))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
+    command(log, recipe, folder, *words)
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_is_whole(whole, start, tmp_path):
     recipe, expected = whole
-    limited = [sys.executable, "-c", LIMITED, str(recipe), "-o", str(tmp_path / "set"), "--workers", "1"]
-    run = subprocess.run(limited, capture_output=True, text=True, timeout=200)
-    assert run.returncode == 2
-    lines = [line for line in run.stderr.splitlines() if "error" in line]
-    assert len(lines) == 1 and "file too large" in lines[0] and "Traceback" not in run.stderr
+    run = start(recipe, tmp_path / "set", "-q", work=on_a_full_disk)
+    assert ended(run) == 2
+    lines = [line for line in run.log.read_text().splitlines() if "error" in line]
+    assert len(lines) == 1 and "file too large" in lines[0] and "Traceback" not in run.log.read_text()
     assert done(tmp_path / "set") == 0 and not list((tmp_path / "set" / "shards").iterdir())
-    last = start(recipe, tmp_path / "set", "--workers", "1", "--resume", "-q")
-    last.communicate(timeout=200)
-    assert last.returncode == 0 and sums(tmp_path / "set") == expected
+    last = start(recipe, tmp_path / "set", "--resume", "-q")
+    assert ended(last) == 0 and sums(tmp_path / "set") == expected
 
 
-LIMITED = f"""
-import resource, sys
-from nanobrag_torch.cli.nb.app import main
-from nanobrag_torch.datasets import store
-
-create = store._create
-def limited(*words):
-    create(*words)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, {resource.RLIM_INFINITY}))
-store._create = limited
-sys.exit(main(["dataset", *sys.argv[1:]]))
-"""
-
-
-def test_two_runs_of_one_recipe_share_the_work(whole, tmp_path):
+def test_a_damaged_shard_is_found_and_made_again(whole, start, tmp_path):
+    """One bit of the images, a table that is cut short, a record that is no JSON."""
     recipe, expected = whole
-    runs = [start(recipe, tmp_path / "set", "--workers", "1", "-q") for _ in range(2)]
+    first = start(recipe, tmp_path / "set", "-q")
+    assert ended(first) == 0
+    shards = tmp_path / "set" / "shards"
+    content = bytearray((shards / "00001.h5").read_bytes())
+    content[len(content) // 2] ^= 1
+    (shards / "00001.h5").write_bytes(content)
+    (shards / "00002.spots.parquet").write_bytes((shards / "00002.spots.parquet").read_bytes()[:-7])
+    (shards / "00003.json").write_text("{")
+    again = start(recipe, tmp_path / "set", "--resume", "-q")
+    assert ended(again) == 0 and sums(tmp_path / "set") == expected
+    assert "00001.h5" in again.log.read_text() and "00002" in again.log.read_text()
+
+
+def test_two_runs_of_one_recipe_share_the_work(whole, start, tmp_path):
+    recipe, expected = whole
+    runs = [start(recipe, tmp_path / "set", "-q")]
+    until(lambda: makers(tmp_path / "set"))
+    runs.append(start(recipe, tmp_path / "set"))
     workers: set[int] = set()
-    while any(run.poll() is None for run in runs):
+    while any(run.exitcode is None for run in runs):
         workers |= set(makers(tmp_path / "set"))
-        time.sleep(0.02)
-    said = [run.communicate(timeout=200)[1] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], said
-    assert workers == {run.pid for run in runs}
+        time.sleep(0.01)
+    assert [run.exitcode for run in runs] == [0, 0], [run.log.read_text() for run in runs]
+    assert workers == {run.pid for run in runs} and "sharing it" in runs[1].log.read_text()
     assert sums(tmp_path / "set") == expected
 
 
-def test_a_second_recipe_is_refused_while_the_first_is_at_work(whole, tmp_path, capsys):
+def test_a_second_recipe_is_refused_while_the_first_is_at_work(whole, start, tmp_path, capsys):
     recipe, expected = whole
     other = tmp_path / "other.toml"
     other.write_text(toml({**TREE, "background": {"constant": 3.0}}))
-    first = start(recipe, tmp_path / "set", "--workers", "1", "-q")
+    first = start(recipe, tmp_path / "set", "-q")
     until(lambda: done(tmp_path / "set") >= 1)
     for words in ([], ["--resume"], ["--shard", "3"]):
         assert main(["dataset", str(other), "-o", str(tmp_path / "set"), *words]) == 2
         errors = capsys.readouterr().err
         assert "background.constant 3.0" in errors and errors.count("\n") == 1
-    first.communicate(timeout=200)
-    assert first.returncode == 0 and sums(tmp_path / "set") == expected
+    assert ended(first) == 0 and sums(tmp_path / "set") == expected
+
+
+def test_a_finished_folder_is_not_begun_again_without_resume(whole, tmp_path, capsys):
+    recipe, _ = whole
+    for words, code in (([], 0), ([], 2), (["--resume"], 0)):
+        assert main(["dataset", str(recipe), "-o", str(tmp_path / "set"), "--workers", "1", *words]) == code
+        errors = capsys.readouterr().err
+        assert code == 0 or ("--resume" in errors and errors.count("\n") == 1)
 
 
 def test_a_claim_dies_with_its_process(tmp_path):

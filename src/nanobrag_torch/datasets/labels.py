@@ -77,12 +77,19 @@ def _assign(renderer: Renderer, frame: Frame, lattice: Lattice, shape: NDArray[n
     codes = spots.nearest_codes(
         pixels, frame.panels, renderer.pixel_size, shape, frame.incident, wavelength, lattice.middle
     )
-    unique, owners = np.unique(codes, return_inverse=True)
+    unique, owners = _distinct(codes)
     hkl = spots.unpacked(unique)
     sums, boxes = spots.measured(lattice.photons, pixels, owners, len(unique), shape)
     kept = (sums[:, spots.TOTAL] >= renderer.recipe.labels.min_photons) & hkl.any(axis=1)
     place = np.where(kept, np.cumsum(kept) - 1, -1)
     return _Assigned(pixels, place[owners], hkl[kept], sums[kept], boxes[kept])
+
+
+def _distinct(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sorted codes, each once, and the place of every code among them; neighbours are mostly alike."""
+    starts = np.flatnonzero(np.concatenate(([True], codes[1:] != codes[:-1]))) if codes.size else np.zeros(0, np.int64)
+    unique, places = np.unique(codes[starts], return_inverse=True)
+    return unique, np.repeat(places, np.diff(starts, append=codes.size))
 
 
 def _table(

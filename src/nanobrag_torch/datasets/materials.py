@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -35,6 +36,11 @@ class Material:
     default_F: float
     cell: Cell
     space_group: str
+
+    @cached_property
+    def strongest(self) -> float:
+        """The largest amplitude."""
+        return max(float(self.table.abs().max()) if self.table.numel() else 0.0, abs(self.default_F))
 
 
 def middle(draws: Draws) -> list[float]:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from nanobrag_torch.physics.lattice_factor import PROFILES, amplitude, shape_mat
 from nanobrag_torch.physics.mosaicity import quadrature_nodes
 from nanobrag_torch.physics.polarization import polarization_matrix
 from nanobrag_torch.records.experiment import ExperimentData
+from nanobrag_torch.records.reflections import Cell
 from nanobrag_torch.response.chain import Response
 from nanobrag_torch.response.presets import detector_preset
 from nanobrag_torch.units import ANGSTROM, MICRON, MM, R_E_SQUARED
@@ -45,6 +46,8 @@ Image = NDArray[np.float32]
 SAMPLES_A_SPOT = 3
 """Sub-pixels across the narrowest spot, as the command nanoBragg has them."""
 LARGEST_OVERSAMPLE = 64
+LARGEST_CUT = 0.01
+"""Share of a spot's peak below which no tolerance leaves anything out, however weak the spots are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,16 +201,15 @@ class Renderer:
     def _lattice(self, plan: ImagePlan, lattice: LatticePlan, scene: Scene) -> Lattice:
         crystal, material = self.recipe.crystal[lattice.crystal], self.materials[lattice.crystal]
         shape, cells = CrystalShape(crystal.shape), torch.from_numpy(lattice.cells)
-        turns = phi_turns(plan, np.array(self.recipe.scan.axis))
+        axis = np.array(self.recipe.scan.axis)
+        turns = phi_turns(plan, axis)
         domains, weights = domain_turns(lattice.spread_deg, crystal.mosaic_domains)
         columns = lattice.rows.T * ANGSTROM
         stack = (domains[None] @ (turns @ columns)[:, None]).transpose(0, 1, 3, 2).reshape(-1, 3, 3)
-        straight = torch.from_numpy(standard_rows(lattice.cell))
-        stars, volume = torch.linalg.inv(straight).T.contiguous(), torch.linalg.det(straight)
-        matrix = shape_matrix(shape, cells, torch.ones((), dtype=torch.float64), stars, volume)
+        matrix = shape_matrix(shape, cells, torch.ones((), dtype=torch.float64), *_stars_and_volume(lattice.cell))
         repeated = np.tile(weights, len(turns)) / len(turns)
         photons = self._reached(self._rendered(plan, lattice, material, scene, (shape, matrix, stack, repeated)))
-        middle = (phi_turns(plan, np.array(self.recipe.scan.axis), middle=True)[0] @ columns).T
+        middle = ((turns if len(turns) == 1 else phi_turns(plan, axis, middle=True))[0] @ columns).T
         return Lattice(lattice, stack, repeated, matrix.numpy(), middle, photons)
 
     def _rendered(
@@ -234,8 +236,20 @@ class Renderer:
             profile=PROFILES[shape],
             hkl_first=material.first,
             oversample=self.oversample(plan, lattice),
+            **self._left_out(whole, material),
         )
         return operation.intensity(None, whole, options).to(torch.float32).numpy()
+
+    def _left_out(self, scene: Scene, material: Material) -> dict[str, float]:
+        """What may be left out, as photons of shapes that fade and as a share of the spots of those that vanish."""
+        tolerance = self.recipe.render.tolerance
+        if not tolerance:
+            return {}
+        panels = scene.panels.numpy()
+        close = np.abs((panels[:, 0] * panels[:, 3]).sum(1)).min()
+        solid_angle = float(self.pixel_size.prod(1).max() / close**2)
+        most = float(scene.source_weights.sum()) * solid_angle * material.strongest**2
+        return {"tolerance": tolerance, "cut": min(max(self._options.cut, tolerance / most), LARGEST_CUT)}
 
     def oversample(self, plan: ImagePlan, lattice: LatticePlan) -> int:
         """Sub-pixels along an edge: as the recipe says, else three across the narrowest spot."""
@@ -271,6 +285,13 @@ def domain_turns(spread_deg: float, count: int) -> tuple[Reals, Reals]:
         return np.eye(3)[None], np.ones(1)
     vectors, weights = _nodes(count)
     return np.asarray(Rotation.from_rotvec(vectors * math.radians(spread_deg)).as_matrix()), weights
+
+
+@lru_cache(maxsize=256)
+def _stars_and_volume(cell: Cell) -> tuple[Tensor, Tensor]:
+    """Rows a*, b*, c* (1/Angstrom) and volume of a cell that nothing has turned."""
+    straight = torch.from_numpy(standard_rows(cell))
+    return torch.linalg.inv(straight).T.contiguous(), torch.linalg.det(straight)
 
 
 @cache

@@ -81,6 +81,9 @@ def poisson_counts(
 
 def require_countable(means: Tensor, name: str) -> None:
     """Raise InputError, with the worst value, for expected photons that cannot be counted."""
+    least, most = torch.aminmax(means) if means.numel() else (torch.zeros(()),) * 2
+    if 0 <= float(least) <= float(most) <= LARGEST_MEAN:  # where nothing is not a number
+        return
     fine = (means >= 0) & (means <= LARGEST_MEAN)
     if bool(fine.all()):
         return

@@ -19,13 +19,14 @@ from nanobrag_torch.kernels.cpu.pairs import add_pairs
 from nanobrag_torch.kernels.cpu.profiles import form_matrix, form_slopes, form_squares
 from nanobrag_torch.kernels.cpu.slopes import add_table_slopes
 from nanobrag_torch.kernels.cpu.threads import Progress, thread_count, together
+from nanobrag_torch.kernels.cpu.tiles import add_tile
 from nanobrag_torch.kernels.cpu.value import value as _value
 from nanobrag_torch.kernels.problem import Options, Scene, step_count, values_shape, without_absent
 from nanobrag_torch.physics.lattice_factor import Profile
 
 RARE = (
     *(bend, unbend, bend_by_lab_axes, unbend_by_lab_axes, interpolate, scatter_nodes, add_table_slopes),
-    *(form_squares, form_slopes, form_matrix, look_ahead, fill_tile, add_pairs),
+    *(form_squares, form_slopes, form_matrix, look_ahead, fill_tile, add_pairs, add_tile),
 )
 """What only curved detectors, tricubic structure factors, shapes other than the grating and bounds call."""
 _value_of_most = _value.without(*RARE)

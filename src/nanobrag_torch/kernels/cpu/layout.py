@@ -85,11 +85,20 @@ STEP_X, STEP_Y, STEP_Z = 28 * ROW + 3 * GROUPS, 28 * ROW + 4 * GROUPS, 28 * ROW 
 BOW_1, BOW_2 = 28 * ROW + 6 * GROUPS, 28 * ROW + 7 * GROUPS
 POLAR_0, POLAR_1, POLAR_2 = 28 * ROW + 8 * GROUPS, 28 * ROW + 9 * GROUPS, 28 * ROW + 10 * GROUPS
 COMMON = 28 * ROW + 11 * GROUPS
-NARROW_SIZE = 29 * ROW
+# the same of the groups of a tile along the slow axis, and along both; steps of a group's lanes from its middle
+DOWN_X, DOWN_Y, DOWN_Z = 29 * ROW, 29 * ROW + GROUPS, 29 * ROW + 2 * GROUPS
+DOWN_BOW_1, DOWN_BOW_2, CROSS_BOW = 29 * ROW + 3 * GROUPS, 29 * ROW + 4 * GROUPS, 29 * ROW + 5 * GROUPS
+DOWN_POLAR_1, DOWN_POLAR_2, CROSS_POLAR = 29 * ROW + 6 * GROUPS, 29 * ROW + 7 * GROUPS, 29 * ROW + 8 * GROUPS
+ACROSS, DOWNWARDS = 29 * ROW + 9 * GROUPS, 29 * ROW + 10 * GROUPS
+# of pairs of a group and a lattice, LANES numbers each: the rest of hkl at the anchor, where that is in the table
+PAIR_H, PAIR_K, PAIR_L = 30 * ROW, 31 * ROW, 32 * ROW
+PAIR_LOW_H, PAIR_LOW_K, PAIR_LOW_L = 33 * ROW, 34 * ROW, 35 * ROW
+NARROW_SIZE = 36 * ROW
 
 # int32 scratch
 BASE = LANES  # table index of the anchors, behind that of the lanes
-INDEX_SIZE = LANES + GROUPS
+PAIR_GROUP, PAIR_LATTICE, PAIR_BASE = LANES + GROUPS, 2 * LANES + GROUPS, 3 * LANES + GROUPS
+INDEX_SIZE = 4 * LANES + GROUPS
 
 # columns of the table of panels
 ORIGIN, FAST_AXIS, SLOW_AXIS, NORMAL = 0, 3, 6, 9

@@ -20,6 +20,7 @@ from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.near import add_run
 from nanobrag_torch.kernels.cpu.pairs import add_pairs
 from nanobrag_torch.kernels.cpu.sum import add_lattices
+from nanobrag_torch.kernels.cpu.tiles import add_tile
 
 
 @entry(title="the kernel of images")
@@ -36,7 +37,8 @@ def value(out: Array, taken: Array, most: int, scene: Packed, scratch: Scratch) 
                 used, lanes, panel = next_block(scratch, scene, first, last)
                 lanes = thin(scratch, scene, lanes, panel)
                 if lanes:
-                    add_block(scratch, scene, lanes, scene.panels[panel])
+                    if not (scene.whole[at.SPARSE] and add_tile(scratch, scene, lanes, scene.panels[panel])):
+                        add_block(scratch, scene, lanes, scene.panels[panel])
                     store(out, scratch, lanes)
             first += used
     return True

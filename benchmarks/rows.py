@@ -1,0 +1,58 @@
+"""Rows of measurements: each shows one claim, is kept as JSON and stands in a table of a page, between two marks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+MARKS = "<!-- results -->", "<!-- end of results -->"
+
+
+@dataclass(frozen=True)
+class Found:
+    """One row: what was asked of it, what it gave, whether that is enough, and of how many."""
+
+    bar: str
+    found: str
+    met: bool
+    count: int
+
+
+Rows = Mapping[str, tuple[str, Callable[[int], Found]]]
+"""Name -> what it shows, and its measurement."""
+
+
+def measure_rows(words: list[str] | None, rows: Rows, results: Path, page: Path, *, about: str, of: str) -> None:
+    """Measure the rows that the words of a command ask for, keep them, and write the table. of: what is counted."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", metavar="row", help=f"of {', '.join(rows)}; default all")
+    parser.add_argument("--count", type=int, help=f"{of} of a row")
+    given = parser.parse_args(words)
+    unknown = set(given.rows) - set(rows)
+    if unknown:
+        parser.error(f"unknown rows {', '.join(sorted(unknown))}; known: {', '.join(rows)}")
+    known = json.loads(results.read_text()) if results.exists() else {}
+    for name in given.rows or rows:
+        found = rows[name][1](given.count or 10)
+        known[name] = asdict(found)
+        print(f"{name}: {found.found} ({'met' if found.met else 'not met'}: {found.bar})", flush=True)
+        results.write_text(json.dumps(known, indent=1) + "\n")
+    page.write_text(with_table(page.read_text(), known, rows, of))
+
+
+def with_table(page: str, known: dict[str, Any], rows: Rows, of: str) -> str:
+    """The page with the table of results between its marks."""
+    lines = [f"| what | bar | found | met | {of} |", "|---|---|---|---|---|"]
+    for name, (title, _) in rows.items():
+        if name in known:
+            row = known[name]
+            met = "yes" if row["met"] else "**no**"
+            lines.append(f"| {title} | {row['bar']} | {row['found']} | {met} | {row['count']} |")
+    before, _, rest = page.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    return f"{before}{MARKS[0]}\n" + "\n".join(lines) + f"\n{MARKS[1]}{after}"
