@@ -1,6 +1,7 @@
 """Measure the CPU kernel: `make bench`, or `python -m benchmarks [a c ...] [--yardstick PATH] [--repeats N]`.
 
-`make bench ARGS=refinement`, or `python -m benchmarks refinement [row ...]`, measures refinements instead.
+`make bench ARGS=refinement`, or `python -m benchmarks refinement [row ...]`, measures refinements instead, and
+`dataset` data sets.
 Results go to benchmarks/results/, one file a machine; docs/benchmarks.md is written from all of them.
 --yardstick: a measurement sketch of the inner loop, timed in the same process and taking turns with every scene.
 """
@@ -31,6 +32,11 @@ def main() -> None:
         from benchmarks.refinement import main as refinement
 
         refinement(sys.argv[2:])
+        return
+    if sys.argv[1:2] == ["dataset"]:
+        from benchmarks.dataset import main as dataset
+
+        dataset(sys.argv[2:])
         return
     arguments = _arguments()
     names = arguments.scenes or ["b", *CASES]

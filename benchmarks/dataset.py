@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from nanobrag_torch.datasets.labels import labels_of
 from nanobrag_torch.datasets.recipe import Recipe, recipe_of
 from nanobrag_torch.datasets.render import Frame, Renderer
 from nanobrag_torch.datasets.store import open_folder
+from nanobrag_torch.datasets.truth import StillsTruth
 from nanobrag_torch.kernels import operation
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "dataset.json", ROOT / "docs" / "datasets.md"
@@ -93,8 +95,8 @@ STAGES = (
     (shards, "write_columns", "tables"),
     (shards, "write_rows", "tables"),
     (shards, "image_row", "tables"),
-    (shards.StillsTruth, "add", "truth for DIALS"),
-    (shards.StillsTruth, "write", "truth for DIALS"),
+    (StillsTruth, "add", "truth for DIALS"),
+    (StillsTruth, "write", "truth for DIALS"),
 )
 
 
@@ -130,9 +132,8 @@ def undisturbed(renderer: Renderer, recipe: Recipe) -> float:
     total = 0.0
     for image in range(SMALLEST_COUNT):
         frame, recorded = renderer.frame(image), renderer.record(renderer.frame(image))
-        total += best(lambda image=image: renderer.frame(image))
-        total += best(lambda frame=frame: renderer.record(frame))
-        total += best(lambda frame=frame, recorded=recorded: labels_of(renderer, frame, recorded))
+        total += best(partial(renderer.frame, image)) + best(partial(renderer.record, frame))
+        total += best(partial(labels_of, renderer, frame, recorded))
     return 1000 * total / SMALLEST_COUNT
 
 

@@ -109,7 +109,8 @@ def alone(_: int) -> Found:
 
 def kills(count: int) -> Found:
     """kill -9 of a worker, of the head or of all, drawn each time, at a moment that is drawn too; then --resume."""
-    folder, chance, killed, made = home() / "killed", random.Random(7), [], 0
+    folder, chance = home() / "killed", random.Random(7)
+    killed: list[str] = []
     while len(killed) < count:
         run = start(folder, "--workers", "2", "--resume", "-q")
         while run.poll() is None and len(killed) < count:
@@ -119,7 +120,6 @@ def kills(count: int) -> Found:
                 killed.append(kill(run, chance.choice(victims), chance.choice(("worker", "worker", "head", "all"))))
         run.communicate(timeout=SECONDS)
         if run.returncode == 0 and len(killed) < count:  # it is done: make some of it again
-            made += 1
             for path in sorted((folder / "shards").glob("*.json"))[::2]:
                 path.unlink()
     code, errors = finished(start(folder, "--workers", "2", "--resume", "-q"))
@@ -169,11 +169,11 @@ def hosts(_: int) -> Found:
     """Two network namespaces with host names of their own: a Dask scheduler, a worker in each, the command in one."""
     folder, port = home() / "hosts", 8790
     with two_hosts() as on:
-        helpers = [subprocess.Popen([*on[0], *DASK, "scheduler", "--host", "10.77.0.1", "--port", str(port)], **SILENT)]
+        helpers = [silent(*on[0], *DASK, "scheduler", "--host", "10.77.0.1", "--port", str(port))]
         address = f"tcp://10.77.0.1:{port}"
         for place, prefix in enumerate(on):
             words = [*prefix, *DASK, "worker", address, "--nthreads", "1", "--no-dashboard", "--host"]
-            helpers.append(subprocess.Popen([*words, f"10.77.0.{place + 1}"], **SILENT))
+            helpers.append(silent(*words, f"10.77.0.{place + 1}"))
         seen: set[str] = set()
         try:
             run = start(folder, "--cluster", address, "-q", before=tuple(on[1]))
@@ -191,11 +191,12 @@ def hosts(_: int) -> Found:
 
 
 DASK = [sys.executable, "-m", "dask"]
-SILENT: dict[str, object] = {
-    "stdout": subprocess.DEVNULL,
-    "stderr": subprocess.DEVNULL,
-    "env": {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")},
-}
+
+
+def silent(*words: str) -> subprocess.Popen[bytes]:
+    """A process of Dask, which says much."""
+    kept = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=kept)
 
 
 def hosts_at_work(folder: Path) -> set[str]:
@@ -210,16 +211,16 @@ def hosts_at_work(folder: Path) -> set[str]:
 @contextmanager
 def two_hosts() -> Iterator[list[list[str]]]:
     """Words to put before a command, so that it runs on the first or on the second of two hosts; needs root."""
-    names, call = ("nbhosta", "nbhostb"), partial_run
+    names = ("nbhosta", "nbhostb")
     try:
         for name in names:
-            call("ip", "netns", "add", name)
-        call("ip", "link", "add", "nbeth0", "netns", names[0], "type", "veth", "peer", "nbeth1", "netns", names[1])
+            succeed("ip", "netns", "add", name)
+        succeed("ip", "link", "add", "nbeth0", "netns", names[0], "type", "veth", "peer", "nbeth1", "netns", names[1])
         for place, name in enumerate(names):
             inside = ("ip", "-n", name)
-            call(*inside, "addr", "add", f"10.77.0.{place + 1}/24", "dev", f"nbeth{place}")
+            succeed(*inside, "addr", "add", f"10.77.0.{place + 1}/24", "dev", f"nbeth{place}")
             for device in ("lo", f"nbeth{place}"):
-                call(*inside, "link", "set", device, "up")
+                succeed(*inside, "link", "set", device, "up")
         yield [[*["ip", "netns", "exec"], n, *["unshare", "--uts", "sh", "-c"], named(n), "sh"] for n in names]
     finally:
         for name in names:
@@ -231,7 +232,7 @@ def named(name: str) -> str:
     return f'hostname {name}; exec "$@"'
 
 
-def partial_run(*words: str) -> None:
+def succeed(*words: str) -> None:
     """Run a command, which must go well."""
     subprocess.run(words, check=True)
 

@@ -59,7 +59,7 @@ def slowly(folder, number, renderer, report):
 
 def command(log, recipe, folder, *words):
     """What a forked process does: the command, its words on standard error into a file."""
-    engine.make_shard = slowly
+    vars(engine)["make_shard"] = slowly
     with Path(log).open("w") as sys.stderr:
         code = main(["dataset", str(recipe), "-o", str(folder), "--workers", "1", *words])
     os._exit(code)
@@ -72,9 +72,8 @@ def start(tmp_path):
 
     def begin(recipe, folder, *words, work=command):
         log = tmp_path / f"log-{len(running)}"
-        process = FORK.Process(target=work, args=(log, recipe, folder, *words))
+        process = FORK.Process(target=work, args=(log, recipe, folder, *words), name=str(log))
         process.start()
-        process.log = log
         running.append(process)
         return process
 
@@ -82,6 +81,11 @@ def start(tmp_path):
     for process in running:
         process.kill()
         process.join()
+
+
+def words_of(process):
+    """What it said on standard error."""
+    return Path(process.name).read_text()
 
 
 def ended(process):
@@ -147,7 +151,7 @@ def test_killed_runs_go_on_by_resume(whole, start, tmp_path):
         run.join()
     assert done(tmp_path / "set") >= 1
     last = start(recipe, tmp_path / "set", "--resume", "-q")
-    assert ended(last) == 0 and last.log.read_text() == ""
+    assert ended(last) == 0 and words_of(last) == ""
     assert sums(tmp_path / "set") == expected
     assert not list((tmp_path / "set" / "shards").glob(".*"))
 
@@ -163,8 +167,8 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_whole(whole, start, tmp_path)
     recipe, expected = whole
     run = start(recipe, tmp_path / "set", "-q", work=on_a_full_disk)
     assert ended(run) == 2
-    lines = [line for line in run.log.read_text().splitlines() if "error" in line]
-    assert len(lines) == 1 and "file too large" in lines[0] and "Traceback" not in run.log.read_text()
+    lines = [line for line in words_of(run).splitlines() if "error" in line]
+    assert len(lines) == 1 and "file too large" in lines[0] and "Traceback" not in words_of(run)
     assert done(tmp_path / "set") == 0 and not list((tmp_path / "set" / "shards").iterdir())
     last = start(recipe, tmp_path / "set", "--resume", "-q")
     assert ended(last) == 0 and sums(tmp_path / "set") == expected
@@ -183,7 +187,7 @@ def test_a_damaged_shard_is_found_and_made_again(whole, start, tmp_path):
     (shards / "00003.json").write_text("{")
     again = start(recipe, tmp_path / "set", "--resume", "-q")
     assert ended(again) == 0 and sums(tmp_path / "set") == expected
-    assert "00001.h5" in again.log.read_text() and "00002" in again.log.read_text()
+    assert "00001.h5" in words_of(again) and "00002" in words_of(again)
 
 
 def test_two_runs_of_one_recipe_share_the_work(whole, start, tmp_path):
@@ -195,8 +199,8 @@ def test_two_runs_of_one_recipe_share_the_work(whole, start, tmp_path):
     while any(run.exitcode is None for run in runs):
         workers |= set(makers(tmp_path / "set"))
         time.sleep(0.01)
-    assert [run.exitcode for run in runs] == [0, 0], [run.log.read_text() for run in runs]
-    assert workers == {run.pid for run in runs} and "sharing it" in runs[1].log.read_text()
+    assert [run.exitcode for run in runs] == [0, 0], [words_of(run) for run in runs]
+    assert workers == {run.pid for run in runs} and "sharing it" in words_of(runs[1])
     assert sums(tmp_path / "set") == expected
 
 

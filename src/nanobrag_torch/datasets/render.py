@@ -236,20 +236,20 @@ class Renderer:
             profile=PROFILES[shape],
             hkl_first=material.first,
             oversample=self.oversample(plan, lattice),
-            **self._left_out(whole, material),
+            tolerance=self.recipe.render.tolerance,
+            cut=self._cut(whole, material),
         )
         return operation.intensity(None, whole, options).to(torch.float32).numpy()
 
-    def _left_out(self, scene: Scene, material: Material) -> dict[str, float]:
-        """What may be left out, as photons of shapes that fade and as a share of the spots of those that vanish."""
-        tolerance = self.recipe.render.tolerance
-        if not tolerance:
-            return {}
-        panels = scene.panels.numpy()
+    def _cut(self, scene: Scene, material: Material) -> float:
+        """Share of a spot's peak below which a shape that vanishes is left out: what the recipe's tolerance allows.
+
+        No pixel can have more than all steps on the strongest reflection would give the nearest one.
+        """
+        panels, tolerance = scene.panels.numpy(), self.recipe.render.tolerance
         close = np.abs((panels[:, 0] * panels[:, 3]).sum(1)).min()
-        solid_angle = float(self.pixel_size.prod(1).max() / close**2)
-        most = float(scene.source_weights.sum()) * solid_angle * material.strongest**2
-        return {"tolerance": tolerance, "cut": min(max(self._options.cut, tolerance / most), LARGEST_CUT)}
+        most = float(scene.source_weights.sum()) * self.pixel_size.prod(1).max() / close**2 * material.strongest**2
+        return min(max(self._options.cut, tolerance / most), LARGEST_CUT) if most > 0 else self._options.cut
 
     def oversample(self, plan: ImagePlan, lattice: LatticePlan) -> int:
         """Sub-pixels along an edge: as the recipe says, else three across the narrowest spot."""

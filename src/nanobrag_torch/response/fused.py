@@ -95,7 +95,7 @@ def _by_inversion(means: Floats, u: Reals, terms: Reals, below: Reals, counts: C
     for count in range(1, MOST_BY_INVERSION + 1):
         beyond, inverse = 0, INVERSES[count]
         for i in range(len(means)):
-            more = np.int32(1) if u[i] > below[i] else np.int32(0)
+            more = 1 if u[i] > below[i] else 0
             counts[i] += more
             beyond += more
             terms[i] = terms[i] * np.float64(means[i]) * inverse
