@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanobrag_torch import BeamConfig, DetectorConfig
+from nanobrag_torch import BeamConfig, CrystalConfig, DetectorConfig, Simulator
 from nanobrag_torch.background.amorphous import amorphous_values, slab_transmission, smooth_interpolation, view_of
 from nanobrag_torch.background.materials import MaterialConfig, length_mm, material_of
 from nanobrag_torch.background.measured import measure_profile
@@ -17,6 +17,7 @@ from nanobrag_torch.background.radial import radial_image
 from nanobrag_torch.config import PanelConfig
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.models.beam import Beam
+from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
 
 BEAM = {"flux": 1e12, "exposure": 0.1, "beamsize_mm": 0.05, "polarization_factor": 0.9, "wavelength_A": 0.98}
@@ -49,12 +50,17 @@ def hermite(x, y, at):
     return CubicHermiteSpline(x, y, d)(np.clip(at, x[0], x[-1]))
 
 
-def by_hand(name, thickness_mm, density, weight, mu_per_mm):
-    """Photons of every pixel, in numpy, from the formulas."""
+def by_hand(name, thickness_mm, density, weight, mu_per_mm, curved=False):
+    """Photons of every pixel, in numpy, from the formulas; curved: the detector is a sphere of its close distance."""
     s = scene()
     (origin, fast, slow, normal), wavelength = s["geometry"].panels[0].numpy(), 0.98
     f, g = np.meshgrid(np.arange(120) + 0.5, np.arange(110) + 0.5)
     position = origin + 0.9e-3 * (f[..., None] * fast + g[..., None] * slow)
+    close = origin @ normal
+    if curved:  # what lay along fast or slow from the foot of the normal is an arc
+        east, north = position @ fast / close, position @ slow / close
+        upright = np.cos(north)[..., None] * normal + np.sin(north)[..., None] * slow
+        position = close * (np.sin(east)[..., None] * fast + np.cos(east)[..., None] * upright)
     radius = np.linalg.norm(position, axis=-1)
     d = position / radius[..., None]
     beam, polar = s["geometry"].beam.numpy(), s["geometry"].polar.numpy()
@@ -64,7 +70,7 @@ def by_hand(name, thickness_mm, density, weight, mu_per_mm):
     e = np.cross(beam, b)
     psi = -np.arctan2(d @ b, d @ e)
     kahn = (1 + cosine**2 - 0.9 * np.cos(2 * psi) * (1 - cosine**2)) / 2
-    omega = 0.9e-3**2 / radius**2 * (origin @ normal) / radius
+    omega = 0.9e-3**2 / radius**2 * close / radius
     table = substance(name).profile
     squares = hermite(table[:, 0], table[:, 1], stol) ** 2
     a = mu_per_mm * thickness_mm
@@ -82,6 +88,20 @@ def test_materials_agree_with_a_sum_over_pixels(name, thickness):
     found = image([MaterialConfig(name=name, thickness_mm=thickness)]).reshape(110, 120).numpy()
     bound = 1e-6 if name != "ice" else 1e-5  # rings are narrower than the steps of the table are fine
     assert np.abs(found - expected).max() <= bound * expected.max()
+
+
+def test_a_curved_detector_sees_what_its_places_scatter():
+    known = substance("water")
+    expected = by_hand("water", 2.5, known.density, known.weight, known.attenuation_per_mm(0.98), curved=True)
+    found = image([MaterialConfig(thickness_mm=2.5)], curved=True).reshape(110, 120).numpy()
+    assert np.abs(found - expected).max() <= 1e-6 * expected.max()
+    beam, detector = BeamConfig(**BEAM), DetectorConfig(**DETECTOR, curved_detector=True)
+    crystal = CrystalConfig(cell_a=50, cell_b=50, cell_c=50, default_F=0)
+    rendered = Simulator(
+        Crystal(crystal), Detector(detector), beam_config=beam, background=[MaterialConfig(thickness_mm=2.5)],
+        dtype=torch.float64,
+    ).run()  # fmt: skip
+    assert np.abs(rendered.numpy() - expected).max() <= 1e-6 * expected.max()
 
 
 def test_materials_add_and_machine_code_is_the_plain_form():

@@ -105,8 +105,9 @@ class Simulator(SimulatorAttributes):
         self.compat = Compat.of(compat, phi_mode)
         self.threads = threads or 0
         self.background, self.response_config = tuple(background), response
-        if self.background and self.detector.config.curved_detector:
-            raise InputError("background", names_of(self.background), "nothing on a curved detector")
+        if self.background and self.detector.config.curved_detector and self.compat.curved_by_lab_axes:
+            accepted = "nothing on a curved detector as the C program has it"
+            raise InputError("background", names_of(self.background), accepted)
         if cut is not None and not 0 <= cut < 1:
             raise InputError("cut", cut, "a share of a spot's peak from 0 up, below 1")
         if not 0 <= tolerance < math.inf:
@@ -286,6 +287,7 @@ class Simulator(SimulatorAttributes):
             image_shape=self.detector.image_shape,
             dtype=self.dtype,
             point_pixel=config.point_pixel,
+            curved=config.curved_detector,
         )
 
     def water_values(self, pixels: Tensor | None, scene: Scene, options: Options) -> Tensor | None:

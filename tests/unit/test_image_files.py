@@ -192,6 +192,38 @@ def test_nxmx_mask_spectrum_and_wavelength_of_each_frame(tmp_path):
     assert read_geometry(tmp_path / "b.nxs").beam.frame_wavelengths_A == pytest.approx([1, 1.1, 1.2])
 
 
+@pytest.mark.parametrize(
+    ("stokes", "fraction", "normal"),
+    [
+        ([1.0, 0.98, 0.0, 0.0], 0.99, [0, 1, 0]),  # the electric vector lies along x
+        ([2.0, -2.0, 0.0, 0.0], 1.0, [-1, 0, 0]),  # along y
+        ([1.0, 0.0, 0.6, 0.8], 0.8, [-(0.5**0.5), 0.5**0.5, 0]),  # between the two, and partly circular
+        ([1.0, 0.0, 0.0, 1.0], 0.5, None),  # circular: as good as none
+    ],
+)
+def test_nxmx_polarization_by_stokes_parameters(tmp_path, stokes, fraction, normal):
+    data = plain()
+    bare = replace(data.beam, polarization_fraction=None, polarization_normal=None)
+    write_nxmx(tmp_path / "a.nxs", noise((3, 12, 20)), replace(data, beam=bare))
+    with h5py.File(tmp_path / "a.nxs", "a") as file:
+        file["entry/instrument/beam/incident_polarisation_stokes"] = np.array([stokes] * 3)
+    beam = read_geometry(tmp_path / "a.nxs").beam
+    assert beam.polarization_fraction == pytest.approx(fraction)
+    if normal is not None:  # in the laboratory of imgCIF, where x of McStas runs the other way
+        assert abs(beam.polarization_normal @ (MCSTAS_TO_IMGCIF @ normal)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("stokes", [[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 0.5, 0.0]])
+def test_nxmx_polarization_that_cannot_be_is_refused(tmp_path, stokes):
+    data = plain()
+    bare = replace(data.beam, polarization_fraction=None, polarization_normal=None)
+    write_nxmx(tmp_path / "a.nxs", noise((3, 12, 20)), replace(data, beam=bare))
+    with h5py.File(tmp_path / "a.nxs", "a") as file:
+        file["entry/instrument/beam/incident_polarisation_stokes"] = np.array(stokes)
+    with pytest.raises(InputError, match="stokes.*Stokes"):
+        read_geometry(tmp_path / "a.nxs")
+
+
 def test_nxmx_kappa_goniometer(tmp_path):
     data = plain()
     axes, angles = [[1, 0, 0], [0.6, 0.8, 0], [1, 0, 0]], [30.0, 40.0, 0.0]

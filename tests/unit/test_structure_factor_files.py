@@ -227,6 +227,15 @@ def test_structure_factor_mmcif(tmp_path):
     assert read_structure_factors(packed, anomalous=False).amplitude.tolist() == [5.5, 7, 9]
 
 
+def test_the_block_that_is_read_of_several_is_named(tmp_path, caplog):
+    path = tmp_path / "two.cif"
+    one, other = (SF.format(tags="_refln.F_meas_au", rows=f"1 2 3 o {value}") for value in (10, 30))
+    path.write_text(one + other.replace("data_", "data_second_", 1))
+    found = read_structure_factors(path)
+    assert found.amplitude.tolist() == [10.0]
+    assert "second_" in caplog.text and "others hold some too" in caplog.text
+
+
 def test_reflections_of_a_small_molecule(tmp_path):
     path = tmp_path / "quartz.fcf"
     path.write_text(

@@ -38,13 +38,14 @@ def amorphous_values(
     dtype: torch.dtype,
     oversample: int = 1,
     point_pixel: bool = False,
+    curved: bool = False,
     fused: bool | None = None,
 ) -> Tensor:
     """Photons [n] of flat pixel indices [n] over [panel, slow, fast], all for None.
 
     polarization: M [S, 3, 3] of the sources. Differentiable by every Real of the materials, F, fluence and wavelengths.
     """
-    view, weights = view_of(sources, polarization, geometry, image_shape, oversample, point_pixel)
+    view, weights = view_of(sources, polarization, geometry, image_shape, oversample, point_pixel, curved)
     step = last_sine(view) * (1 + 1e-9) / (ENTRIES - 4)
     sine = step * torch.arange(ENTRIES, dtype=torch.float64, device=view.panels.device)
     table = scattering_table(materials, sine, beam, sources.wavelengths, weights)
@@ -135,6 +136,7 @@ def view_of(
     image_shape: tuple[int, int],
     oversample: int = 1,
     point_pixel: bool = False,
+    curved: bool = False,
 ) -> tuple[View, Tensor]:
     """What the pixels see: directions of the beam, each once, and the share [D, S] that each source has in each."""
     incident, device = sources.incident, geometry.panels.device
@@ -156,5 +158,6 @@ def view_of(
         image_shape=image_shape,
         oversample=oversample,
         point_pixel=point_pixel,
+        curved=curved,
     )
     return view, shares

@@ -21,9 +21,11 @@ from torch import Tensor
 
 from nanobrag_torch.background.radial_fused import pull_rows, render_rows
 from nanobrag_torch.compilation import available
-from nanobrag_torch.physics.geometry import decompose_pixels, flat_positions, solid_angle
+from nanobrag_torch.physics.geometry import curve, decompose_pixels, flat_positions, solid_angle
 from nanobrag_torch.physics.polarization import polarization_factor
 
+EDGE = 65
+"""Places along each edge where the scattering angle is looked for; those of a flat panel are largest at a corner."""
 _AT_ONCE = 2**19
 _A_THREAD = 2**15
 _FILL: Callable[..., None] = render_rows
@@ -43,6 +45,7 @@ class View:
     image_shape: tuple[int, int]
     oversample: int = 1
     point_pixel: bool = False
+    curved: bool = False  # a sphere about the sample, which every ray meets at a right angle
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Those that an image could be differentiated by."""
@@ -59,7 +62,7 @@ def radial_image(
     """
     moving = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in view.tensors())
     if fused is None:
-        fused = table.device.type == "cpu" and available().usable and not moving
+        fused = table.device.type == "cpu" and available().usable and not moving and not view.curved
     if fused:
         image: Tensor = _Fused.apply(table, pixels, view, step, dtype)  # type: ignore[no-untyped-call]
         return image
@@ -72,9 +75,9 @@ def radial_image(
 def radial_values(pixels: Tensor, view: View, table: Tensor, step: float) -> Tensor:
     """The values [n] in plain torch, float64."""
     no_layer = torch.zeros_like(view.depth)
-    position = flat_positions(
-        pixels, view.panels, view.pixel_size, no_layer, view.image_shape, view.oversample, 1
-    )[:, 0]  # fmt: skip
+    position = flat_positions(pixels, view.panels, view.pixel_size, no_layer, view.image_shape, view.oversample, 1)
+    panel, _, _ = decompose_pixels(pixels, view.image_shape)
+    position = _placed(position, panel, view)[:, 0]
     radius = torch.linalg.vector_norm(position, dim=-1)  # [n, J]
     direction = position / radius[..., None]
     sine = 0.5 * torch.linalg.vector_norm(direction[..., None, :] - view.incident, dim=-1)  # [n, J, D]
@@ -83,25 +86,37 @@ def radial_values(pixels: Tensor, view: View, table: Tensor, step: float) -> Ten
     row = torch.arange(table.shape[0], device=table.device)
     below, above = table[row, low.to(torch.int64)], table[row, low.to(torch.int64) + 1]
     profile = below + (place - low) * (above - below)
-    panel, _, _ = decompose_pixels(pixels, view.image_shape)
     area, close = view.pixel_size.prod(-1)[panel, None], view.close_distance[panel, None]
     omega = solid_angle(radius, area, close, point_pixel=view.point_pixel)
-    cosine = (direction * view.panels[panel, 3][:, None]).sum(-1)
+    cosine = torch.ones_like(radius) if view.curved else (direction * view.panels[panel, 3][:, None]).sum(-1)
     depth = view.depth[panel, None]
     capture = torch.where(depth > 0, -torch.expm1(-depth / cosine), torch.ones_like(cosine))
     seen: Tensor = (profile * polarization_factor(direction, view.polarization)).sum(-1)
     return (seen * omega * capture).mean(-1)
 
 
+def _placed(position: Tensor, panel: Tensor, view: View) -> Tensor:
+    """Positions [n, ..., 3] on flat panels [n], where they are on the detector as it is."""
+    if not view.curved:
+        return position
+    _, fast, slow, normal = view.panels[panel].unbind(1)
+    return curve(position, fast, slow, normal, view.close_distance[panel])
+
+
 def last_sine(view: View) -> float:
-    """The largest sin(theta) of any pixel and direction: that of a corner of a panel."""
+    """The largest sin(theta) of any pixel and direction: that of some place on the edge of a panel."""
     slow, fast = view.image_shape
+    along_fast, along_slow = torch.linspace(0, fast, EDGE), torch.linspace(0, slow, EDGE)
+    edge = torch.cat([
+        torch.cartesian_prod(along_fast, torch.tensor([0.0, slow])),
+        torch.cartesian_prod(torch.tensor([0.0, fast]), along_slow),
+    ]).to(view.panels)  # fmt: skip
     size = view.pixel_size.detach()
-    origin, along_fast, along_slow, _ = view.panels.detach().unbind(1)
-    corners = [
-        origin + f * size[:, :1] * along_fast + s * size[:, 1:] * along_slow for f in (0, fast) for s in (0, slow)
-    ]
-    directions = torch.nn.functional.normalize(torch.cat(corners), dim=-1)
+    origin, fast_axis, slow_axis, _ = view.panels.detach().unbind(1)
+    steps = edge[:, None] * size  # [n, P, 2] m
+    flat = origin + steps[..., :1] * fast_axis + steps[..., 1:] * slow_axis
+    panel = torch.arange(len(origin), device=origin.device).expand(len(edge), -1).flatten()
+    directions = torch.nn.functional.normalize(_placed(flat.reshape(-1, 3), panel, view).detach(), dim=-1)
     difference = directions[:, None] - view.incident.detach()
     return float(0.5 * torch.linalg.vector_norm(difference, dim=-1).max())
 

@@ -20,11 +20,12 @@ from nanobrag_torch.io.nxmx_detector import read_detector
 from nanobrag_torch.io.nxmx_scan import read_goniometer, with_exposure
 from nanobrag_torch.io.nxmx_write import SPECTRUM
 from nanobrag_torch.io.unit_words import WAVELENGTHS_A
-from nanobrag_torch.records.experiment import BeamData, CrystalData, ExperimentData
+from nanobrag_torch.records.experiment import BeamData, CrystalData, ExperimentData, Vector
 from nanobrag_torch.records.frames import FRAMES, rotate_experiment, turn_to_z
 from nanobrag_torch.units import EV_ANGSTROM
 
 ACCEPTED = "an HDF5 file with an NXentry of definition NXmx"
+STOKES = ("incident_polarisation_stokes", "incident_polarization_stokes")
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -150,19 +151,41 @@ def _beam(group: Any, path: str, frames: int) -> BeamData:
         values = np.array([np.average(spectrum, weights=weights)])
     if len(values) not in (1, frames) and np.ptp(values) > 0:
         raise InputError(f"{path}: {dataset.name}", f"{len(values)} values", f"one, or one for each of {frames} frames")
-    normal = group.get("polarization_normal")
+    fraction, normal = _polarization(group, path)
     return BeamData(
         direction=np.array([0.0, 0.0, -1.0]),  # McStas: the beam is along +z
         wavelength_A=float(values[0]),
         frame_wavelengths_A=values if len(values) == frames > 1 else None,
         spectrum_energies_eV=None if spectrum is None else EV_ANGSTROM / spectrum,
         spectrum_weights=weights,
-        polarization_fraction=number_of(group, "polarization_fraction"),
-        polarization_normal=None if normal is None else np.asarray(normal[()]),
+        polarization_fraction=fraction,
+        polarization_normal=normal,
         flux=number_of(group, "total_flux"),
         divergence_deg=number_of(group, "divergence"),
         sigma_divergence_deg=number_of(group, "sigma_divergence"),
     )
+
+
+def _polarization(group: Any, path: str) -> tuple[float | None, Vector | None]:
+    """Share of the photons that swing in the plane across a normal, and that normal; from Stokes' parameters I, Q, U, V
+    where nothing else is said. Raises InputError for parameters that no beam has, or that change between images."""
+    normal = group.get("polarization_normal")
+    if "polarization_fraction" in group or normal is not None:
+        fraction = number_of(group, "polarization_fraction")
+        return fraction, None if normal is None else np.asarray(normal[()])
+    name = next((name for name in STOKES if name in group), None)
+    if name is None:
+        return None, None
+    values = np.atleast_2d(np.asarray(group[name][()], np.float64))
+    accepted = "Stokes' parameters I, Q, U, V of one beam, I above 0 and not below the rest"
+    if values.shape[-1] != len("IQUV") or not np.isfinite(values).all() or np.ptp(values, axis=0).any():
+        raise InputError(f"{path}: {group.name}/{name}", f"shape {values.shape}", accepted)
+    whole, across, diagonal = values[0, :3]
+    degree = float(np.hypot(across, diagonal))
+    if not 0 < whole >= degree:
+        raise InputError(f"{path}: {group.name}/{name}", values[0].tolist(), accepted)
+    turned = np.arctan2(diagonal, across) / 2  # of the electric vector, from x towards y of McStas
+    return (1 + degree / whole) / 2, np.array([-np.sin(turned), np.cos(turned), 0.0])
 
 
 def _crystal(sample: Any) -> CrystalData | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -25,6 +26,8 @@ from nanobrag_torch.records.reflections import (
 
 if TYPE_CHECKING:
     import gemmi
+
+_LOG = logging.getLogger(__name__)
 
 FLAG = "structure factors"
 ACCEPTED = "a CIF file with merged reflections (_refln)"
@@ -100,6 +103,9 @@ def _block(path: str | os.PathLike[str], flag: str) -> gemmi.ReflnBlock:
     merged = [block for block in blocks if block.default_loop is not None and block.is_merged()]
     if not merged:
         raise InputError(flag, str(path), f"{ACCEPTED}; there are {'only unmerged ones' if blocks else 'none'}")
+    if len(merged) > 1:
+        others = ", ".join(block.block.name for block in merged[1:])
+        _LOG.warning("%s: reflections of data block %s; others hold some too: %s", path, merged[0].block.name, others)
     return merged[0]
 
 
