@@ -37,6 +37,7 @@ LEVELS = {
     "response": 6,
     "tracing": 7,
     "simulator": 8,
+    "batches": 9,
     "experiment": 9,
     "testing": 9,
     "utils": 9,

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nanobrag_torch.batches import render_batch
     from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig
     from nanobrag_torch.experiment import Experiment
     from nanobrag_torch.refinement.normal_equations import normal_equations
@@ -30,6 +31,7 @@ __all__ = [
     "Simulator",
     "__version__",
     "normal_equations",
+    "render_batch",
 ]
 
 _HOMES = {
@@ -39,6 +41,7 @@ _HOMES = {
     "Experiment": "nanobrag_torch.experiment",
     "Simulator": "nanobrag_torch.simulator",
     "normal_equations": "nanobrag_torch.refinement.normal_equations",
+    "render_batch": "nanobrag_torch.batches",
 }
 
 

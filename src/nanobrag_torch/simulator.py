@@ -132,13 +132,16 @@ class Simulator(SimulatorAttributes):
     @property
     def recommended_oversample(self) -> int:
         """Sub-pixels along an edge that sample the narrowest spot three times (3.6); one of an edge-on detector."""
+        return int(self.spot_samples)
+
+    @property
+    def spot_samples(self) -> Tensor:
+        """The same as a tensor []."""
         geometry = self.geometry
-        if bool(_is_edge_on(geometry)):
-            return 1
         edges = torch.linalg.vector_norm(self.crystal.cell(self.compat)[0], dim=-1) * ANGSTROM
-        wavelength = self.beam.wavelength()
-        reciprocal_pixel = wavelength * geometry.image_distance / geometry.pixel_size[0, 0]
-        return max(1, int(torch.ceil(3 * (edges * self.cells).max() / reciprocal_pixel)))
+        reciprocal_pixel = self.beam.wavelength() * geometry.image_distance / geometry.pixel_size[0, 0]
+        samples = torch.ceil(3 * (edges * self.cells).max() / reciprocal_pixel).clamp(min=1)
+        return torch.where(_is_edge_on(geometry), torch.ones_like(samples), samples)
 
     @property
     def oversample(self) -> int:
@@ -297,9 +300,14 @@ class Simulator(SimulatorAttributes):
 
     def water_scene(self, scene: Scene, options: Options) -> tuple[Scene, Options] | None:
         """The scene whose image is that of the water alone; None without water, or when the offset has it (D7)."""
-        if not self._has_water or self.compat.water_once:
+        if not self.adds_water:
             return None
         return water.water_scene(scene, options, self.beam)
+
+    @property
+    def adds_water(self) -> bool:
+        """Whether water is an image of its own beside the crystal's."""
+        return self._has_water and not self.compat.water_once
 
     def wanted_pixels(self) -> Tensor:
         """Flat indices [n] over [panel, slow, fast] of the pixels that are rendered, in the order of rendering."""
