@@ -19,6 +19,7 @@ from nanobrag_torch.io.geometry import read_geometry
 from nanobrag_torch.records.experiment import BeamData, DetectorData, ExperimentData, GoniometerData, PanelData
 from nanobrag_torch.records.reflections import Cell, Reflections, require_cell
 from nanobrag_torch.response.presets import detector_preset
+from nanobrag_torch.units import EV_ANGSTROM
 
 Reals = NDArray[np.float64]
 
@@ -81,6 +82,21 @@ def setting(recipe: Recipe) -> ExperimentData:
         goniometer=axis,
         source="simulated by nanobrag_torch",
     )
+
+
+def spectrum_of(recipe: Recipe) -> tuple[Reals, Reals] | None:
+    """Wavelengths (Angstrom) and weights of sum one of the spectrum in the detector's file; None unless asked for.
+
+    Raises InputError for a file without one.
+    """
+    if recipe.beam.spectrum != "file":
+        return None
+    beam = read_geometry(recipe.detector.file).beam
+    if beam is None or beam.spectrum_energies_eV is None or beam.spectrum_weights is None:
+        raise InputError("beam.spectrum", "file", f"gauss or sase: {recipe.detector.file} has no spectrum")
+    lit = beam.spectrum_weights > 0
+    weights = beam.spectrum_weights[lit]
+    return EV_ANGSTROM / beam.spectrum_energies_eV[lit], weights / weights.sum()
 
 
 def _detector(part: DetectorPart, beam: BeamData) -> DetectorData:

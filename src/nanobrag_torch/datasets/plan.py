@@ -68,10 +68,19 @@ class ImagePlan:
 
 
 class Plan:
-    """The plan of a recipe: `plan.image(i)`. cells: of each of the recipe's crystals, where it draws none."""
+    """The plan of a recipe: `plan.image(i)`. cells: of each of the recipe's crystals, where it draws none.
 
-    def __init__(self, recipe: Recipe, cells: Sequence[Cell], wavelength_A: float) -> None:
-        self.recipe, self._cells, self._wavelength = recipe, list(cells), wavelength_A
+    spectrum: wavelengths and weights of a file, which keep their ratios when a mean wavelength is drawn.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        cells: Sequence[Cell],
+        wavelength_A: float,
+        spectrum: tuple[Reals, Reals] | None = None,
+    ) -> None:
+        self.recipe, self._cells, self._wavelength, self._known = recipe, list(cells), wavelength_A, spectrum
         self._columns = read_columns(recipe.table.file) if recipe.table.file else {}
         self._most = int(recipe.lattices.number[0].support()[1])
         self._pieces = int(recipe.lattices.split[0].support()[1])
@@ -91,10 +100,8 @@ class Plan:
         shared = replace(shared, row=row)
         own = _Drawn(self._image_places, self._row("image", image), row)
         beam, detector, background = self.recipe.beam, self.recipe.detector, self.recipe.background
-        centre = (
-            [self._wavelength] if beam.wavelength_A is None else own.numbers("beam.wavelength_A", beam.wavelength_A)
-        )
-        wavelengths, weights = self._spectrum(centre[0], own)
+        centre = None if beam.wavelength_A is None else own.number("beam.wavelength_A", beam.wavelength_A)
+        wavelengths, weights = self._spectrum(centre, own)
         shift = np.array(shared.numbers("detector.shift_mm", detector.shift_mm, 3))
         return ImagePlan(
             image=image,
@@ -163,8 +170,12 @@ class Plan:
             shift[:2] = -fast, slow
         return shift
 
-    def _spectrum(self, centre: float, drawn: _Drawn) -> tuple[Reals, Reals]:
-        """Wavelengths and weights: a Gaussian sampled by lines, or one with the spikes of a SASE pulse."""
+    def _spectrum(self, drawn_centre: float | None, drawn: _Drawn) -> tuple[Reals, Reals]:
+        """Wavelengths and weights: a file's, a Gaussian sampled by lines, or one with the spikes of a SASE pulse."""
+        if self._known is not None:
+            known, shares = self._known
+            return known * (1.0 if drawn_centre is None else drawn_centre / float(known @ shares)), shares
+        centre = self._wavelength if drawn_centre is None else drawn_centre
         beam = self.recipe.beam
         width = centre * drawn.number("beam.bandwidth_pct", beam.bandwidth_pct) / 100
         if beam.lines == 1 or width == 0:

@@ -116,7 +116,7 @@ class BeamPart:
     wavelength_A: Draws | None = vary(None, low=1e-3, high=100.0)  # without it that of the detector's file, else 1
     fluence: Draws = vary(1e28, low=0.0)  # photons / m^2 of an image
     bandwidth_pct: Draws = vary(0.0, low=0.0, high=50.0)  # full width at half maximum
-    spectrum: str = plain("gauss", accepted=("gauss", "sase"))
+    spectrum: str = plain("gauss", accepted=("gauss", "sase", "file"))  # file: that of detector.file
     lines: int = plain(1, low=1)  # wavelengths that a spectrum is sampled by
     polarization: float = plain(0.0, low=-1.0)  # Kahn factor, along the horizontal
     direction_mrad: Draws = vary(0.0, size=2, low=-500.0, high=500.0)  # about x and y
@@ -432,14 +432,24 @@ def _require_sense(recipe: Recipe) -> None:
     if (recipe.response.psf == "none") != (recipe.response.psf_fwhm_um == 0):
         spread = (recipe.response.psf, recipe.response.psf_fwhm_um)
         raise InputError("response.psf, response.psf_fwhm_um", spread, "both, or neither")
-    if recipe.beam.lines == 1 and _largest(recipe.beam.bandwidth_pct) > 0:
-        raise InputError("beam.lines", 1, "2 wavelengths or more for a bandwidth")
+    _require_spectrum(recipe)
     if (_largest(recipe.background.profile_mm) > 0) != bool(recipe.background.profile):
         raise InputError("background.profile", recipe.background.profile, "a .stol file with profile_mm, or neither")
     for crystal in recipe.crystal:
         _require_crystal(crystal)
     if sum(crystal.probability for crystal in recipe.crystal) <= 0:
         raise InputError("crystal.probability", 0, "one crystal at least with a probability above 0")
+
+
+def _require_spectrum(recipe: Recipe) -> None:
+    beam = recipe.beam
+    if beam.spectrum == "file":
+        if not recipe.detector.file:
+            raise InputError("beam.spectrum", "file", "a detector.file (.expt, NXmx) whose beam has a spectrum")
+        if beam.lines != 1 or _largest(beam.bandwidth_pct) > 0:
+            raise InputError("beam.lines, beam.bandwidth_pct", "given", "nothing beside the spectrum of a file")
+    elif beam.lines == 1 and _largest(beam.bandwidth_pct) > 0:
+        raise InputError("beam.lines", 1, "2 wavelengths or more for a bandwidth")
 
 
 def _require_detector(detector: DetectorPart) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nanobrag_torch.config import CrystalShape
 from nanobrag_torch.datasets.backdrop import Backdrop
-from nanobrag_torch.datasets.materials import Material, materials, reach_of, setting
+from nanobrag_torch.datasets.materials import Material, materials, reach_of, setting, spectrum_of
 from nanobrag_torch.datasets.plan import ImagePlan, LatticePlan, Plan, standard_rows
 from nanobrag_torch.datasets.recipe import Recipe
 from nanobrag_torch.errors import InputError
@@ -83,7 +83,8 @@ class Renderer:
         self.materials = materials(recipe, self.data)
         self.finest_A = reach_of(recipe, self.data)
         assert self.data.beam is not None and self.data.detector is not None
-        self.plan = Plan(recipe, [m.cell for m in self.materials], self.data.beam.wavelength_A)
+        cells = [m.cell for m in self.materials]
+        self.plan = Plan(recipe, cells, self.data.beam.wavelength_A, spectrum_of(recipe))
         self._scene, self._options, self._geometry = self._template()
         self.good = good_pixels(self.data)
         self.optics, self.readout = self._responses()

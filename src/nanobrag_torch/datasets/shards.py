@@ -124,10 +124,11 @@ def write_columns(path: Path, parts: list[dict[str, Array]]) -> None:
     import pyarrow
 
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    _write_table(path, pyarrow.table(columns))
+    whole = [name for name, column in columns.items() if column.dtype.kind in "iu"]
+    _write_table(path, pyarrow.table(columns), use_dictionary=whole)  # others seldom repeat, and pack better without
 
 
-def _write_table(path: Path, table: Any) -> None:
+def _write_table(path: Path, table: Any, **options: Any) -> None:
     from pyarrow import parquet
 
-    parquet.write_table(table, path, compression="zstd")
+    parquet.write_table(table, path, compression="zstd", **options)

@@ -67,8 +67,10 @@ def moved_detector(renderer: Renderer, plan: ImagePlan) -> DetectorData:
     given = renderer.data.detector
     panels = tuple(replace(panel, origin_mm=panel.origin_mm + shift, **values) for panel in given.panels)
     root = None if given.root is None else _shifted(given.root, shift)
-    turn = np.asarray(Rotation.from_rotvec(plan.tilt_deg, degrees=True).as_matrix())
-    return turn_detector(DetectorData(panels=panels, root=root), turn)
+    moved = DetectorData(panels=panels, root=root)
+    if not plan.tilt_deg.any():
+        return moved
+    return turn_detector(moved, np.asarray(Rotation.from_rotvec(plan.tilt_deg, degrees=True).as_matrix()))
 
 
 def _shifted(group: GroupData, shift: Reals) -> GroupData:
