@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -210,3 +211,33 @@ def test_workers_that_come_back_slowly_are_waited_for():
     configure_dask()
     assert dask.config.get("distributed.deploy.lost-worker-timeout") == "1 hour"
     assert dask.config.get("distributed.scheduler.allowed-failures") >= 10
+
+
+SBATCH = """#!/bin/sh
+cp "$1" {home}/script
+setsid sh {home}/script > {home}/log 2>&1 &
+echo "Submitted batch job $!"
+"""
+SCANCEL = """#!/bin/sh
+echo "$1" >> {home}/cancelled
+kill -- "-$1"
+"""
+
+
+def test_a_batch_system_makes_the_same_bytes(stills, tmp_path, monkeypatch):
+    """Slurm's commands as they are called; what stands for them runs the job on this machine."""
+    (tmp_path / "bin").mkdir()
+    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (tmp_path / "bin" / name).write_text(text.format(home=tmp_path))
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.toml").write_text(toml(STILLS))
+    word = "slurm:partition=short,jobs=1,walltime=0:10:00,interface=lo"
+    assert main(["dataset", "recipe.toml", "-o", "set", "--cluster", word, "-q"]) == 0
+    for path in sorted((stills.path / "shards").iterdir()):
+        assert (tmp_path / "set" / "shards" / path.name).read_bytes() == path.read_bytes()
+    script = (tmp_path / "script").read_text()
+    assert "#SBATCH -p short" in script and "#SBATCH -t 0:10:00" in script
+    assert (tmp_path / "cancelled").read_text().strip().isdigit()
