@@ -228,6 +228,40 @@ def truth(count: int) -> Found:
     return Found("0.1 pixel; 0.1%", said, bool(np.median(away) < 0.1 and max(off) < 1e-3), count)
 
 
+RATED = {"ml": 40, "stills": 3, "serial": 3, "rotation": 2}
+
+
+def rates(_: int) -> Found:
+    """Images a second on one core, of every example as it is; files included."""
+    found = {}
+    for name, images in RATED.items():
+        recipe = recipe_of_example(name, images, images)
+        renderer = Renderer(recipe)
+        warm(renderer)
+        with tempfile.TemporaryDirectory() as home:
+            folder = open_folder(Path(home) / "set", recipe)
+            begun = time.process_time()
+            shards.make_shard(folder, 0, renderer)
+            found[name] = images / (time.process_time() - begun), renderer.image_shape
+    said = ", ".join(f"`{n}` ({s[-1]} x {s[-2]}) {rate:.3g}" for n, (rate, s) in found.items())
+    return Found("", said, True, sum(RATED.values()))
+
+
+def finder(count: int) -> Found:
+    """The example that trains: 40 seconds of training, precision and recall on images that it has not seen."""
+    from examples.spot_finder import WANTED, score, train
+    from torch.utils.data import DataLoader
+
+    from nanobrag_torch.datasets import SimulatedDataset
+
+    recipe = recipe_of_example("ml", 1000, 500)
+    model = train(DataLoader(SimulatedDataset(recipe, WANTED, batch=8), batch_size=None), 40)
+    unseen = SimulatedDataset(recipe, WANTED, batch=8, first=10**6, images=40)
+    precision, recall = score(model, DataLoader(unseen, batch_size=None))
+    said = f"precision {precision:.3f}, recall {recall:.3f} after 40 s"
+    return Found("a minute on a core", said, precision > 0.9 and recall > 0.6, 40)
+
+
 def demo(count: int) -> Found:
     """`make dataset-demo` in a fresh clone, by this environment, nothing compiled yet; wall seconds."""
     import subprocess
@@ -252,6 +286,8 @@ ROWS = {
     "ml": ("stills of 256 x 256, `ml` example", machine_learning),
     "frames": ("frames of 2463 x 2527, whole chain", frames),
     "truth": ("truth `.refl` against noiseless images", truth),
+    "rates": ("images a second, one core, the examples", rates),
+    "finder": ("`examples/spot_finder.py`", finder),
     "demo": ("`make dataset-demo` in a fresh clone", demo),
     **FAULTS,
 }

@@ -12,6 +12,7 @@ import pytest
 from dataset_recipes import STILLS, changed
 
 from nanobrag_torch.datasets import engine
+from nanobrag_torch.datasets.reader import ShardReader
 from nanobrag_torch.datasets.render import Renderer
 from nanobrag_torch.datasets.store import open_folder
 from nanobrag_torch.datasets.truth import gathered
@@ -152,3 +153,24 @@ def test_a_detector_of_two_panels_from_a_file(tmp_path):
         assert own.sum() > 5 and np.median(np.abs(place - centroid)) < 0.3
         ray = there.positions_mm(place[:, 0], place[:, 1])
         assert np.allclose(np.cross(ray, refl.columns["s1"][own]), 0, atol=1e-6)
+
+
+def test_the_refl_of_stills_has_the_centroids_and_sums_of_the_noiseless_images(tmp_path):
+    """Of isolated whole spots as wide as a pixel, on the images that were stored."""
+    wide = {"detector": {"pixels": [192, 160], "pixel_size_mm": 0.25}, "crystal": {"N_cells": 6}}
+    whole = {"lattices": {"number": 1}, "background": {"constant": 0.0}, "dataset": {"images": 2}}
+    folder = open_folder(tmp_path / "set", changed(STILLS, **wide, **whole))
+    engine.run(folder, engine.in_this_process).raise_failures()
+    refl = read_refl(folder.shard(0, "refl")).columns
+    with ShardReader(folder, 0) as reader:
+        images, spots = [reader.image(place, "expected") for place in range(2)], reader.spot_columns()
+    alone = (spots["overlap"] < 1e-3) & (spots["photons"] > 0.97 * spots["photons_total"]) & (spots["photons"] > 100)
+    away = []
+    for row in np.flatnonzero(alone):
+        fast0, fast1, slow0, slow1 = refl["bbox"][row, :4]
+        box = images[spots["image"][row]][slow0:slow1, fast0:fast1].astype(np.float64)
+        slow, fast = np.mgrid[slow0:slow1, fast0:fast1] + 0.5
+        centroid = (box * fast).sum() / box.sum(), (box * slow).sum() / box.sum()
+        away.append(np.hypot(*(refl["xyzcal.px"][row, :2] - centroid)))
+        assert box.sum() == pytest.approx(refl["intensity.sum.value"][row], rel=1e-3)
+    assert len(away) > 20 and np.median(away) < 0.1
