@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -249,7 +251,8 @@ def rates(_: int) -> Found:
 
 def finder(count: int) -> Found:
     """The example that trains: 40 seconds of training, precision and recall on images that it has not seen."""
-    from examples.spot_finder import WANTED, score, train
+    sys.path.insert(0, str(ROOT / "examples"))
+    from spot_finder import WANTED, score, train
     from torch.utils.data import DataLoader
 
     from nanobrag_torch.datasets import SimulatedDataset
@@ -264,9 +267,6 @@ def finder(count: int) -> Found:
 
 def demo(count: int) -> Found:
     """`make dataset-demo` in a fresh clone, by this environment, nothing compiled yet; wall seconds."""
-    import subprocess
-    import sys
-
     with tempfile.TemporaryDirectory() as home:
         clone, environment = Path(home) / "clone", Path(sys.executable).parent
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)

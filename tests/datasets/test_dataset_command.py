@@ -192,6 +192,14 @@ def test_a_word_that_is_no_cluster_has_its_line(word, says):
     assert says in str(caught.value)
 
 
+def test_what_is_left_out_is_said(tmp_path, capsys):
+    (tmp_path / "recipe.toml").write_text(toml({**STILLS, "render": {"oversample": 1, "tolerance": 0.5}}))
+    words = ["dataset", str(tmp_path / "recipe.toml"), "-o", str(tmp_path / "set"), "--shard", "0"]
+    assert main(words) == 0
+    assert "up to 0.5 photons of a pixel are left out (render.tolerance)" in capsys.readouterr().err
+    assert main([*words, "-q"]) == 0 and "left out" not in capsys.readouterr().err
+
+
 def test_a_recipe_of_two_crystals_reads(tmp_path):
     mixed = changed({**STILLS, "crystal": {}}, crystal={"cell": [40, 50, 60, 90, 90, 90]})
     assert len(mixed.crystal) == 1 and len(read_recipe_of("serial", tmp_path).crystal) == 2

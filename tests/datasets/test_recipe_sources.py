@@ -152,8 +152,8 @@ def test_several_scans_have_masters_of_their_own(tmp_path):
             entry = nxmx.NXmx(file).entries[0]
             assert np.array_equal(entry.data[0]["data"][:], np.stack(stored[3 * number : 3 * number + 3]))
             axes = nxmx.get_dependency_chain(entry.samples[0].depends_on)
-            turning = next(axis for axis in axes if len(np.atleast_1d(axis[()])) > 1)
-            angles = np.atleast_1d(turning[0][()].magnitude) if hasattr(turning, "__getitem__") else turning
+            turning = [np.atleast_1d(axis[()].magnitude) for axis in axes if len(np.atleast_1d(axis[()])) > 1]
+        angles = turning[0]
         starts.append(float(angles[0]))
         assert np.allclose(np.diff(angles), 1.0)
         assert expt.scan.start_deg(0) == pytest.approx(starts[-1]) and expt.scan.frames == 3
@@ -164,11 +164,12 @@ def test_several_scans_have_masters_of_their_own(tmp_path):
     assert not (folder.path / "master.nxs").exists()
 
 
-MIXTURE = {
+USUAL: dict = dict(STILLS["crystal"])
+MIXTURE: dict = {
     **{name: part for name, part in STILLS.items() if name != "crystal"},
     "crystal": [
-        {**STILLS["crystal"], "name": "small", "probability": 1},
-        {**STILLS["crystal"], "name": "large", "cell": [45, 80, 90, 90, 100, 90], "space_group": "P21", "N_cells": 6},
+        {**USUAL, "name": "small", "probability": 1},
+        {**USUAL, "name": "large", "cell": [45, 80, 90, 90, 100, 90], "space_group": "P21", "N_cells": 6},
     ],
 }
 

@@ -269,3 +269,14 @@ def test_a_preset_brings_its_gaps_and_values():
     assert renderer.saturation == preset.highest_count
     with pytest.raises(InputError, match=r"detector\.preset"):
         Renderer(changed({**STILLS, "detector": {"preset": "eigr", "distance_mm": 200}}))
+
+
+@pytest.mark.parametrize("shape", ["gauss_star", "square", "tophat"])
+def test_no_pixel_loses_more_than_the_tolerance(shape):
+    """Of the noiseless image; without a tolerance nothing that float32 could show is left out."""
+    crystal = {"shape": shape, "N_cells": 9}
+    exact = Renderer(changed(STILLS, crystal=crystal, render={"dtype": "float64"})).frame(1).expected
+    for tolerance in (0.0, 0.01, 1.0):
+        frame = Renderer(changed(STILLS, crystal=crystal, render={"tolerance": tolerance})).frame(1)
+        assert np.abs(frame.expected - exact).max() < tolerance + 2e-5 * exact.max()
+    assert exact.max() > 1000 and not np.array_equal(frame.expected, exact)

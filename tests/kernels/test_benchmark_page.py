@@ -44,3 +44,11 @@ def test_a_small_scene_can_be_measured():
     assert case.steps == 24 * 24 * 4
     assert timers["value"].report()["million_steps_per_s"] > 0
     assert "ratio_to_yardstick" in timers["value"].report()
+
+
+def test_the_table_of_data_sets_is_up_to_date():
+    from benchmarks.dataset import PAGE, RESULTS, ROWS
+    from benchmarks.rows import with_table
+
+    known = json.loads(RESULTS.read_text())
+    assert set(known) <= set(ROWS) and with_table(PAGE.read_text(), known, ROWS, "images or kills") == PAGE.read_text()
