@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nanobrag_torch.batches import render_batch
     from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig
     from nanobrag_torch.experiment import Experiment
+    from nanobrag_torch.refinement.losses import loss_and_gradient
     from nanobrag_torch.refinement.normal_equations import normal_equations
     from nanobrag_torch.simulator import Simulator
 
@@ -30,6 +31,7 @@ __all__ = [
     "Experiment",
     "Simulator",
     "__version__",
+    "loss_and_gradient",
     "normal_equations",
     "render_batch",
 ]
@@ -40,6 +42,7 @@ _HOMES = {
     "DetectorConfig": "nanobrag_torch.config",
     "Experiment": "nanobrag_torch.experiment",
     "Simulator": "nanobrag_torch.simulator",
+    "loss_and_gradient": "nanobrag_torch.refinement.losses",
     "normal_equations": "nanobrag_torch.refinement.normal_equations",
     "render_batch": "nanobrag_torch.batches",
 }

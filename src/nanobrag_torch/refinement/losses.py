@@ -1,0 +1,123 @@
+"""A loss of pixels and its gradient, a tile of pixels at a time: memory is that of a tile, whatever the image.
+
+Every tile is rendered, the loss says what flows back into it, and its slopes are taken while the tile is at hand. What
+they sum up to by the few tensors of the scene goes back to the parameters once, at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.kernels import operation
+from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.simulator import Simulator
+
+PIXELS_AT_ONCE = 2**16
+
+PixelLoss = Callable[[Tensor, Tensor], Tensor]
+"""(photons [n], flat indices [n] of these pixels) -> the sum of what they lose []."""
+
+
+class LossAndGradient(NamedTuple):
+    """A loss and its gradients, in the order of the parameters and in their shapes."""
+
+    loss: Tensor  # [], float64
+    gradients: tuple[Tensor, ...]
+
+
+def loss_and_gradient(
+    simulator: Simulator | Callable[[], Simulator],
+    loss: PixelLoss,
+    parameters: Sequence[Tensor],
+    *,
+    pixels: Tensor | None = None,
+) -> LossAndGradient:
+    """A loss that is a sum over pixels, and its gradients by the parameters.
+
+    loss: any function of torch, such as `lambda photons, at: (w[at] * (photons - data[at]) ** 2).sum()`; it is called
+    for one tile of pixels after another, and its values are added up. parameters: leaf tensors that require grad and
+    that the simulator's configurations hold, or that a function without arguments builds the simulator from. pixels:
+    flat indices [n] over [panel, slow, fast] of those that count, by default all that the simulator renders. Photons
+    are those before any response. Raises InputError for a parameter that does not shape the image, for a loss that is
+    no number, under the C program's phi row (compat D2), and where there is a response.
+    """
+    simulator = simulator if isinstance(simulator, Simulator) else simulator()
+    _require_plain(simulator)
+    wanted = simulator.wanted_pixels() if pixels is None else pixels.to(simulator.device)
+    with torch.enable_grad():
+        scenes = _scenes(simulator)
+        cut = [(Scene(*map(_leaf, scene.tensors())), options) for scene, options in scenes]
+        moving, leaves = _moving(scenes), _moving(cut)
+        total, found = _over_tiles(simulator, loss, cut, [*leaves, *parameters], wanted)
+        flow = [torch.zeros_like(t) if g is None else g for t, g in zip(leaves, found[: len(leaves)], strict=True)]
+        through = (
+            torch.autograd.grad(moving, parameters, flow, allow_unused=True) if moving else [None] * len(parameters)
+        )
+    triples = zip(parameters, found[len(leaves) :], through, strict=True)
+    return LossAndGradient(total, tuple(_sum(parameter, ways) for parameter, *ways in triples))
+
+
+def _require_plain(simulator: Simulator) -> None:
+    if simulator.compat.stale_phi:
+        raise InputError("compat", "c", "corrected, or phi_mode spec: slopes along stale orientations are not defined")
+    if simulator.response_config is not None:
+        raise InputError("response", "given", "none: a spread makes a tile of pixels depend on those about it")
+
+
+def _scenes(simulator: Simulator) -> list[tuple[Scene, Options]]:
+    """What is rendered by the operation, and added up: the crystal, and water if there is any."""
+    crystal = simulator.scene(), simulator.options()
+    water = simulator.water_scene(*crystal)
+    return [crystal] if water is None else [crystal, water]
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    """The same numbers, cut off from what they were made of, differentiable where they were."""
+    return tensor.detach().requires_grad_(tensor.requires_grad)
+
+
+def _moving(scenes: Sequence[tuple[Scene, Options]]) -> list[Tensor]:
+    return [tensor for scene, _ in scenes for tensor in scene.tensors() if tensor.requires_grad]
+
+
+def _over_tiles(
+    simulator: Simulator,
+    loss: PixelLoss,
+    scenes: Sequence[tuple[Scene, Options]],
+    inputs: Sequence[Tensor],
+    pixels: Tensor,
+) -> tuple[Tensor, list[Tensor | None]]:
+    """The loss of all pixels, and its gradients by the inputs; None for what nothing depends on."""
+    total = torch.zeros((), dtype=torch.float64, device=pixels.device)
+    sums: list[Tensor | None] = [None for _ in inputs]
+    for tile in pixels.split(PIXELS_AT_ONCE):
+        lost = loss(_photons(simulator, scenes, tile), tile)
+        if not isinstance(lost, Tensor) or lost.numel() != 1 or not lost.requires_grad:
+            raise InputError("loss", "no number that photons decide", "a function whose value is a sum over the pixels")
+        total += lost.detach().reshape(())
+        found = torch.autograd.grad(lost, inputs, allow_unused=True)
+        sums = [_added(mine, theirs) for mine, theirs in zip(sums, found, strict=True)]
+    return total, sums
+
+
+def _photons(simulator: Simulator, scenes: Sequence[tuple[Scene, Options]], tile: Tensor) -> Tensor:
+    parts = [operation.intensity(tile, scene, options, kernel=simulator.kernel) for scene, options in scenes]
+    background = simulator.background_values(tile)
+    return torch.stack(parts if background is None else [*parts, background]).sum(0)
+
+
+def _added(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return first if second is None else second if first is None else first + second
+
+
+def _sum(parameter: Tensor, ways: Sequence[Tensor | None]) -> Tensor:
+    """The gradient along all ways that lead to a parameter."""
+    found = [gradient for gradient in ways if gradient is not None]
+    if not found:
+        raise InputError("parameters", tuple(parameter.shape), "tensors that shape the image")
+    return torch.stack(found).sum(0)
