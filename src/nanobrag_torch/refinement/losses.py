@@ -95,7 +95,7 @@ def _over_tiles(
     """The loss of all pixels, and its gradients by the inputs; None for what nothing depends on."""
     total = torch.zeros((), dtype=torch.float64, device=pixels.device)
     sums: list[Tensor | None] = [None for _ in inputs]
-    for tile in pixels.split(PIXELS_AT_ONCE):
+    for tile in torch.split(pixels, PIXELS_AT_ONCE):
         lost = loss(_photons(simulator, scenes, tile), tile)
         if not isinstance(lost, Tensor) or lost.numel() != 1 or not lost.requires_grad:
             raise InputError("loss", "no number that photons decide", "a function whose value is a sum over the pixels")
