@@ -53,7 +53,12 @@ def read_expts(path: str | os.PathLike[str]) -> list[record.ExperimentData]:
         tree = json.loads(content)
     except ValueError as error:
         raise InputError(str(path), str(error), ACCEPTED) from error
-    root = Node(str(path), "", tree)
+    return experiments_of(tree, str(path))
+
+
+def experiments_of(tree: object, path: str) -> list[record.ExperimentData]:
+    """All experiments of an experiment list that is read already; path: what errors call it."""
+    root = Node(path, "", tree)
     if not isinstance(tree, dict) or tree.get("__id__") != "ExperimentList":
         raise InputError(str(path), "JSON of another kind", ACCEPTED)
     experiments = root["experiment"].items()

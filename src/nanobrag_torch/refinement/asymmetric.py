@@ -57,6 +57,16 @@ class Asymmetric:
         pairs = torch.from_numpy(mates)
         return cls(hkl, torch.from_numpy(squared), factors.cell, factors.space_group, anomalous, pairs)
 
+    def reflections(self) -> Reflections:
+        """The list with the amplitudes of the start, none of which is zero."""
+        amplitude = np.sqrt(self.intensity.numpy())
+        hkl, cell, group = self.hkl.astype(np.int32), self.cell, self.space_group
+        return Reflections(hkl=hkl, amplitude=amplitude, cell=cell, space_group=group, anomalous=self.anomalous)
+
+    def knows(self, hkl: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which observations [r] are in the list."""
+        return _find(_keys(hkl, self.hkl, self.space_group, friedel=not self.anomalous)) >= 0
+
     def places(self, hkl: NDArray[np.int64]) -> Tensor:
         """The row [r] of each observation. Raises InputError for one that is not in the list."""
         found = _find(_keys(hkl, self.hkl, self.space_group, friedel=not self.anomalous))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.outputs import EXPERIMENTS, PARAMETERS, REFLECTIONS, UNMERGED, observations
 from nanobrag_torch.refinement.shots import brief
+from nanobrag_torch.refinement.tables import write_table
 
 GOOD = ("converged",)
 
@@ -34,7 +34,8 @@ def collect(
     """
     place = Path(folder)
     names = [r["name"] for r in records if r["status"] in GOOD and (place / r["name"] / REFLECTIONS).is_file()]
-    written = [_write_table(place, [brief(record) for record in records])]
+    with OutputSet() as outputs:
+        written = [write_table(outputs, place, PARAMETERS.removesuffix(".json"), [brief(r) for r in records])]
     if not names:
         return written, names
     experiments: list[ExperimentData] = []
@@ -71,18 +72,3 @@ def together(parts: Sequence[Unmerged]) -> Unmerged:
         sigma=np.concatenate([part.sigma for part in parts]),
         columns=columns,
     )
-
-
-def _write_table(place: Path, rows: list[dict[str, Any]]) -> str:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        with OutputSet() as outputs:
-            outputs.open(place / PARAMETERS, "-o").write(json.dumps(rows, indent=1).encode() + b"\n")
-        return PARAMETERS
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
-    with OutputSet() as outputs:
-        pyarrow.parquet.write_table(table, outputs.open(place / "parameters.parquet", "-o"))
-    return "parameters.parquet"

@@ -32,11 +32,15 @@ STUCK = 5
 SHARES = (1.0, 0.5, 0.25)
 WORSE, MUCH_WORSE = 1.2, 3.0
 """Times the median sigma-Z: from the first on a shot counts for less, from the second on it is left out."""
-APART, FAR_APART = 1.5, 3.0
-"""Times the median of sigma-Z together over sigma-Z alone at which a shot disagrees with the others; at first."""
+APART, FAR_APART, SPREADS = 1.1, 3.0, 5.0
+"""Times the median of sigma-Z together over sigma-Z alone from which on a shot disagrees with the others, at least; the
+same before the first steps; and the same in standard deviations of that ratio."""
 DISAGREE, MOST_LEFT_OUT = 1.25, 0.5
 """Median of that ratio, and the share of shots left out, from which on no result is to be believed."""
 BINS, SPAN = 4000, 6.0
+MAD = 1.4826
+MOST_REFUSED = 3
+"""Steps in a row that may be refused, each tried again with more damping."""
 ROUNDING = 1e-9
 
 
@@ -91,13 +95,8 @@ class Ensemble:
         return found
 
     def median(self, values: Sequence[float]) -> float:
-        """Of positive numbers of all processes, from counts in fixed bins; one where there are none."""
-        place = [min(max(int((math.log(z) / SPAN + 0.5) * BINS), 0), BINS - 1) for z in values if 0 < z < math.inf]
-        counts = self.total(torch.bincount(torch.tensor(place, dtype=torch.int64), minlength=BINS))
-        if not float(counts.sum()):
-            return 1.0
-        half = int(torch.searchsorted(torch.cumsum(counts, 0), counts.sum() / 2))
-        return math.exp(((half + 0.5) / BINS - 0.5) * SPAN)
+        """Of positive numbers of all processes."""
+        return median_of(values, self.reducer)
 
     def begin(self) -> None:
         """Hold all shots at intensities that a linear solve gives with shots as they are, twice, with weights."""
@@ -115,13 +114,15 @@ class Ensemble:
     def weigh(self, apart: float) -> float:
         """Weights of all shots, and the median of how much worse they fit together than alone.
 
-        apart: times that median from which on a shot is left out.
+        apart: at least so many times that median from which on a shot is left out.
         """
         own = [(shot, shot.sigma_z()) for shot in self.shots]
         median = self.median([z for _, z in own])
-        ratio = self.median([z / s.alone for s, z in own if s.alone > 0])
+        ratios = [z / s.alone for s, z in own if s.alone > 0]
+        ratio = self.median(ratios)
+        spread = self.median([max(r / ratio, ratio / r) for r in ratios if 0 < r < math.inf])
         for shot, z in own:
-            shot.judge(z, MUCH_WORSE * median, apart * ratio)
+            shot.judge(z, MUCH_WORSE * median, ratio * max(apart, spread ** (MAD * SPREADS)))
             if shot.weight > 0:
                 shot.weight = min(1.0, (WORSE * median / max(z, 1e-300)) ** 2)
         return ratio
@@ -199,6 +200,16 @@ class Ensemble:
         return {shot.name: shot for shot in self.shots if shot.weight > 0}
 
 
+def median_of(values: Sequence[float], reducer: Reducer) -> float:
+    """Of positive numbers of all processes, from counts in fixed bins; one where there are none."""
+    place = [min(max(int((math.log(z) / SPAN + 0.5) * BINS), 0), BINS - 1) for z in values if 0 < z < math.inf]
+    counts = reducer.total(torch.bincount(torch.tensor(place, dtype=torch.int64), minlength=BINS).double())
+    if not float(counts.sum()):
+        return 1.0
+    half = int(torch.searchsorted(torch.cumsum(counts, 0), counts.sum() / 2))
+    return math.exp(((half + 0.5) / BINS - 0.5) * SPAN)
+
+
 def _observations(reflections: Sequence[Tensor], count: int) -> Tensor:
     """How many times [N] each reflection is listed."""
     whole = torch.cat([*reflections, torch.zeros(0, dtype=torch.int64)])
@@ -223,6 +234,7 @@ def refine_intensities(
     history = [] if keeper is None else keeper.restored(ensemble)
     if not history:
         ensemble.begin()
+    refused = 0
     while True:
         ratio = ensemble.weigh(APART if history else FAR_APART)
         outlook = ensemble.outlook()
@@ -233,6 +245,9 @@ def refine_intensities(
             return merged(ensemble, history, *_believed(ensemble, ratio, STEPS, f"{reason} are still to go"))
         ensemble.leave_out_stuck()
         step = ensemble.step(outlook)
+        refused = 0 if step is not None else refused + 1
+        if step is None and refused < MOST_REFUSED:
+            continue
         if step is None:
             reason = f"no step makes the fit better, {outlook.largest:.2f} sigma from where it should be"
             return merged(ensemble, history, *_believed(ensemble, ratio, STALLED, reason))

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,11 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import OutputSet
 from nanobrag_torch.io.mtz_merged import write_merged_mtz
 from nanobrag_torch.refinement.merged import Merged
+from nanobrag_torch.refinement.tables import write_table
+from nanobrag_torch.refinement.verdict import FAILED
 
 Floats = NDArray[np.float64]
-MERGED, STATISTICS, SHOTS = "merged.mtz", "statistics.json", "shots.json"
+MERGED, STATISTICS, SHOTS = "merged.mtz", "statistics.json", "shots"
 FEWEST = 3
 """Pairs below which a correlation says nothing."""
 
@@ -101,38 +104,42 @@ def wilson_means(merged: Merged, shells: int = 10) -> Floats:
     return np.asarray(mean[shell] * epsilon, np.float64)
 
 
-def write_merged(merged: Merged, folder: str | os.PathLike[str]) -> list[str]:
-    """Write merged.mtz (I, SIGI, F, SIGF, N; Friedel mates), statistics.json and shots.json: all, or none.
+def write_merged(merged: Merged, folder: str | os.PathLike[str], shells: int = 10) -> list[str]:
+    """Write merged.mtz (I, SIGI, F, SIGF, N; Friedel mates), statistics.json and the table of shots: all, or none.
 
-    Returns their names. Raises InputError where nothing was seen or a file cannot be written.
+    A result that failed has no merged.mtz. Returns their names. Raises InputError where nothing was seen or a file
+    cannot be written.
     """
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    text = {
+        "status": merged.status,
+        "reason": merged.reason,
+        "steps": [asdict(step) for step in merged.history],
+        "shells": [{name: _plain(value) for name, value in asdict(row).items()} for row in statistics(merged, shells)],
+    }
+    with OutputSet() as outputs:
+        names = [STATISTICS, write_table(outputs, place, SHOTS, list(merged.shots))]
+        if merged.status != FAILED:
+            _write_mtz(merged, outputs.open(place / MERGED, "-o"))
+            names.insert(0, MERGED)
+        outputs.open(place / STATISTICS, "-o").write(json.dumps(text, indent=1, allow_nan=False).encode() + b"\n")
+    if merged.status == FAILED:
+        (place / MERGED).unlink(missing_ok=True)  # of an earlier run
+    return names
+
+
+def _write_mtz(merged: Merged, file: BinaryIO) -> None:
     seen = merged.seen & np.isfinite(merged.intensity) & (merged.sigma > 0)
     if not seen.any():
         raise InputError("intensities", 0, "at least one that was seen")
-    hkl = merged.shared.hkl[seen]
-    centric = (
-        space_group(merged.shared.space_group).operations().centric_flag_array(np.ascontiguousarray(hkl, np.int32))
-    )
+    shared, hkl = merged.shared, merged.shared.hkl[seen]
+    operations = space_group(shared.space_group).operations()
+    centric = np.asarray(operations.centric_flag_array(np.ascontiguousarray(hkl, np.int32)), bool)
     intensity, sigma = merged.intensity[seen], merged.sigma[seen]
-    _, F, sigma_F = amplitudes(intensity, sigma, wilson_means(merged)[seen], np.asarray(centric, bool))
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    content: dict[str, object] = {
-        STATISTICS: {
-            "status": merged.status,
-            "steps": [asdict(step) for step in merged.history],
-            "shells": [{name: _plain(value) for name, value in asdict(row).items()} for row in statistics(merged)],
-        },
-        SHOTS: [{name: _plain(value) for name, value in row.items()} for row in merged.shots],
-    }
+    _, F, sigma_F = amplitudes(intensity, sigma, wilson_means(merged)[seen], centric)
     columns = {"I": intensity, "SIGI": sigma, "F": F, "SIGF": sigma_F, "N": merged.multiplicity[seen].astype(float)}
-    with OutputSet() as outputs:
-        shared = merged.shared
-        file = outputs.open(place / MERGED, "-o")
-        write_merged_mtz(file, hkl, columns, shared.cell, shared.space_group, anomalous=shared.anomalous)
-        for name, value in content.items():
-            outputs.open(place / name, "-o").write(json.dumps(value, indent=1, allow_nan=False).encode() + b"\n")
-    return [MERGED, *content]
+    write_merged_mtz(file, hkl, columns, shared.cell, shared.space_group, anomalous=shared.anomalous)
 
 
 def _plain(value: object) -> object:

@@ -65,7 +65,7 @@ class Files:
     folder: Path
     place: Place
     patience_s: float = 3600.0
-    pause_s: float = 0.02
+    pause_s: float = 0.002
     bytes_sent: int = 0
     number: int = field(default=0, init=False)
 

@@ -256,7 +256,7 @@ def correlations_of(parameters: ParameterSet, covariance: Tensor) -> tuple[tuple
 def refined_experiments(shot: Shot, problem: Problem, raw: Tensor, angle_deg: float) -> tuple[ExperimentData, ...]:
     """The experiments with refined crystals, detector and beam, in the frames of their files."""
     model, values = problem.model, problem.parameters.unpack(raw)
-    detector = _detector(shot.experiments[0].detector, model.panels(values).numpy())
+    detector = moved_detector(shot.experiments[0].detector, model.panels(values).numpy())
     found = []
     for number, (lattice, data) in enumerate(zip(model.lattices, shot.experiments, strict=True)):
         rows = model.rows(values, number).numpy() @ held(data, shot.frame, angle_deg)
@@ -294,7 +294,7 @@ def _lengths(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.linalg.norm(rows, axis=1), np.float64)
 
 
-def _detector(old: DetectorData | None, panels: NDArray[np.float64]) -> DetectorData:
+def moved_detector(old: DetectorData | None, panels: NDArray[np.float64]) -> DetectorData:
     """The panels where they have moved to; the frames of groups go with their first panel."""
     assert old is not None
     moved = tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -223,10 +224,23 @@ def _lattice(data: ExperimentData, factors: Reflections, frame: int, angle: floa
     cell = CrystalData(real_space=rows).cell
     tied = cell_parametrisation(space_group_of(data, factors))
     values = {f"{k}{suffix}": torch.tensor(v, dtype=torch.float64) for k, v in tied.start(cell).items()}
-    expansion = expand_to_p1(factors)
-    table = amplitude_table(expansion, torch.from_numpy(factors.amplitude)).float()
-    first = (expansion.metadata["h_min"], expansion.metadata["k_min"], expansion.metadata["l_min"])
+    table, first = _table(factors)
     return Lattice(nearest_turn(rows, tied.cell(values, suffix)), tied, table, first, CrystalShape.GAUSS_HKL, suffix)
+
+
+def _table(factors: Reflections) -> tuple[Tensor, tuple[int, int, int]]:
+    """The table in P1 and its first indices; one for all shots that have the same list."""
+    known = _TABLES.get(id(factors))
+    if known is None:
+        expansion = expand_to_p1(factors)
+        first = (expansion.metadata["h_min"], expansion.metadata["k_min"], expansion.metadata["l_min"])
+        known = amplitude_table(expansion, torch.from_numpy(factors.amplitude)).float(), first
+        _TABLES[id(factors)] = known
+        weakref.finalize(factors, _TABLES.pop, id(factors), None)
+    return known
+
+
+_TABLES: dict[int, tuple[Tensor, tuple[int, int, int]]] = {}
 
 
 def space_group_of(data: ExperimentData, factors: Reflections) -> str | None:

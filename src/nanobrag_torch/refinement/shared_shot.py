@@ -16,6 +16,7 @@ from nanobrag_torch.refinement.problem import Problem, State
 from nanobrag_torch.refinement.shared import ShotEquations
 from nanobrag_torch.refinement.solver import LEAST_DAMPING, LONGEST_STEP, MOST_DAMPING, START_DAMPING
 from nanobrag_torch.refinement.targets import LEAST
+from nanobrag_torch.refinement.verdict import LEAST_SIGNAL, total_signal
 
 PLANE_STEPS = 4
 FAINTEST = 1e-3
@@ -39,7 +40,7 @@ class SharedShot:
         self.pairs = (same & ~torch.eye(len(same), dtype=torch.bool)).nonzero().T
         self.state, self.damping, self.weight = state, START_DAMPING, 1.0
         self.before: tuple[State, float] | None = None
-        self.alone = self.sigma_z()
+        self.alone, self.signal = self.sigma_z(), total_signal(problem, state)
         self.ahead, self.refused = math.inf, 0
         self.reason, self.final = "", False
 
@@ -67,6 +68,8 @@ class SharedShot:
         self.weight, self.reason = 1.0, ""
         if not math.isfinite(sigma_z) or not math.isfinite(self.state.objective):
             self.leave_out("its model or its data are not finite", final=True)
+        elif self.signal < LEAST_SIGNAL:
+            self.leave_out(f"no signal: {self.signal:.1f} sigma in all its boxes together", final=True)
         elif sigma_z > most:
             self.leave_out(f"sigma-Z {sigma_z:.2f}, above {most:.2f}")
         elif sigma_z > apart * self.alone:

@@ -11,12 +11,15 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.geometry import read_experiments
 from nanobrag_torch.refinement.inputs import shots_of
 from nanobrag_torch.refinement.outputs import PARAMETERS
+
+if TYPE_CHECKING:
+    from nanobrag_torch.refinement.result import StillResult
 
 FINGERPRINT = "fingerprint"
 SUMMARY = "summary.json"
@@ -125,8 +128,22 @@ def refine_one(run: Run, task: Task) -> dict[str, Any]:
     except InputError as error:
         return {**mark, "status": "input", "reason": str(error), "seconds_in_all": time.perf_counter() - begun}
     more = {**mark, "seconds_in_all": round(time.perf_counter() - begun, 3)}
+    keep(result, task, own)
     write_result(result, task.folder, figures=run.figures, more=more)
     return {**record(result), **more}
+
+
+def keep(result: StillResult, task: Task, options: Mapping[str, Any]) -> None:
+    """Leave what later steps need of a shot that has a fit, or nothing of an earlier one."""
+    from nanobrag_torch.io.atomic import open_output
+    from nanobrag_torch.refinement.kept import KEPT, kept_shot, packed
+
+    path = Path(task.folder) / KEPT
+    path.unlink(missing_ok=True)
+    if result.fit is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_output(path, "-o") as file:
+            file.write(packed(kept_shot(task.name, result, options)))
 
 
 def refine_many(

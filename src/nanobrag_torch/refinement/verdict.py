@@ -27,7 +27,7 @@ def verdict(problem: Problem, solution: Solution) -> tuple[str, str]:
     state = solution.state
     if not torch.isfinite(torch.tensor(state.objective)):
         return FAILED, "the model is not finite"
-    if (signal := total_signal(problem, solution)) < LEAST_SIGNAL:
+    if (signal := total_signal(problem, state)) < LEAST_SIGNAL:
         return FAILED, f"no signal where the spots should be: {signal:.1f} sigma in all boxes together"
     whole, boxes = unexplained(problem, state)
     if boxes > MOST_UNEXPLAINED_BOXES:
@@ -41,10 +41,10 @@ def verdict(problem: Problem, solution: Solution) -> tuple[str, str]:
     return CONVERGED, ""
 
 
-def total_signal(problem: Problem, solution: Solution) -> float:
+def total_signal(problem: Problem, state: State) -> float:
     """Photons of all spots over the standard deviation of their sum, by the intensities or the scale."""
-    spots = problem.spots(solution.state)
-    level = (problem.expected(solution.state) - spots + problem.boxes.readout).clamp(min=0.05)
+    spots = problem.spots(state)
+    level = (problem.expected(state) - spots + problem.boxes.readout).clamp(min=0.05)
     matched = (spots * (problem.boxes.data - level + problem.boxes.readout) / level).sum()
     return float(matched / torch.sqrt((spots**2 / level).sum().clamp(min=1e-30)))
 

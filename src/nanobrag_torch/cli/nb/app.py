@@ -33,6 +33,9 @@ VERBS: dict[str, str] = {
     "view": "nanobrag_torch.cli.nb.view:view",
     "dataset": "nanobrag_torch.cli.nb.dataset:dataset",
     "refine": "nanobrag_torch.cli.nb.refine:refine",
+    "refine-intensities": "nanobrag_torch.cli.nb.refine_intensities:refine_intensities",
+    "refine-geometry": "nanobrag_torch.cli.nb.refine_geometry:refine_geometry",
+    "merge": "nanobrag_torch.cli.nb.refine_intensities:merge",
     "predict": "nanobrag_torch.cli.nb.predict:predict",
     "warm": "nanobrag_torch.cli.nb.warm:warm",
 }

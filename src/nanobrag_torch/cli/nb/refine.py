@@ -97,14 +97,14 @@ def options_of(given: dict[str, Any]) -> dict[str, Any]:
     """Options of refine_still from those of the command line. Raises InputError for words that are no parameters."""
     from nanobrag_torch.refinement.setup import family
 
-    free, fix = _words(given["free"]), _words(given["fix"])
+    free, fix = words_of(given["free"]), words_of(given["fix"])
     for word in (*free, *fix):
         family(word)
     return {
         "free": free,
         "fix": fix,
-        "priors": _priors(_words(given["prior"])),
-        "start": {name: _number(name, value) for name, value in map(_pair, _words(given["start"]))},
+        "priors": _priors(words_of(given["prior"])),
+        "start": {name: _number(name, value) for name, value in map(_pair, words_of(given["start"]))},
         "N": given["cells"],
         "spread": given["spread"],
         "mosaic": given["mosaic"],
@@ -112,7 +112,7 @@ def options_of(given: dict[str, Any]) -> dict[str, Any]:
         "intensities": given["intensities"],
         "sigma_F": given["sigma_f"],
         "column": given["column"],
-        "groups": _groups(given["groups"]),
+        "groups": groups_of(given["groups"]),
         "spectrum": None if given["spectrum"] is None else str(given["spectrum"]),
         "spectrum_channels": given["spectrum_channels"],
         "bandwidth_eV": given["bandwidth_ev"],
@@ -133,7 +133,7 @@ def options_of(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _words(given: Sequence[str] | None) -> tuple[str, ...]:
+def words_of(given: Sequence[str] | None) -> tuple[str, ...]:
     """Words that may be given one by one or with commas."""
     return tuple(word.strip() for part in given or () for word in part.split(",") if word.strip())
 
@@ -188,7 +188,7 @@ def _numbers(text: str | None) -> list[int] | None:
     return found
 
 
-def _groups(text: str) -> str | dict[int, int]:
+def groups_of(text: str) -> str | dict[int, int]:
     """whole, panel, a level; or a file with the number of a panel and of its group in every line."""
     path = Path(text)
     if text in ("whole", "panel") or text.isdigit() or not path.is_file():

@@ -1,0 +1,189 @@
+"""`nb refine-intensities` and `nb merge`: intensities that all shots of a folder share."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nanobrag_torch.errors import InputError
+
+if TYPE_CHECKING:
+    from nanobrag_torch.refinement.intensities import Request
+    from nanobrag_torch.workers import Place
+
+MOST_AGAIN = 2
+"""How often a killed process is started again."""
+Folder = Annotated[Path, typer.Argument(help="The folder that nb refine has left.")]
+Factors = Annotated[Path, typer.Option("-F", "--structure-factors", help="Where intensities start (MTZ, CIF).")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")]
+Column = Annotated[str | None, typer.Option(help="Column of the structure factors.")]
+Anomalous = Annotated[bool, typer.Option("--anomalous", help="Friedel mates have intensities of their own.")]
+SigmaF = Annotated[str, typer.Option("--sigma-F", help="How wrong F may be: one number, one a shell by commas, inf.")]
+Wilson = Annotated[bool, typer.Option("--wilson", help="Wilson's distribution as a prior, too.")]
+Friedel = Annotated[float | None, typer.Option(help="How much F of Friedel mates differ, relative; default: freely.")]
+ShellMeans = Annotated[float | None, typer.Option(help="How far the mean of a shell may move, relative.")]
+Shells = Annotated[int, typer.Option(help="Shells of the statistics.")]
+Workers = Annotated[int, typer.Option(help="Processes of this machine, of one thread each.")]
+How = Annotated[str, typer.Option("--reducer", help="How processes add up: auto, torch (torchrun), files.")]
+Part = Annotated[str | None, typer.Option(help="Which of how many processes with --reducer files, as 3/8 from 1.")]
+
+
+def refine_intensities(
+    folder: Folder,
+    structure_factors: Factors,
+    output: Output,
+    column: Column = None,
+    anomalous: Anomalous = False,
+    sigma_f: SigmaF = "0.2",
+    wilson: Wilson = False,
+    friedel: Friedel = None,
+    shell_means: ShellMeans = None,
+    most_steps: Annotated[int, typer.Option("--max-steps", help="At most so many steps.")] = 12,
+    shells: Shells = 10,
+    workers: Workers = 1,
+    reducer: How = "auto",
+    part: Part = None,
+) -> None:
+    """Refine the intensities that all shots share, and every shot with them."""
+    _shared({**locals(), "held": False})
+
+
+def merge(
+    folder: Folder,
+    structure_factors: Factors,
+    output: Output,
+    column: Column = None,
+    anomalous: Anomalous = False,
+    sigma_f: SigmaF = "inf",
+    wilson: Wilson = False,
+    friedel: Friedel = None,
+    shell_means: ShellMeans = None,
+    shells: Shells = 10,
+    workers: Workers = 1,
+    reducer: How = "auto",
+    part: Part = None,
+) -> None:
+    """The quick look: intensities of all shots in one linear solve, every shot held as it was refined alone."""
+    _shared({**locals(), "held": True, "most_steps": 0})
+
+
+def _shared(given: dict[str, Any]) -> None:
+    if given["workers"] > 1:
+        raise typer.Exit(launched(given["workers"]))
+    import torch
+
+    from nanobrag_torch.refinement.intensities import reducer_for, run
+    from nanobrag_torch.workers import Place, joined
+
+    torch.set_num_threads(1)
+    request, place = _request(given), place_of(given["part"], given["reducer"])
+    with joined(place if given["reducer"] != "files" else Place()):
+        found = run(request, place, reducer_for(given["reducer"], request.folder, request.output, request, place))
+        code = 0
+        if place.rank == 0:
+            code = _finish(found, request.output, given["shells"])
+    if code:
+        raise typer.Exit(code)
+
+
+def _request(given: dict[str, Any]) -> Request:
+    from nanobrag_torch.refinement.intensities import Request
+    from nanobrag_torch.refinement.shared_prior import SharedPrior
+
+    widths = _widths(given["sigma_f"])
+    prior = SharedPrior(
+        sigma_F=widths[0] if len(widths) == 1 else widths,
+        wilson=given["wilson"],
+        friedel=given["friedel"],
+        shell_means=given["shell_means"],
+    )
+    if given["friedel"] is not None and not given["anomalous"]:
+        raise InputError("--friedel", given["friedel"], "nothing without --anomalous: mates are one intensity then")
+    return Request(
+        folder=given["folder"],
+        structure_factors=given["structure_factors"],
+        output=given["output"],
+        column=given["column"],
+        anomalous=given["anomalous"],
+        held=given["held"],
+        prior=prior,
+        most_steps=given["most_steps"],
+    )
+
+
+def _widths(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise InputError("--sigma-F", text, "a number, inf, or a number for each shell with commas between") from None
+
+
+def place_of(part: str | None, how: str) -> Place:
+    from nanobrag_torch.workers import Place, place_of_process
+
+    if part is None:
+        return place_of_process()
+    number, slash, size = part.partition("/")
+    if how != "files" or not slash or not (number.isdigit() and size.isdigit()) or not 1 <= int(number) <= int(size):
+        raise InputError("--part", part, "with --reducer files, a number of a number from 1, as 3/8")
+    return Place(int(number) - 1, int(size))
+
+
+def launched(workers: int) -> int:
+    """The same command in so many processes that add up through files; one that is killed is started again."""
+    import os
+    import subprocess
+    import sys
+
+    words = list(sys.argv[1:])
+    place = next(i for i, word in enumerate(words) if word.split("=")[0] == "--workers")
+    del words[place : place + (1 if "=" in words[place] else 2)]
+    one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+
+    def begin(number: int) -> subprocess.Popen[bytes]:
+        more = ["--reducer", "files", "--part", f"{number}/{workers}"]
+        return subprocess.Popen(
+            [sys.executable, "-m", "nanobrag_torch.cli.nb", *words, *more], env={**os.environ, **one}
+        )
+
+    running = {number: begin(number) for number in range(1, workers + 1)}
+    begun, codes = dict.fromkeys(running, 1), {}
+    while running:
+        for number, process in list(running.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del running[number]
+            if code < 0 and begun[number] <= MOST_AGAIN:
+                print(f"process {number} was killed (signal {-code}) and is started again", file=sys.stderr, flush=True)
+                begun[number] += 1
+                running[number] = begin(number)
+            else:
+                codes[number] = code
+            if codes.get(number):  # the others would wait for its sums for ever
+                for other in running.values():
+                    other.terminate()
+        time.sleep(0.05)
+    return next((code if code > 0 else 1 for code in codes.values() if code), 0)
+
+
+def _finish(found: Any, output: Path, shells: int) -> int:
+    """Write what was found and say how it went; the exit code, 0 converged or merged, 3 not at the end, 4 failed."""
+    from nanobrag_torch.refinement.merging import statistics, table, write_merged
+
+    names = write_merged(found, output, shells)
+    print(table(statistics(found, shells)))
+    left_out = [row for row in found.shots if not row["weight"]]
+    less = sum(0 < row["weight"] < 1 for row in found.shots)
+    for row in left_out[:20]:
+        print(f"left out: {row['name']}: {row['reason']}")
+    if len(left_out) > 20:
+        print(f"left out: {len(left_out) - 20} more, see the table of shots")
+    why = f" ({found.reason})" if found.reason else ""
+    print(f"{found.status}{why}: {len(found.history)} steps, {len(found.shots) - len(left_out)} shots ({less} of them "
+          f"with less weight), {int(found.seen.sum())} intensities")  # fmt: skip
+    print(f"{output}: {', '.join(names)}")
+    return {"steps": 3, "stalled": 3, "failed": 4}.get(found.status, 0)
