@@ -38,6 +38,11 @@ def main() -> None:
 
         dataset(sys.argv[2:])
         return
+    if sys.argv[1:2] == ["many-shots"]:
+        from benchmarks.many_shots import main as many_shots
+
+        many_shots(sys.argv[2:])
+        return
     arguments = _arguments()
     names = arguments.scenes or ["b", *CASES]
     sketch = yardstick(arguments.yardstick) if arguments.yardstick else None

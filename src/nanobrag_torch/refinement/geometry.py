@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.experiment import Experiment
+from nanobrag_torch.models.detector import Detector
+from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.records.reflections import Reflections
 from nanobrag_torch.refinement.build import IntensityPrior
 from nanobrag_torch.refinement.centroids import predicted
@@ -374,6 +377,11 @@ def _free_space(rows: Tensor, count: int) -> Tensor:
     rank = int((values > 1e-9 * values[0]).sum())
     free: Tensor = vectors[rank:].T
     return free
+
+
+def start_panels(data: ExperimentData) -> Tensor:
+    """Panels [P, 4, 3] (m) of an experiment as its file has them."""
+    return Detector(Experiment(data=data).detector_config()).geometry().panels
 
 
 def refine_geometry(

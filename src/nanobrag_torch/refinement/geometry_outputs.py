@@ -16,7 +16,7 @@ from nanobrag_torch.io.crystfel_write import write_crystfel
 from nanobrag_torch.io.expt_write import write_expt
 from nanobrag_torch.records.experiment import DetectorData, ExperimentData
 from nanobrag_torch.refinement.company import everyones, kept_paths, own_shots
-from nanobrag_torch.refinement.geometry import Geometry, refine_geometry
+from nanobrag_torch.refinement.geometry import Geometry, refine_geometry, start_panels
 from nanobrag_torch.refinement.group_moves import GroupMoves
 from nanobrag_torch.refinement.groups import MOVES
 from nanobrag_torch.refinement.kept import read_kept
@@ -47,11 +47,9 @@ def run(request: Request, place: Place, reducer: Reducer) -> tuple[Geometry, Exp
     assert data.detector is not None
     groups = GroupMoves.of(data.detector, request.groups, request.free)
     request.output.mkdir(parents=True, exist_ok=True)
-    from nanobrag_torch.experiment import Experiment
-    from nanobrag_torch.models.detector import Detector
-
-    start = Detector(Experiment(data=data).detector_config()).geometry().panels
-    found = refine_geometry(own_shots(request.folder, place), groups, start, reducer=reducer, pixels=request.pixels)
+    found = refine_geometry(
+        own_shots(request.folder, place), groups, start_panels(data), reducer=reducer, pixels=request.pixels
+    )
     detector = moved_detector(data.detector, found.panels.numpy())
     rows = tuple(everyones(found.shots, request.output, place, reducer))
     return replace(found, shots=rows), replace(data, detector=detector)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanobrag_torch.records.experiment import rotation_matrix
+from nanobrag_torch.records.experiment import DetectorData, rotation_matrix
 from nanobrag_torch.records.reflections import Cell
 from nanobrag_torch.refinement.synthetic import Exposure, Truth, counted, rendered, still_truth
 
@@ -71,3 +71,57 @@ def small_series(
         chosen["size"] = options.pop("pixels")
     base = still_truth(cell=cell, group=group, **{**chosen, **options})
     return Series(base=replace(base, most_spots=most_spots), seed=seed, **own)
+
+
+def tiled(detector: DetectorData, columns: int, rows: int, gap: int = 4) -> DetectorData:
+    """A detector of one panel cut into panels of equal size with a gap of some pixels between them."""
+    whole = detector.panels[0]
+    fast, slow = whole.pixel_size_mm
+    width, height = (whole.image_size[0] + gap) // columns - gap, (whole.image_size[1] + gap) // rows - gap
+    panels = [
+        replace(
+            whole,
+            name=f"panel_{row}_{column}",
+            origin_mm=whole.origin_mm
+            + column * (width + gap) * fast * whole.fast
+            + row * (height + gap) * slow * whole.slow,
+            image_size=(width, height),
+        )
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    return replace(detector, panels=tuple(panels))
+
+
+def misplaced(detector: DetectorData, pixels: float, degrees: float, seed: int) -> DetectorData:
+    """Every panel shifted along its axes by up to so many pixels, and turned by up to so many degrees."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for panel in detector.panels:
+        shift = generator.uniform(-pixels, pixels, 2) * panel.pixel_size_mm
+        axis = generator.normal(size=3)
+        turn = rotation_matrix(axis, degrees * generator.uniform(-1, 1))
+        middle = panel.positions_mm(panel.image_size[0] / 2, panel.image_size[1] / 2)
+        origin = turn @ (panel.origin_mm - middle) + middle + shift[0] * panel.fast + shift[1] * panel.slow
+        found.append(replace(panel, origin_mm=origin, fast=turn @ panel.fast, slow=turn @ panel.slow))
+    return replace(detector, panels=tuple(found))
+
+
+def misplacement(found: DetectorData, truth: DetectorData) -> float:
+    """Root mean square distance (pixels) across the beam between where two detectors have the corners of their panels.
+
+    Without what no spot can tell from a crystal: a shift, a turn about the beam, and a scale of the whole.
+    """
+    places, off = [], []
+    for one, other in zip(found.panels, truth.panels, strict=True):
+        wide, tall = one.image_size
+        fast, slow = np.array([0, wide, 0, wide]), np.array([0, 0, tall, tall])
+        here, there = one.positions_mm(fast, slow)[:, :2], other.positions_mm(fast, slow)[:, :2]
+        places.append(there)
+        off.append((here - there) / one.pixel_size_mm[0])
+    (x, y), d = np.concatenate(places).T, np.concatenate(off)
+    zero, one_ = np.zeros_like(x), np.ones_like(x)
+    design = np.concatenate([np.stack([one_, zero, -y, x], 1), np.stack([zero, one_, x, y], 1)])
+    target = np.concatenate([d[:, 0], d[:, 1]])
+    left = target - design @ np.linalg.lstsq(design, target, rcond=None)[0]
+    return float(np.sqrt((left**2).sum() / len(x)))

@@ -1,0 +1,122 @@
+"""Misplaced panels that shots share, found from centroids and pixels."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+
+from nanobrag_torch.cli.nb.app import main
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.crystfel import read_crystfel
+from nanobrag_torch.io.expt import read_expt
+from nanobrag_torch.refinement.geometry import GeometryRefinement, refine_geometry, start_panels
+from nanobrag_torch.refinement.group_moves import GroupMoves
+from nanobrag_torch.refinement.kept import kept_shot
+from nanobrag_torch.refinement.reducers import Local
+from nanobrag_torch.refinement.still import refine_still
+from nanobrag_torch.refinement.synthetic import Start, wrong_start
+from nanobrag_torch.refinement.synthetic_shots import misplaced, misplacement, small_series, tiled
+from shot_series import OPTIONS
+
+SHOTS = 3
+
+
+@pytest.fixture(scope="module")
+def misplaced_shots():
+    """Four panels that stand elsewhere than the files say, and shots that were refined as the files say."""
+    series = small_series(fluence=4e25, mosaic_spread_deg=0.12, most_spots=60)
+    data = series.base.experiments[0]
+    named = tiled(data.detector, 2, 2)
+    true = misplaced(named, 2.0, 0.3, 3)
+    series = replace(series, base=replace(series.base, experiments=(replace(data, detector=true),)))
+    kept = []
+    for number, truth, exposure in series.exposures(range(SHOTS)):
+        begin = wrong_start(truth, Start(rotation_deg=0.02, cell=0.0005, distance_mm=0.0), number)[0]
+        begin = replace(begin, detector=named)
+        result = refine_still([begin], exposure.table, exposure.counts, truth.factors, **OPTIONS)
+        assert result.fit is not None, result.reason
+        kept.append(kept_shot(f"shot_{number:05d}", result, OPTIONS))
+    return named, true, kept
+
+
+def test_misplaced_panels_are_found(misplaced_shots):
+    named, true, kept = misplaced_shots
+    groups = GroupMoves.of(named, "panel", ("shift", "tilt"))
+    assert groups.count == 24 and len(groups.gauge()) == 6
+    start = start_panels(kept[0].experiments[0])
+    rough = refine_geometry(kept, groups, start, pixels=False)
+    found = refine_geometry(kept, groups, start)
+    assert found.status == "converged", found.reason
+    before, centroids, pixels = (misplacement(d, true) for d in (named, placed(named, rough), placed(named, found)))
+    assert before > 0.7 and centroids < 0.3 and pixels < min(0.1, centroids)
+    assert all(row["rms_after"] < 0.5 * row["rms_before"] for row in found.rows)
+    assert float((found.groups.gauge() @ groups.free_moves(found.groups.moves)).abs().max()) < 1e-9
+    assert (found.sigma > 0).all() and float(found.sigma[:, :2].max()) < 0.01  # mm
+
+
+def placed(detector, found):
+    from nanobrag_torch.refinement.result import moved_detector
+
+    return moved_detector(detector, found.panels.numpy())
+
+
+def test_slopes_of_the_groups_are_those_of_their_moves(misplaced_shots):
+    """Sums of one shot against differences of its loss when a single group moves."""
+    named, _, kept = misplaced_shots
+    groups = GroupMoves.of(named, "panel", ("shift", "tilt"))
+    run = GeometryRefinement(kept[:1], groups, start_panels(kept[0].experiments[0]), Local())
+    run.by_centroids()
+    shot = run.shots[0]
+    shot.look(run.moves, run.panels())
+    sums = shot.pixel_sums(run.moves)
+    assert shot.problem is not None and shot.state is not None
+    step = torch.zeros(groups.count, dtype=torch.float64)
+    h = 2e-3
+    for place in (0, 1, 6, 7, 23):
+        losses = []
+        for sign in (1, -1):
+            change = step.clone()
+            change[place] = sign * h
+            panels = run.panels(run.moves.moves + run.moves.with_free(change))
+            model = replace(shot.problem.model, base=replace(shot.problem.model.base, panels=panels))
+            problem = replace(shot.problem, model=model)
+            state = replace(shot.state, rendered=problem.render(shot.state.raw))
+            losses.append(problem.settle(state, steps=20).objective)
+        slope = (losses[0] - losses[1]) / (2 * h)
+        curvature = float(sums.H[place, place])
+        assert -float(sums.h[place]) == pytest.approx(slope, abs=0.05 * np.sqrt(curvature) + 0.03 * abs(slope))
+
+
+def test_the_command_leaves_a_detector(misplaced_shots, tmp_path, capsys):
+    from nanobrag_torch.refinement.kept import KEPT, packed
+
+    _, true, kept = misplaced_shots
+    for shot in kept:
+        (tmp_path / "out" / shot.name).mkdir(parents=True)
+        (tmp_path / "out" / shot.name / KEPT).write_bytes(packed(shot))
+    words = ["refine-geometry", str(tmp_path / "out"), "-o", str(tmp_path / "geometry"), "--groups", "panel"]
+    assert main([*words, "--free", "shift,tilt", "--centroids"]) == 0
+    assert "rms residuals by panel" in capsys.readouterr().out
+    place = tmp_path / "geometry"
+    assert misplacement(read_expt(place / "detector.expt").detector, true) < 0.3
+    assert misplacement(read_crystfel(place / "detector.geom").detector, true) < 0.3
+    rows = pyarrow.parquet.read_table(place / "panels.parquet").to_pylist()
+    assert len(rows) == 4 and all(row["rms_after"] < row["rms_before"] for row in rows)
+    moves = json.loads((place / "moves.json").read_text())
+    assert len(moves["groups"]) == 4 and moves["groups"][0]["shift_fast_sigma"] > 0
+    assert (place / "residuals.png").stat().st_size > 5000
+    assert main([*words, "--free", "bend"]) == 2 and main([*words[:-1], "quadrant"]) == 2
+
+
+def test_groups_that_cannot_be_are_refused(misplaced_shots):
+    named, _, _ = misplaced_shots
+    with pytest.raises(InputError, match="shift, tilt, distance"):
+        GroupMoves.of(named, "panel", ("bend",))
+    with pytest.raises(InputError, match="frees their mean"):
+        GroupMoves.of(named, "panel", ("distance",))
+    assert len(GroupMoves.of(named, "panel", ("shift", "distance")).gauge()) == 6 - 1
+    assert GroupMoves.of(named, "whole", ("distance",)).which == (2,)
+    assert GroupMoves.of(named, {0: 0, 1: 0, 2: 1}, ("shift",)).of_panel.tolist() == [0, 0, 1, -1]
