@@ -16,9 +16,11 @@ from nanobrag_torch.refinement.problem import Problem, State
 from nanobrag_torch.refinement.shared import ShotEquations
 from nanobrag_torch.refinement.solver import LEAST_DAMPING, LONGEST_STEP, MOST_DAMPING, START_DAMPING
 from nanobrag_torch.refinement.targets import LEAST
-from nanobrag_torch.refinement.verdict import LEAST_SIGNAL, total_signal
+from nanobrag_torch.refinement.verdict import total_signal
 
 PLANE_STEPS = 4
+LEAST_SIGNAL = 10.0
+"""Standard deviations of all spots together; a fit finds some 6 in the noise of a blank by its choice of parameters."""
 FAINTEST = 1e-3
 """Factor to the scale of a shot whose pixels show nothing: it then says nothing of the intensities."""
 PLANE_GAIN = 1e-9
@@ -40,7 +42,7 @@ class SharedShot:
         self.pairs = (same & ~torch.eye(len(same), dtype=torch.bool)).nonzero().T
         self.state, self.damping, self.weight = state, START_DAMPING, 1.0
         self.before: tuple[State, float] | None = None
-        self.alone, self.signal = self.sigma_z(), total_signal(problem, state)
+        self.alone, self.signal = self.sigma_z(), math.inf
         self.ahead, self.refused = math.inf, 0
         self.reason, self.final = "", False
 
@@ -48,6 +50,7 @@ class SharedShot:
         """Hold the intensities at x [N], with the scales that the pixels ask for then."""
         self.state = self._with(self.state, x)
         self.state = self._settled(replace(self.state, raw=self._scaled()))
+        self.signal = total_signal(self.problem, self.state)  # with intensities of its own a shot sees spots in noise
 
     def _scaled(self) -> Tensor:
         """Raw parameters [T] with the free scales at their best for these intensities and planes."""
