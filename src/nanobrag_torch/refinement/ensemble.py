@@ -105,7 +105,10 @@ class Ensemble:
             shot.start(self.x)
         for _ in range(2):
             self.weigh(FAR_APART)
-            self.x = self.x + self.system(self.equations()).solve().change
+            equations = self.equations()
+            self.x = self.x + self.system(equations).solve().change
+            if free:
+                self.x = self.x / (self._gauge(equations) @ self.x)
             for shot in self.shots:
                 shot.start(self.x)
         self.weigh(FAR_APART)
@@ -134,12 +137,22 @@ class Ensemble:
     def system(
         self, equations: Sequence[ShotEquations], *, prior: SharedPrior | None = None, damped: bool = True
     ) -> Shared:
-        """The linear system about where all shots are; the sum of the intensities that were seen stays where it is."""
+        """The linear system about where all shots are; the sum of the intensities that were seen is the start's.
+
+        With another prior than the ensemble's own it stays where it is.
+        """
         chosen = list(equations) if damped else [e.undamped() for e in equations]
-        lit = self.shared.intensity * (self.observations(chosen) > 0)
-        gauge = lit[None] / lit.sum() if self.free and float(lit.sum()) > 0 else None
         about = (self.prior if prior is None else prior).at(self.x, self.shared)
-        return Shared(chosen, about, self.reducer, constraint=gauge)
+        if not self.free:
+            return Shared(chosen, about, self.reducer)
+        gauge = self._gauge(chosen)[None]
+        gap = gauge @ (1 - self.x) if prior is None else None
+        return Shared(chosen, about, self.reducer, constraint=gauge, gap=gap)
+
+    def _gauge(self, equations: Sequence[ShotEquations]) -> Tensor:
+        """Weights [N] of the mean of what these shots see, by the intensities of the start."""
+        lit = self.shared.intensity * (self.observations(equations) > 0)
+        return lit / lit.sum().clamp(min=1e-300)
 
     def observations(self, equations: Sequence[ShotEquations]) -> Tensor:
         """How many of each shared reflection [N] these shots of all processes have."""
