@@ -33,10 +33,12 @@ from nanobrag_torch.refinement.parameters import Parameter, ParameterSet
 from nanobrag_torch.refinement.problem import Problem, State
 from nanobrag_torch.refinement.reducers import Local, Reducer
 from nanobrag_torch.refinement.setup import FAMILIES
-from nanobrag_torch.refinement.solver import levenberg_marquardt
-from nanobrag_torch.refinement.stages import first_columns, scan, with_scale
+from nanobrag_torch.refinement.stages import first_columns, scan, with_model_error, with_scale
+from nanobrag_torch.refinement.verdict import CONVERGED
 
-ALONE_ROUNDS, CENTROID_ROUNDS, PIXEL_ROUNDS = 4, 12, 6
+ALONE_ROUNDS, CENTROID_ROUNDS, PIXEL_ROUNDS = 4, 12, 10
+KAPPAS = (0.3, 0.05, 0.0)
+"""How wrong the spots of the model are taken to be, from the first steps to the last."""
 SMALL = 0.05
 """Standard deviations of the moves: a step below is the last."""
 LEAST_PIXELS, LEAST_RADIANS = 0.05, 1e-4
@@ -44,7 +46,6 @@ FAR = 4.0
 MAD = 1.4826
 WIDE = {"rot_x": 5.0, "rot_y": 5.0, "rot_z": 5.0}
 """Degrees: priors of the orientation for centroids."""
-SHOT_STEPS = 15
 WORST = 1.5
 """Times the median sigma-Z: a shot above it has no say."""
 OUTSIDE = 10.0
@@ -61,6 +62,14 @@ class GroupSums(NamedTuple):
     g: Tensor
     H: Tensor
     h: Tensor
+
+    def damped(self, damping: float) -> GroupSums:
+        """With larger diagonals: a shorter step of all (Levenberg and Marquardt)."""
+        if not damping:
+            return self
+        return self._replace(
+            A=self.A + damping * torch.diag(self.A.diagonal()), H=self.H + damping * torch.diag(self.H.diagonal())
+        )
 
     def follow(self, change: Tensor) -> Tensor:
         """The step [T] of the shot for a change [K] of the moves."""
@@ -89,7 +98,10 @@ class GeometryShot:
         self.factors = Reflections(
             hkl=unique, amplitude=kept.amplitude.numpy()[first], cell=(c[0], c[1], c[2], c[3], c[4], c[5])
         )
-        self.own = ParameterSet([_own(p) for p in kept.parameters if p.name not in HELD and ":" not in p.name])
+        own = [p for p in kept.parameters if p.name not in HELD and ":" not in p.name]
+        if kept.status != CONVERGED:  # where a fit on misplaced panels ended says nothing: back to what was known
+            own = [replace(p, value=p.prior[0]) if p.prior else p for p in own]
+        self.own = ParameterSet([_own(p) for p in own])
         self.model = kept.model(self.factors)
         self.problem: Problem | None = None
         self.state: State | None = None
@@ -137,20 +149,21 @@ class GeometryShot:
         self.own = self.own.at(raw)
 
     def look(self, moves: GroupMoves, panels: Tensor) -> None:
-        """Fit the shot alone to its pixels on panels [P, 4, 3], with size, spread and scale looked for anew."""
+        """Bring the shot to its pixels on panels [P, 4, 3]: its scale, and its size and spread if it failed alone.
+
+        It is not fitted alone: with panels that are still a little off it would bend its size and spread to them.
+        """
         kept = self.kept
         tied = [replace(p, prior=(p.value, 0.1)) if p.name.startswith("rot_") and p.free else p for p in self.own]
         problem, _ = replace(kept, parameters=ParameterSet(tied)).bare_problem(self.factors, IntensityPrior())
         model = replace(problem.model, base=replace(problem.model.base, panels=panels), groups=())
         problem = replace(problem, model=model, constraint=problem.constraint[:0])  # priors alone hold the scale
         linear = first_columns(problem)
-        if kept.status != "converged":
+        if kept.status != CONVERGED:
             problem = replace(problem, parameters=scan(problem, linear))
         parameters, state = with_scale(problem, linear)
-        problem = replace(problem, parameters=parameters)
-        solution = levenberg_marquardt(problem, state, most_steps=SHOT_STEPS)
-        self.problem, self.state = problem, solution.state
-        self.own = problem.parameters.at(solution.state.raw)
+        self.problem, self.state = replace(problem, parameters=parameters), state
+        self.own = parameters.at(state.raw)
 
     def sigma_z(self) -> float:
         """Of all pixels; infinite where there is no fit."""
@@ -158,6 +171,13 @@ class GeometryShot:
             return math.inf
         found = float(self.problem.sigma_z(self.state).std())
         return found if math.isfinite(found) else math.inf
+
+    def trust(self, kappa: float) -> None:
+        """Weigh the pixels as if the model were wrong by kappa of its spots: bright spots rule no step then."""
+        assert self.problem is not None and self.state is not None
+        plain = replace(self.problem, shares=None)
+        self.problem = with_model_error(plain, self.state, kappa) if kappa else plain
+        self.state = self.problem.settle(self.state, steps=6)
 
     def pixel_sums(self, moves: GroupMoves) -> GroupSums:
         """Sums over the pixels, planes and intensities eliminated box by box."""
@@ -173,7 +193,9 @@ class GeometryShot:
         jacobian = wide.jacobian(replace(state, raw=raw))
         columns, fixed = problem.columns(state.raw, state.rendered)
         terms = problem.target.terms(problem.boxes.data, problem.expected(state), problem.boxes.readout)
-        gram, right = problem.layout.gram(torch.cat((columns, jacobian.T), 1), terms.weight, -terms.slope)
+        shares = 1.0 if problem.shares is None else problem.shares
+        every = torch.cat((columns, jacobian.T), 1)
+        gram, right = problem.layout.gram(every, terms.weight * shares, -terms.slope * shares)
         size, shot = columns.shape[1], len(state.raw)
         gram[:, :size, :size] += torch.diag_embed(problem.prior_precision)
         right[:, :size] -= problem.prior_precision * (state.linear - problem.prior_mean)
@@ -274,7 +296,7 @@ class GeometryRefinement:
         """Where the panels stand."""
         return self.moves.moved(self.start, self.moves.moves if moves is None else moves)
 
-    def solve(self, sums: Sequence[GroupSums], damping: float = 0.0) -> Solved:
+    def solve(self, sums: Sequence[GroupSums]) -> Solved:
         """The step of the moves that all shots want together, within the gauge."""
         count = self.moves.count
         total = torch.zeros((count, count + 1), dtype=torch.float64)
@@ -285,7 +307,6 @@ class GeometryRefinement:
         prior = self.moves.prior()
         matrix = total[:, :-1] + torch.diag(prior)
         right = total[:, -1] - prior * self.moves.free_moves(self.moves.moves)
-        matrix = matrix + damping * torch.diag(matrix.diagonal())
         basis = _free_space(self.moves.gauge(), count)
         inner = basis.T @ matrix @ basis
         covariance = basis @ torch.linalg.inv((inner + inner.T) / 2) @ basis.T
@@ -306,25 +327,32 @@ class GeometryRefinement:
         """Steps on all pixels, each taken only where the whole fits better; status, reason, and sigmas [K]."""
         for shot in self.shots:
             shot.look(self.moves, self.panels())
-        self._judge()
-        damping, far, sigma = 0.0, math.inf, torch.zeros(self.moves.count, dtype=torch.float64)
-        for _ in range(PIXEL_ROUNDS):
-            chosen = [shot for shot in self.shots if shot.weight]
-            sums = [shot.pixel_sums(self.moves) for shot in chosen]
-            change, covariance = self.solve(sums, damping)
-            sigma = covariance.diagonal().clamp(min=1e-300).sqrt()
-            far = float((change.abs() / sigma).max())
-            before, after = self._try(chosen, sums, change)
-            self.history.append({"objective": min(after, before), "largest_move": far, "damping": damping})
-            if after > before:
-                damping = max(10 * damping, 1e-2)
-            elif far < SMALL and damping < 1e-3:
-                return "converged", "", sigma
-            else:
-                damping = damping / 10 if damping > 1e-3 else 0.0
+        for kappa in KAPPAS:
+            for shot in self.shots:
+                if shot.weight:
+                    shot.trust(kappa)
+            far, sigma = self._steps()
+            if kappa:
+                self._judge()
         if far < 10 * SMALL:
             return "converged", "", sigma
         return "steps", f"{PIXEL_ROUNDS} steps were not enough: {far:.1f} sigma are still to go", sigma
+
+    def _steps(self) -> tuple[float, Tensor]:
+        """Steps with these weights; how far the next would go without damping, in sigmas, and the sigmas [K]."""
+        damping, chosen = 0.0, [shot for shot in self.shots if shot.weight]
+        for _ in range(PIXEL_ROUNDS):
+            sums = [shot.pixel_sums(self.moves) for shot in chosen]
+            whole = self.solve(sums)
+            sigma = whole.covariance.diagonal().clamp(min=1e-300).sqrt()
+            far = float((whole.change.abs() / sigma).max())
+            if far < SMALL:
+                break
+            tried = [part.damped(damping) for part in sums]
+            before, after = self._try(chosen, tried, self.solve(tried).change if damping else whole.change)
+            self.history.append({"objective": min(after, before), "largest_move": far, "damping": damping})
+            damping = max(10 * damping, 1e-2) if after > before else damping / 10 if damping > 1e-3 else 0.0
+        return far, sigma
 
     def _try(self, shots: Sequence[GeometryShot], sums: Sequence[GroupSums], change: Tensor) -> tuple[float, float]:
         """The loss before and after a change, which is taken where it is no worse."""

@@ -90,30 +90,27 @@ class GroupMoves:
         return _Alike(ALIKE, tuple(range(len(self.of_panel))), self.centres.mean(0), self.axes[0], self)
 
     def gauge(self) -> Tensor:
-        """Rows [k, G * moves] that keep the groups from moving as one, as orientations and cells take that up.
+        """Rows [k, G * moves] that keep what no spot tells: a turn of all about the beam, and their mean distance.
 
-        The mean shift across the beam stays, along it too unless the distance is free, and so does the mean turn. One
-        group alone has no gauge: it is held by what is known of it and of the cells.
+        Crystals turn with the one, and cells swell with the other, unless the distance is free. A shift of all across
+        the beam is told by which reflections are lit, so it is free. One group alone has no gauge: it is held by what
+        is known of it and of the cells.
         """
         if len(self.names) == 1:
             return torch.zeros((0, self.count), dtype=torch.float64)
-        members = torch.bincount(self.of_panel[self.of_panel >= 0], minlength=len(self.names)).double()
-        normal = self.axes[:, 2].mean(0)
-        across = torch.eye(3, dtype=torch.float64) - torch.outer(normal, normal) / (normal @ normal)
-        rows = []
-        moves = torch.zeros((3, len(self.names), 6), dtype=torch.float64)
-        moves[:, :, :3] = (members[:, None, None] * self.axes).permute(2, 0, 1)  # mean shift along x, y, z
-        rows.append(torch.einsum("ij,jgm->igm", across if self.distance else torch.eye(3, dtype=torch.float64), moves))
-        turns = torch.zeros_like(moves)
+        members = torch.bincount(self.of_panel[self.of_panel >= 0], minlength=len(self.names)).double()[:, None]
+        normal = torch.nn.functional.normalize(self.axes[:, 2].mean(0), dim=0)
+        rows = torch.zeros((2, len(self.names), len(MOVES)), dtype=torch.float64)
+        if not self.distance:
+            rows[0, :, :3] = members * (self.axes @ normal)
         if any(m < 3 for m in self.which):  # the turn of the whole shows in the shifts of its parts
             lever = torch.linalg.cross((self.centres - self.centres.mean(0))[:, None].expand(-1, 3, -1), self.axes)
-            turns[:, :, :3] = (members[:, None, None] * lever).permute(2, 0, 1)
+            rows[1, :, :3] = members * (lever @ normal)
         else:
-            turns[:, :, 3:] = (members[:, None, None] * self.axes).permute(2, 0, 1)
-        rows.append(turns)
-        found = torch.cat(rows)[:, :, list(self.which)].reshape(6, -1)
+            rows[1, :, 3:] = members * (self.axes @ normal)
+        found = rows[:, :, list(self.which)].reshape(2, -1)
         size = torch.linalg.vector_norm(found, dim=1, keepdim=True)
-        kept: Tensor = (found / size.clamp(min=1e-300))[size[:, 0] > 1e-9 * size.max()]
+        kept: Tensor = (found / size.clamp(min=1e-300))[size[:, 0] > 0]
         return kept
 
     def prior(self) -> Tensor:
