@@ -6,9 +6,7 @@ a row takes.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import os
 import resource
 import time
@@ -19,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.refinement import MARKS, Found, table_between
+from benchmarks.rows import ROOT, Found, measure_rows
 
 from nanobrag_torch.records.reflections import Reflections
 from nanobrag_torch.refinement.asymmetric import Asymmetric
@@ -37,10 +35,10 @@ from nanobrag_torch.refinement.still import refine_still
 from nanobrag_torch.refinement.synthetic import Start, wrong_factors, wrong_start
 from nanobrag_torch.refinement.synthetic_shots import Series, misplaced, misplacement, small_series, tiled
 
-ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "many-shots.json", ROOT / "docs" / "scale.md"
 OPTIONS: dict[str, Any] = {"readout_noise": 0.7, "shape": "gauss_hkl", "sampling": Sampling(25, 2)}
-SIZES = (25, 50, 100, 200)
+ALONE = 15
+SIZES = (50, 100, 200, 400, 800)
 
 
 def series(seed: int = 0, **options: Any) -> Series:
@@ -200,7 +198,7 @@ def scale(count: int) -> Found:
     shots = series()
     wrong = wrong_factors(shots.base.factors, 0.2, 5)
     shared = Asymmetric.of(wrong)
-    exposures = list(shots.exposures(range(min(count, SIZES[0]))))
+    exposures = list(shots.exposures(range(ALONE)))
     begun = time.process_time()
     alone = []
     for number, truth, exposure in exposures:
@@ -256,33 +254,24 @@ def merge(count: int) -> Found:
     return Found("no bar", f"rms ln I {np.sqrt((off**2).mean()):.4f}, pulls {(off / sigma).std():.2f}", True, count)
 
 
-ROWS: dict[str, tuple[str, Callable[[int], Found], int]] = {
-    "joint": ("shared intensities of 200 shots", joint, 200),
-    "pulls": ("pulls, ten seeds", pulls, 40),
-    "alternating": ("joint against alternating", alternating, 40),
-    "merge": ("the quick look", merge, 40),
-    "anomalous": ("anomalous differences of 3%", anomalous, 500),
-    "geometry": ("misplaced panels", geometry, 100),
-    "scale": ("cost", scale, 200),
+ROWS: dict[str, tuple[str, Callable[[int], Found]]] = {
+    "joint": ("shared intensities of 200 shots", joint),
+    "pulls": ("pulls, ten seeds", pulls),
+    "alternating": ("joint against alternating", alternating),
+    "merge": ("the quick look", merge),
+    "anomalous": ("anomalous differences of 3%", anomalous),
+    "geometry": ("32 misplaced panels", geometry),
+    "scale": ("cost", scale),
 }
-"""Name -> what it shows, its measurement, and how many shots it takes."""
+"""Name -> what it shows, and its measurement."""
+COUNTS = {"joint": 200, "pulls": 40, "alternating": 40, "merge": 40, "anomalous": 500, "geometry": 100, "scale": 800}
+"""How many shots the bars ask for."""
 
 
 def main(words: list[str] | None = None) -> None:
     """Measure the rows that were asked for, keep each as it comes, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", metavar="row", help=f"of {', '.join(ROWS)}; default all")
-    parser.add_argument("--count", type=int, help="shots; default: what the row's bar asks for")
-    given = parser.parse_args(words)
     torch.set_num_threads(1)
-    for name in given.rows or ROWS:
-        title, measure, usual = ROWS[name]
-        found = measure(given.count or usual)
-        known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        known[name] = {"title": title, **found.__dict__}
-        RESULTS.write_text(json.dumps(known, indent=1) + "\n")
-        print(f"{name}: {found.found} ({'met' if found.met else 'not met'}: {found.bar})", flush=True)
-        PAGE.write_text(table_between(PAGE.read_text(), known, {n: row[0] for n, row in ROWS.items()}, MARKS))
+    measure_rows(words, ROWS, RESULTS, PAGE, about=__doc__ or "", of="shots", counts=COUNTS)
 
 
 if __name__ == "__main__":

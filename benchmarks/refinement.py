@@ -300,22 +300,21 @@ def main(words: list[str] | None = None) -> None:
         known[name] = {"bar": found.bar, "found": found.found, "met": found.met, "count": found.count}
         print(f"{name}: {found.found} ({'met' if found.met else 'not met'}: {found.bar})", flush=True)
         RESULTS.write_text(json.dumps(known, indent=1) + "\n")
-    titles = {name: row[0] for name, row in ROWS.items()}
-    PAGE.write_text(table_between(PAGE.read_text(), known, titles, MARKS))
+    PAGE.write_text(with_table(PAGE.read_text(), known))
 
 
-def table_between(page: str, known: dict[str, Any], titles: dict[str, str], marks: tuple[str, str]) -> str:
-    """The page with the table of the results that are known between its marks."""
+def with_table(page: str, known: dict[str, Any]) -> str:
+    """The page with the table of results between its marks."""
     lines = ["| what | bar | found | met | fits or seeds |", "|---|---|---|---|---|"]
-    for name, title in titles.items():
+    for name, (title, _) in ROWS.items():
         if name in known:
             row = known[name]
             lines.append(
                 f"| {title} | {row['bar']} | {row['found']} | {'yes' if row['met'] else '**no**'} | {row['count']} |"
             )
-    before, _, rest = page.partition(marks[0])
-    _, _, after = rest.partition(marks[1])
-    return f"{before}{marks[0]}\n" + "\n".join(lines) + f"\n{marks[1]}{after}"
+    before, _, rest = page.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    return f"{before}{MARKS[0]}\n" + "\n".join(lines) + f"\n{MARKS[1]}{after}"
 
 
 if __name__ == "__main__":

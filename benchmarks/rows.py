@@ -27,8 +27,20 @@ Rows = Mapping[str, tuple[str, Callable[[int], Found]]]
 """Name -> what it shows, and its measurement."""
 
 
-def measure_rows(words: list[str] | None, rows: Rows, results: Path, page: Path, *, about: str, of: str) -> None:
-    """Measure the rows that the words of a command ask for, keep them, and write the table. of: what is counted."""
+def measure_rows(
+    words: list[str] | None,
+    rows: Rows,
+    results: Path,
+    page: Path,
+    *,
+    about: str,
+    of: str,
+    counts: Mapping[str, int] | None = None,
+) -> None:
+    """Measure the rows that the words of a command ask for, keep each as it comes, and write the table.
+
+    of: what is counted; counts: how many a row takes where that is not ten.
+    """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="row", help=f"of {', '.join(rows)}; default all")
     parser.add_argument("--count", type=int, help=f"{of} of a row")
@@ -38,7 +50,7 @@ def measure_rows(words: list[str] | None, rows: Rows, results: Path, page: Path,
         parser.error(f"unknown rows {', '.join(sorted(unknown))}; known: {', '.join(rows)}")
     known = json.loads(results.read_text()) if results.exists() else {}
     for name in given.rows or rows:
-        found = rows[name][1](given.count or 10)
+        found = rows[name][1](given.count or (counts or {}).get(name, 10))
         known[name] = asdict(found)
         print(f"{name}: {found.found} ({'met' if found.met else 'not met'}: {found.bar})", flush=True)
         results.write_text(json.dumps(known, indent=1) + "\n")

@@ -1,9 +1,11 @@
 """Merged files read back by gemmi, amplitudes by another integration, statistics by their formulas."""
 
 import json
+from dataclasses import replace
 
 import gemmi
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from scipy import integrate
@@ -72,8 +74,12 @@ def test_merged_files_read_back(merged, tmp_path):
     wanted = {orbit(group, h): i for h, i in zip(merged.shared.hkl, merged.intensity, strict=True) if np.isfinite(i)}
     assert read.keys() == wanted.keys()
     assert all(read[key] == pytest.approx(wanted[key], rel=1e-5, abs=1e-3) for key in wanted)
-    shots = json.loads((tmp_path / "out" / "shots.json").read_text())
-    assert shots == [{"name": "a", "sigma_z": None}]
+    assert names == ["merged.mtz", "statistics.json", "shots.parquet"]
+    assert pyarrow.parquet.read_table(tmp_path / "out" / names[2]).to_pylist() == [{"name": "a", "sigma_z": None}]
+    told = json.loads((tmp_path / "out" / names[1]).read_text())
+    assert told["status"] == "merged" and len(told["shells"]) == 11
+    write_merged(replace(merged, status="failed", reason="why"), tmp_path / "out")
+    assert not (tmp_path / "out" / names[0]).exists()
 
 
 def orbit(group, h):

@@ -122,6 +122,7 @@ def _widths(text: str) -> tuple[float, ...]:
 
 
 def place_of(part: str | None, how: str) -> Place:
+    """Where this process stands: by --part, or as its launcher says. Raises InputError for a part that is none."""
     from nanobrag_torch.workers import Place, place_of_process
 
     if part is None:
