@@ -22,9 +22,9 @@ from dataset_recipes import STILLS, changed, toml
 
 from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.datasets import engine
-from nanobrag_torch.datasets.claims import claimed, is_alive, own_mark
 from nanobrag_torch.datasets.shards import make_shard
 from nanobrag_torch.datasets.store import checksum, open_folder
+from nanobrag_torch.io.ownership import claimed, is_alive, own_mark
 
 TREE = {**STILLS, "dataset": {"images": 8, "shard_images": 2, "seed": 5}}
 FORK = multiprocessing.get_context("fork")

@@ -1,5 +1,7 @@
 """Damaged files of every format are read or refused in a line: nothing else happens. `make fuzz` reads more of them."""
 
+import time
+
 import fuzz_run
 import fuzz_worker
 import numpy as np
@@ -9,6 +11,7 @@ from fuzz_seeds import seeds
 from fuzz_worker import KINDS, damaged, outcome
 
 COUNT = 100
+LONG = 30_000
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -30,6 +33,19 @@ def test_a_number_makes_the_same_file_again():
     for kind in KINDS:
         assert [damaged(kind, index) for index in range(20)] == [damaged(kind, index) for index in range(20)]
         assert len({damaged(kind, index) for index in range(100)}) > 80
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "nxmx"])
+def test_a_long_run_of_one_character_takes_no_time(kind, tmp_path):
+    """Patterns that try again at every character, or for every split, take minutes over what is a hundred lines."""
+    seed, path = seeds(kind)[0], tmp_path / "x"
+    places = sorted({0, seed.find(b"\n") + 1, seed.find(b"=") + 1, seed.find(b":") + 1, seed.find(b" ") + 1, len(seed)})
+    for unit in (b" ", b"\n", b"1", b"a", b"(", b"= ", b";\n"):
+        for place in places:
+            path.write_bytes(seed[:place] + unit * (LONG // len(unit)) + seed[place:])
+            began = time.process_time()
+            assert outcome(kind, path)[0] in ("accepted", "refused"), (unit, place)
+            assert time.process_time() - began < 2, (unit, place)
 
 
 WORKER = """

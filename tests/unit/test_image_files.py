@@ -348,8 +348,8 @@ def test_a_series_that_was_cut_off_goes_on(tmp_path, name, dtype):
     with open_series(tmp_path / name, data, 6, dtype=dtype, resume=True) as series:
         assert list(series.missing()) == []
     leftovers = [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
-    assert leftovers == ([] if name == "a.nxs" else [f".{name}.series"])
-    assert len(list(tmp_path.iterdir())) == (1 if name == "a.nxs" else 7)
+    assert leftovers == [f".{name}.series".replace("%04d", "####")]
+    assert len(list(tmp_path.iterdir())) == (2 if name == "a.nxs" else 7)
 
 
 def test_frames_of_another_series_are_not_taken_for_ours(tmp_path):

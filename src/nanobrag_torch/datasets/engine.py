@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from nanobrag_torch.datasets.claims import claimed
 from nanobrag_torch.datasets.labels import labels_of
 from nanobrag_torch.datasets.render import Renderer
 from nanobrag_torch.datasets.shards import make_shard
 from nanobrag_torch.datasets.store import Folder, open_folder
 from nanobrag_torch.datasets.truth import write_masters
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.ownership import claimed
 from nanobrag_torch.workers import Place
 
 DONE, THERE, ELSEWHERE, FAILED = "done", "there", "elsewhere", "failed"

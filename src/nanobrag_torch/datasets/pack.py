@@ -16,6 +16,7 @@ from nanobrag_torch.datasets.reader import ShardReader
 from nanobrag_torch.datasets.store import FLAG, Folder, disk_errors
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import open_output
+from nanobrag_torch.io.leftovers import part_of, remove_leftovers
 
 FORMS = ("webdataset", "zarr")
 
@@ -73,7 +74,8 @@ def _zarr(folder: Folder, target: Path) -> list[Path]:
     """Arrays of images, one chunk an image; groups `images` and `spots` with a column an array; lists stay away."""
     import zarr
 
-    beside = target.with_name(f".{target.name}.part")
+    remove_leftovers(target.parent)
+    beside = part_of(target)
     root = zarr.open_group(beside, mode="w")
     rows: dict[str, list[NDArray[Any]]] = {}
     spots: dict[str, list[NDArray[Any]]] = {}

@@ -5,11 +5,14 @@
             series.write(index, render(index))
 
 Every frame is on the disk, whole, as soon as it is packed: as its numbered file, or in a folder beside the NXmx file
-until the last one lets the file be put together. A series that was cut off goes on where it stood.
+until the last one lets the file be put together. A hidden ledger beside the output (`io/ledger.py`) says what is
+finished, so that a series that was cut off goes on where it stood. Who writes owns the output (`io/ownership.py`): a
+second run of the same series waits for the first and goes on from there, one of another series is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -17,6 +20,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -24,17 +28,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from nanobrag_torch.datasets.ingredients import Ingredients, ingredients, require_same
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import open_output, require_writable
-from nanobrag_torch.io.digest import file_digest
 from nanobrag_torch.io.fileformat import FileFormat, FrameStore
 from nanobrag_torch.io.geometry import refuse_losses
 from nanobrag_torch.io.images import frame_experiment, output_format, write_image
+from nanobrag_torch.io.ingredients import Ingredients, ingredients, require_same
+from nanobrag_torch.io.ledger import Ledger, fingerprint
+from nanobrag_torch.io.ownership import owned
 from nanobrag_torch.records.experiment import ExperimentData
 
 WORKERS = 2
 WAITING = 2  # frames a worker may have before `write` waits
+WHOLE = "file"  # the piece of a ledger that is the file put together of all frames
 
 _HASHES = re.compile(r"#+")
 _PERCENT = re.compile(r"%0?(\d*)d")
@@ -42,6 +48,15 @@ _PERCENT = re.compile(r"%0?(\d*)d")
 
 class Store(Protocol):
     """Where the frames of a series go."""
+
+    ledger: Ledger
+    """What is finished."""
+
+    def is_there(self) -> bool:
+        """Whether anything of an earlier series is there."""
+
+    def begin(self) -> None:
+        """Forget what is there of an earlier series."""
 
     def complete(self) -> set[int]:
         """Frames (from 0) that are there, whole, and of this series."""
@@ -56,9 +71,11 @@ class Store(Protocol):
 class SeriesWriter:
     """Writes frames in any order. Leave its block, and all frames are on the disk; see `open_series`."""
 
-    def __init__(self, store: Store, frames: int, dtype: DTypeLike, resume: bool, workers: int, progress: bool) -> None:
-        self.frames, self.dtype, self._store = frames, np.dtype(dtype), store
-        self._done = store.complete() if resume else set()
+    def __init__(
+        self, store: Store, frames: int, dtype: DTypeLike, workers: int, progress: bool, ownership: ExitStack
+    ) -> None:
+        self.frames, self.dtype, self._store, self._ownership = frames, np.dtype(dtype), store, ownership
+        self._done = store.complete()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="frames")
         self._room = threading.Semaphore(workers * WAITING)
         self._pending: list[Future[None]] = []
@@ -87,11 +104,14 @@ class SeriesWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=True)
-        if self._bar is not None:
-            self._bar.stop()
-        if kind is not None:
-            return
+        with self._ownership:
+            self._pool.shutdown(wait=True)
+            if self._bar is not None:
+                self._bar.stop()
+            if kind is None:
+                self._finish()
+
+    def _finish(self) -> None:
         self._raise_failures()
         absent = list(self.missing())
         if absent:
@@ -142,10 +162,24 @@ def open_series(
     whole = ingredients(experiment, frames, pixels, made_of or {})
     store: Store
     if found.frames is not None:
-        store = _OneFileStore(Path(path), found.frames, experiment, frames, pixels, whole, resume)
+        store = _OneFileStore(Path(path), found.frames, experiment, frames, pixels, whole)
     else:
-        store = _NumberedStore(str(path), found, experiment, frames, pixels, allow_loss, whole, resume)
-    return SeriesWriter(store, frames, dtype, resume, workers, progress)
+        store = _NumberedStore(str(path), found, experiment, frames, pixels, allow_loss, whole)
+    with ExitStack() as ownership:
+        joined = ownership.enter_context(owned(store.ledger.path, fingerprint(whole), flag="output"))
+        _go_on_or_begin(store, resume, joined, str(path))
+        return SeriesWriter(store, frames, dtype, workers, progress, ownership.pop_all())
+
+
+def _go_on_or_begin(store: Store, resume: bool, joined: bool, name: str) -> None:
+    """joined: another run of the same series was waited for; what it has finished is finished."""
+    there = store.ledger.recorded()
+    if joined and there == store.ledger.job:
+        return
+    if resume and store.is_there():
+        require_same(there, store.ledger.job, name)
+    else:
+        store.begin()
 
 
 def numbered(template: str, number: int) -> str:
@@ -159,7 +193,7 @@ def numbered(template: str, number: int) -> str:
 
 
 class _NumberedStore:
-    """One file a frame, and a hidden journal beside them: what they are made of, and the checksum of each."""
+    """One file a frame."""
 
     def __init__(
         self,
@@ -170,40 +204,36 @@ class _NumberedStore:
         dtype: np.dtype[Any],
         allow_loss: bool,
         whole: Ingredients,
-        resume: bool,
     ) -> None:
         first = 1 if experiment.scan is None else experiment.scan.image_range[0]
         self.paths = [Path(numbered(template, first + index)) for index in range(frames)]
         self.experiment = experiment
         wide = [kind for kind in found.pixel_types if np.dtype(kind).itemsize >= dtype.itemsize]
         self.options: dict[str, Any] = {"pixel_type": wide[0] if wide else None, "allow_loss": allow_loss}
-        self.journal = Path(template).with_name(f".{Path(template).name}.series")
-        self._lock = threading.Lock()
-        if resume and (self.journal.exists() or any(path.exists() for path in self.paths)):
-            require_same(_first_line(self.journal), whole, template)
-        else:
-            require_writable(self.paths[0])
-            with open_output(self.journal) as file:
-                file.write(json.dumps(whole).encode() + b"\n")
+        self.ledger = Ledger(_beside(_one_name(template)), whole)
+        self._written: dict[Path, tuple[int, int]] = {}
+
+    def is_there(self) -> bool:
+        return self.ledger.path.exists() or any(path.exists() for path in self.paths)
+
+    def begin(self) -> None:
+        require_writable(self.paths[0])
+        self.ledger.begin()
 
     def complete(self) -> set[int]:
-        """Frames whose files are what the journal says was written."""
-        lines = (line.split() for line in self.journal.read_text().splitlines()[1:])
-        written = {int(words[0]): words[1] for words in lines if len(words) == 2}
-        return {
-            index
-            for index, path in enumerate(self.paths)
-            if index in written and path.is_file() and file_digest(path) == written[index]
-        }
+        return set(map(int, self.ledger.finished({str(i): path for i, path in enumerate(self.paths)})))
 
     def put(self, index: int, image: NDArray[Any]) -> None:
-        write_image(self.paths[index], image, self.experiment, index=index, **self.options)
-        line = f"{index} {file_digest(self.paths[index])}\n"
-        with self._lock, self.journal.open("a") as file:
-            file.write(line)
+        path = self.paths[index]
+        write_image(path, image, self.experiment, index=index, **self.options)
+        self._written[path] = _version(path)
+        self.ledger.note(str(index), path)
 
     def finish(self) -> None:
-        """Every file has its name already."""
+        """Every file has its name already; none may have been replaced meanwhile by who knows of no ownership."""
+        for path, version in self._written.items():
+            if not path.exists() or _version(path) != version:
+                raise InputError("output", str(path), "a file that nothing else writes during the run (--resume)")
 
 
 class _OneFileStore:
@@ -217,65 +247,78 @@ class _OneFileStore:
         frames: int,
         dtype: np.dtype[Any],
         whole: Ingredients,
-        resume: bool,
     ) -> None:
         experiment.need("beam", "detector", where="a series in one file")
         self.path, self.how, self.experiment, self.frames, self.dtype = path, how, experiment, frames, dtype
-        self.folder = path.with_name(f".{path.name}.frames")
-        self.whole = whole
+        place = Path(os.path.realpath(path))
+        self.folder = place.with_name(f".{place.name}.frames")
+        self.ledger = Ledger(_beside(place), whole)
         require_writable(path)
-        note = self.folder / "series"
-        if not resume:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        elif note.exists():
-            require_same(_first_line(note), whole, str(path))
-        elif path.is_file():
-            require_same(_ingredients_of(how.mark(path) or ""), whole, str(path))
-        self.folder.mkdir(exist_ok=True)
-        note.write_text(json.dumps(whole))
+
+    def is_there(self) -> bool:
+        return self.ledger.path.exists() or self.path.is_file()
+
+    def begin(self) -> None:
+        self.ledger.begin()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def complete(self) -> set[int]:
-        if self._file_is_ours():
+        if self._is_finished():
             return set(range(self.frames))
-        return {index for index in range(self.frames) if self._chunk(index).exists()}
+        return set(map(int, self.ledger.finished({str(i): self._chunk(i) for i in range(self.frames)})))
 
     def put(self, index: int, image: NDArray[Any]) -> None:
         detector = self.experiment.detector
         if detector is None:
             raise InputError("detector", None, "an experiment with a detector")
+        self.folder.mkdir(exist_ok=True)
         with open_output(self._chunk(index)) as file:
             file.write(self.how.pack(np.ascontiguousarray(detector.stack(image))))
+        self.ledger.note(str(index), self._chunk(index))
 
     def finish(self) -> None:
-        if not self._file_is_ours():
-            packed = (self._chunk(index).read_bytes() for index in range(self.frames))
-            self.how.assemble(self.path, self.experiment, self.dtype, self.frames, packed, json.dumps(self.whole))
-        shutil.rmtree(self.folder)
+        if not self._is_finished():
+            packed, mark = self._packed(), json.dumps(self.ledger.job)
+            self.how.assemble(self.path, self.experiment, self.dtype, self.frames, packed, mark)
+            self.ledger.note(WHOLE, self.path)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _packed(self) -> Iterator[bytes]:
+        """The packed frames in order. Raises InputError for one that is not what was written."""
+        noted = self.ledger.checksums()
+        for index in range(self.frames):
+            packed = self._chunk(index).read_bytes()
+            if hashlib.sha256(packed).hexdigest() != noted.get(str(index)):
+                raise InputError("frames", str(self._chunk(index)), "the frame as it was written; --resume makes it")
+            yield packed
 
     def _chunk(self, index: int) -> Path:
         return self.folder / f"{index:06d}"
 
-    def _file_is_ours(self) -> bool:
-        """Whether the final file is there and holds this very series."""
-        if not self.path.is_file() or self._has_chunks():
-            return False
-        return self.how.mark(self.path) == json.dumps(self.whole)
-
-    def _has_chunks(self) -> bool:
-        return self.folder.is_dir() and any(entry.name != "series" for entry in self.folder.iterdir())
+    def _is_finished(self) -> bool:
+        return bool(self.ledger.finished({WHOLE: self.path}))
 
 
-def _first_line(path: Path) -> Ingredients | None:
-    """What a journal says; None if there is none."""
-    return _ingredients_of(path.read_text().partition("\n")[0]) if path.exists() else None
+def _beside(output: Path) -> Path:
+    """Where the ledger of an output is."""
+    return output.with_name(f".{output.name}.series")
 
 
-def _ingredients_of(text: str) -> Ingredients | None:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+def _one_name(template: str) -> Path:
+    """A template in one form, links followed: ## and %02d name the same files, which have one ledger and one owner."""
+    place = Path(template)
+    found = list(_HASHES.finditer(place.name)) or list(_PERCENT.finditer(place.name))
+    if not found:  # the number is in the name of a folder
+        return place
+    width = len(found[-1][0]) if "#" in found[-1][0] else int(found[-1][1] or 1)
+    name = f"{place.name[: found[-1].start()]}{'#' * width}{place.name[found[-1].end() :]}"
+    return Path(os.path.realpath(place.parent)) / name
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """What changes when a file is replaced or written again."""
+    state = path.stat()
+    return state.st_ino, state.st_mtime_ns
 
 
 class _Bar:

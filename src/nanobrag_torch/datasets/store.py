@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,11 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from nanobrag_torch.datasets.claims import is_alive, read_claim
 from nanobrag_torch.datasets.draws import KINDS
 from nanobrag_torch.datasets.recipe import Recipe, recipe_of
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import open_output
+from nanobrag_torch.io.leftovers import part_of
+from nanobrag_torch.io.ownership import is_alive, read_claim
 
 Json = dict[str, Any]
 
@@ -116,7 +116,7 @@ class Folder:
         What a killed writer of the shard left is removed: who writes has the claim on it. A full disk and the like are
         an InputError; nothing is left behind then.
         """
-        place = self.path / "shards" / f".{number:05d}.{secrets.token_hex(4)}.part"
+        place = part_of(self.path / "shards" / f"{number:05d}")
         try:
             with disk_errors(self.path):
                 for left in (self.path / "shards").glob(f".{number:05d}.*.part"):
@@ -227,7 +227,7 @@ def _create(folder: Path, content: Json, text: bytes | None) -> None:
         if text is not None and not (folder / "recipe.toml").exists():
             with open_output(folder / "recipe.toml", FLAG) as file:
                 file.write(text)
-        beside = folder / f".dataset.{secrets.token_hex(4)}.part"
+        beside = part_of(folder / "dataset")
         beside.write_text(json.dumps(content, indent=1) + "\n")
         with suppress(FileExistsError):
             os.link(beside, folder / "dataset.json")

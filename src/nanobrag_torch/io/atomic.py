@@ -1,7 +1,8 @@
 """Files that can be read or are one-line errors, and files that appear whole or not at all.
 
 An output is written beside its final name and renamed when it is complete; whatever goes wrong leaves the folder as it
-was. A name that is no regular file (a pipe, /dev/null) is written directly.
+was, and what a killed process left there is removed by the next one (`leftovers.py`). A name that is no regular file (a
+pipe, /dev/null) is written directly.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import bz2
 import gzip
 import io
 import os
-import secrets
 import stat
 import tempfile
 import zlib
@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.leftovers import part_of, remove_leftovers
 
 Target = str | os.PathLike[str] | BinaryIO
 """Where a writer writes: a path, or a binary file that is open already."""
@@ -216,7 +217,8 @@ def _places(path: str) -> tuple[Path, Path | None]:
     if given.exists() and not given.is_file():
         return given, None
     final = Path(os.path.realpath(given))
-    return final, final.with_name(f".{final.name[:200]}.{secrets.token_hex(4)}.part")
+    remove_leftovers(final.parent)
+    return final, part_of(final)
 
 
 def _reason(error: OSError) -> str:

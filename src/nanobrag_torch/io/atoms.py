@@ -29,7 +29,7 @@ COORDINATES = slice(30, 54)  # columns of a PDB line
 NAMED = 6  # atoms that a line names
 ACCEPTED = "a PDB, mmCIF or CIF file of atoms"
 
-_CIF_ATOMS = re.compile(rb"^\s*_atom_site[._]", re.MULTILINE)
+_CIF_ATOMS = re.compile(rb"^[ \t]*+_atom_site[._]", re.MULTILINE)
 _PDB = re.compile(rb"^(HEADER|TITLE |REMARK|CRYST1|ATOM  |HETATM|COMPND|EXPDTA|MODEL |SCALE1|ORIGX1)", re.MULTILINE)
 
 

@@ -47,8 +47,8 @@ PIXEL_COUNTS = Units("pixels or lengths", {"px": 1.0}, {"pixel": 1.0})
 MATERIALS = {"Silicon": "Si", "CdTe": "CdTe", "GaAs": "GaAs"}
 """What headers call a sensor -> its formula."""
 
-_RECORD = re.compile(r"^#\s*([A-Za-z_0-9]+)[:=]?\s+(.*?)\s*$", re.MULTILINE)
-_MIME = re.compile(rb"^([A-Za-z0-9-]+):\s*\"?(.*?)\"?\s*$", re.MULTILINE)
+_RECORD = re.compile(r"^#[ \t]*+([A-Za-z_0-9]++)[:=]?[ \t]++([^\n]*)", re.MULTILINE)
+_MIME = re.compile(rb"^([A-Za-z0-9-]++):([^\n]*)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class CbfFile:
 
     def records(self) -> dict[str, str]:
         """Key and text of every "# Key value" line."""
-        return dict(_RECORD.findall(self.text.replace("\r\n", "\n").replace("\r", "\n")))
+        lines = self.text.replace("\r\n", "\n").replace("\r", "\n")
+        return {key: value.rstrip() for key, value in _RECORD.findall(lines)}
 
     def whole(self, field: str) -> int:
         """A whole number of a field of the binary section."""
@@ -95,12 +96,17 @@ def open_cbf(path: str | os.PathLike[str]) -> CbfFile:
     if b"x-CBF_BYTE_OFFSET" not in mime:
         raise InputError(f"{path}: conversions", mime[:120].decode("latin-1"), "x-CBF_BYTE_OFFSET")
     lines = mime.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    fields = {key.decode("latin-1"): value.decode("latin-1") for key, value in _MIME.findall(lines)}
+    fields = {key.decode("latin-1"): _bare(value).decode("latin-1") for key, value in _MIME.findall(lines)}
     found = CbfFile(str(path), content[:section].decode("latin-1"), fields, content[start + len(START) :])
     size = found.whole("X-Binary-Size")
     if len(found.packed) < size:
         raise InputError(str(path), f"{len(found.packed)} bytes of pixels", f"{size} (the file is cut short)")
     return CbfFile(found.path, found.text, fields, found.packed[:size])
+
+
+def _bare(value: bytes) -> bytes:
+    """A value without the blanks and quotes around it."""
+    return value.strip().removeprefix(b'"').removesuffix(b'"')
 
 
 def read_cbf(path: str | os.PathLike[str]) -> tuple[CbfFile, NDArray[Any]]:

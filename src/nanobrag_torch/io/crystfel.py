@@ -30,8 +30,8 @@ _LOG = logging.getLogger(__name__)
 
 MM_PER_M = 1000.0
 ELECTRON_REST_EV = 510998.95
-_PANEL_KEY = re.compile(rb"^\s*[^;=\s/]+/(fs|ss|corner_x|min_fs)\s*=", re.MULTILINE)
-_TERM = re.compile(r"([-+]?)\s*([0-9.]+(?:[eE][-+]?[0-9]+)?)?\s*\*?\s*([xyz])")
+_PANEL_KEY = re.compile(rb"^[ \t]*+[^;=\s/]++/(fs|ss|corner_x|min_fs)[ \t]*+=", re.MULTILINE)
+_TERM = re.compile(r"([-+]?)([0-9.]+(?:[eE][-+]?[0-9]+)?)?\*?([xyz])")
 _ENERGIES = {"": 1.0, "eV": 1.0, "keV": 1e3, "MeV": 1e6}
 _VOLTAGES = {"": 1.0, "V": 1.0, "kV": 1e3}
 _WAVELENGTHS = {"": 1e10, "m": 1e10, "A": 1.0}
@@ -124,8 +124,9 @@ def _direction(text: GeometryText, name: str, key: str) -> Vector:
     """A vector of text such as "+0.999x -0.01y"; its length is in pixels of res."""
     node = text.node(name, key)
     assert node is not None
-    words = _TERM.findall(node.value)
-    if not words or _TERM.sub("", node.value).strip():
+    value = "".join(node.value.split())
+    words = _TERM.findall(value)
+    if not words or _TERM.sub("", value):
         raise node.fail("a sum of numbers times x, y and z, such as +0.99x -0.01y")
     result = np.zeros(3)
     for sign, size, axis in words:

@@ -7,7 +7,7 @@ import re
 _BLANK = r"[ \t\n\v\f\r]*"
 _WORD = re.compile(_BLANK + r"([+-]?)(inf(?:inity)?|nan)", re.IGNORECASE)
 _HEX = re.compile(_BLANK + r"([+-]?0x(?:[0-9a-f]+\.?[0-9a-f]*|\.[0-9a-f]+)(?:p[+-]?[0-9]+)?)", re.IGNORECASE)
-_DECIMAL = re.compile(_BLANK + r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)")
+_DECIMAL = re.compile(_BLANK + r"([+-]?(?:[0-9]++\.?[0-9]*+|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)")
 _INTEGER = re.compile(_BLANK + r"([+-]?)0*([0-9]+)")
 _LONG_MIN, _LONG_MAX = -(2**63), 2**63 - 1
 

@@ -76,8 +76,7 @@ class FrameStore:
 
     pack: Callable[[NDArray[Any]], bytes]  # of the stacked array (slow, fast)
     assemble: Callable[[Path, ExperimentData, np.dtype[Any], int, Iterable[bytes], str], None]
-    """Path, experiment, pixels, frames, packed frames, and a text that `mark` finds again."""
-    mark: Callable[[Path], str | None]
+    """Path, experiment, pixels, frames, packed frames, and a text that says which series it is."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -198,7 +198,8 @@ def _as_arrays(quadruples: list[tuple[bytes, bytes, bytes, bytes]]) -> tuple[Gri
 
 def _limits(met: Grid, path: str | os.PathLike[str]) -> Metadata:
     low, high = np.trunc(met.min(0)), np.trunc(met.max(0))
-    cells = float(np.prod(high - low + 1))
+    with np.errstate(invalid="ignore", over="ignore"):  # indices may be anything; what is too much is refused
+        cells = float(np.prod(high - low + 1))
     if not cells <= LARGEST_GRID:
         raise InputError(FLAG, str(path), f"indices that span at most {LARGEST_GRID} cells, not {cells:g}")
     bounds = [int(bound) for pair in zip(low, high, strict=True) for bound in pair]

@@ -16,7 +16,7 @@ FLAG = "-mat"
 ACCEPTED = "a file that starts with nine numbers: rows x, y, z of the columns a*, b*, c*, each times the wavelength"
 
 Vector = NDArray[np.float64]
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eEdD][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]++\.?[0-9]*+|\.[0-9]+)(?:[eEdD][+-]?[0-9]+)?")
 
 
 def read_mosflm_matrix(path: str | os.PathLike[str], wavelength_A: float) -> tuple[Vector, Vector, Vector]:

@@ -14,7 +14,7 @@ from nanobrag_torch.io.mosflm import read_mosflm_matrix, write_mosflm_matrix
 from nanobrag_torch.records.experiment import BeamData, CrystalData, ExperimentData
 from nanobrag_torch.records.frames import from_imgcif, to_imgcif
 
-_NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eEdD][-+]?[0-9]+)?"
+_NUMBER = r"[-+]?(?:[0-9]++\.?[0-9]*+|\.[0-9]+)(?:[eEdD][-+]?[0-9]+)?"
 _WORD = re.compile(_NUMBER)
 _LINE = re.compile(rf"\s*(?:{_NUMBER}(?:\s+|(?=-)))*{_NUMBER}\s*")
 BARE, WHOLE = (3, 3, 3), (3, 3, 3, 3, 3, 3, 3, 6)

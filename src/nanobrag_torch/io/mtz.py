@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ ACCEPTED = "an MTZ file of merged reflections"
 
 _SIGMA_OF = {"F": "Q", "J": "Q", "G": "L", "K": "M"}
 LARGEST_INDEX = 2**20
+WORD_BYTES = 4
 _TITLE = "written by nanobrag_torch"
 
 
@@ -142,12 +144,27 @@ def open_mtz(path: str | os.PathLike[str], flag: str) -> gemmi.Mtz:
         raise InputError(flag, str(path), f"{ACCEPTED} (its end is missing)")
     try:
         with unpacked_path(path, flag, ACCEPTED) as place:
+            _require_sizes(place)
             mtz = gemmi.read_mtz_file(str(place))
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(flag, str(path), f"{ACCEPTED} ({_line(error)})") from error
     if mtz.nreflections == 0:
         raise InputError(flag, str(path), f"{ACCEPTED} (it has no reflection)")
     return mtz
+
+
+def _require_sizes(place: Path) -> None:
+    """Raise ValueError where header or data are said to be longer than the file: gemmi takes memory for them first."""
+    content = place.read_bytes()
+    start = np.frombuffer(content[:20].ljust(20, b"\0"), np.uint8)
+    ends = "<>"[int(start[9]) >> 4 == 1]  # the machine stamp says so of whole numbers
+    first, there = int(start[4:8].view(f"{ends}i4")[0]), len(content) // WORD_BYTES
+    words = first if first != -1 else int(start[12:20].view(f"{ends}i8")[0])
+    if not 0 < words <= there:
+        raise ValueError(f"its header is said to begin at word {words} of {there}")
+    stated = re.search(rb"NCOL +([0-9]+) +([0-9]+)", content[(words - 1) * WORD_BYTES :])
+    if stated is not None and int(stated[1]) * int(stated[2]) > there:
+        raise ValueError(f"{int(stated[1])} columns of {int(stated[2])} reflections in {there} words")
 
 
 def _space_group(mtz: gemmi.Mtz, path: str | os.PathLike[str], flag: str) -> gemmi.SpaceGroup:

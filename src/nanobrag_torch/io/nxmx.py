@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanobrag_torch.io.apart import apart
 from nanobrag_torch.io.fileformat import FileFormat, FrameStore, Given, ImageOptions
 from nanobrag_torch.io.nxmx_read import is_hdf5, read_nxmx, read_nxmx_geometry
-from nanobrag_torch.io.nxmx_write import MARK, compress_frame, write_nxmx, write_nxmx_chunks
+from nanobrag_torch.io.nxmx_write import compress_frame, write_nxmx, write_nxmx_chunks
 from nanobrag_torch.records.contents import HEADER
 from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.records.images import ImageData
@@ -38,27 +37,6 @@ def _assemble(
     write_nxmx_chunks(path, packed, frames, dtype, data, mark=mark)
 
 
-def _mark(path: Path) -> str | None:
-    """The text that a series left in a file; None for any other file."""
-    with path.open("rb") as start:
-        if not is_hdf5(start.read(8)):
-            return None
-    found: str | None = apart(path, "an HDF5 file", "nanobrag_torch.io.nxmx:mark_within", path)
-    return found
-
-
-def mark_within(path: Path) -> str | None:
-    """The same, for an HDF5 file, in the process that may crash on it."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            found = file.attrs.get(MARK)
-    except OSError:  # cut short: no whole series
-        return None
-    return None if found is None else str(found)
-
-
 FORMAT = FileFormat(
     name="nxmx",
     title="NXmx image",
@@ -75,5 +53,5 @@ FORMAT = FileFormat(
     read_image=_read_image,
     write_image=_write_image,
     pixel_types=("i4", "u1", "i1", "u2", "i2", "u4", "f4", "f8"),
-    frames=FrameStore(pack=compress_frame, assemble=_assemble, mark=_mark),
+    frames=FrameStore(pack=compress_frame, assemble=_assemble),
 )  # fmt: skip

@@ -58,7 +58,7 @@ def write_nxmx_chunks(
     mark: str | None = None,
     flag: str = "output file",
 ) -> None:
-    """Write frames that `compress_frame` has packed already, in order; `mark` is a text for `read_mark`."""
+    """Write frames that `compress_frame` has packed already, in order; `mark` says which series they are of."""
     import h5py
 
     with output_path(path, flag) as place, h5py.File(place, "w") as file:

@@ -33,7 +33,7 @@ FLAG = "structure factors"
 ACCEPTED = "a CIF file with merged reflections (_refln)"
 
 CIF = re.compile(rb"(\s|#[^\n]*\n)*+data_", re.IGNORECASE)
-_REFLECTIONS = re.compile(rb"^\s*_(?:diffrn_)?refln[._]", re.MULTILINE)
+_REFLECTIONS = re.compile(rb"^[ \t]*+_(?:diffrn_)?refln[._]", re.MULTILINE)
 
 _KNOWN = (
     Quantity(("pdbx_F_plus", "pdbx_F_minus"), ("pdbx_F_plus_sigma", "pdbx_F_minus_sigma"), False),

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ FLAG = "-img"
 ACCEPTED = "an SMV image: a header that starts with {, newline, HEADER_BYTES="
 BLOCK = 512
 
-_ENTRY = re.compile(r"^[ \t]*([^=;\n]+?)[ \t]*=[ \t]*([^;\n]*)", re.MULTILINE)
 _BYTE_ORDERS = {"little_endian": "<", "big_endian": ">"}
 PIXEL_TYPES = {
     "unsigned_short": "u2",
@@ -108,11 +108,14 @@ class HeaderText:
 
     def entry(self, key: str) -> str | None:
         """The value of the last entry of exactly this key, or None."""
-        return self.entries().get(key)
+        return self.entries.get(key)
 
+    @cached_property
     def entries(self) -> dict[str, str]:
-        """Every entry, key to value."""
-        return {name: value.strip() for name, value in _ENTRY.findall(self.text)}
+        """Every entry, key to value: what stands before the first = of a line and after it, up to a semicolon."""
+        parts = (line.partition("=") for line in self.text.split("\n"))
+        named = ((name.strip(" \t"), value) for name, equals, value in parts if equals and ";" not in name)
+        return {name: value.partition(";")[0].strip() for name, value in named if name}
 
     def exact_real(self, key: str) -> float:
         """The number of the entry of exactly this key; NaN if there is none."""
@@ -164,12 +167,12 @@ def is_smv(start: bytes) -> bool:
 def read_smv(path: str | os.PathLike[str]) -> tuple[NDArray[Any], dict[str, str]]:
     """Pixels (slow, fast) of an SMV image and the entries of its header. Raises InputError as read_smv_image does."""
     header, pixels = read_smv_image(path)
-    return pixels, header.entries()
+    return pixels, header.entries
 
 
 def parse_smv_header(path: str | os.PathLike[str]) -> dict[str, str]:
     """The entries of an SMV header, as text; of a key that comes twice the last."""
-    return read_smv_header(path).entries()
+    return read_smv_header(path).entries
 
 
 def write_smv(

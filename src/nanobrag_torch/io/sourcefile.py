@@ -17,7 +17,7 @@ COLUMNS = 5
 ACCEPTED = "lines of X Y Z I lambda (lambda in metres, above 0); columns left out at the end take their defaults"
 
 _SEPARATORS = re.compile(r"[ \t\r\f\v,;:!]+")
-_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:nan))")
+_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]++\.?[0-9]*+|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:nan))")
 
 
 def read_sourcefile(path: str | os.PathLike[str]) -> NDArray[np.float64]:

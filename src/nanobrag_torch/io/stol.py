@@ -14,7 +14,7 @@ from nanobrag_torch.io.ctext import format_g
 
 ACCEPTED = "lines of two numbers, sin(theta)/lambda (1/A, from 0 up) and F; # starts a comment"
 _SEPARATORS = re.compile(r"[ \t\r\f\v,;:!]+")
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]++\.?[0-9]*+|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 def read_stol_file(path: str | os.PathLike[str], *, flag: str = "-stol") -> NDArray[np.float64]:

@@ -62,8 +62,8 @@ TIMES_S = Units(
 )
 PIXELS = ("", "pixel", "pixels", "px", "count", "dimensionless")
 
-_NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eEdD][-+]?[0-9]+)?"
-_QUANTITY = re.compile(rf"({_NUMBER})[ \t]*(?:x(?![A-Za-z]))?[ \t]*([^-+0-9.,;()\s][^\s,;()]*)?")
+_NUMBER = r"[-+]?(?:[0-9]++\.?[0-9]*+|\.[0-9]+)(?:[eEdD][-+]?[0-9]+)?"
+_QUANTITY = re.compile(rf"({_NUMBER})[ \t]*+(?:x(?![A-Za-z]))?[ \t]*+([^-+0-9.,;()\s][^\s,;()]*)?")
 
 
 def quantities(text: str, units: Units, default: str, place: str, count: int = 1) -> list[float]:

@@ -114,8 +114,8 @@ def _check_panel(panel: PanelData) -> None:
         angle = math.degrees(math.acos(cosine))
         raise InputError(f"{owner}: fast, slow", f"axes {angle:.3f} degrees apart", "axes at right angles")
     trusted = panel.trusted_range
-    if trusted is not None and not trusted[0] <= trusted[1]:
-        raise InputError(f"{owner}: trusted_range", trusted, "a lower and an upper value, in this order")
+    if trusted is not None and not -math.inf < trusted[0] <= trusted[1] < math.inf:
+        raise InputError(f"{owner}: trusted_range", trusted, "a lower and an upper value, finite and in this order")
 
 
 def _check_crystal(crystal: CrystalData) -> None:
