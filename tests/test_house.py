@@ -16,6 +16,7 @@ LEVELS = {
     "errors": 0,
     "units": 0,
     "polynomials": 0,
+    "compiled_files": 0,
     "devices": 1,
     "checked": 1,
     "checks": 1,

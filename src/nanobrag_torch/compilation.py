@@ -39,7 +39,7 @@ How to write a compiled function (kernels/cpu/launch.py, c_random.py):
 Machine code is kept in `cache_folder()`, one folder a function, named by a hash of its bytecode, options and constants
 and of everything compiled that it calls, in any file: numba itself notices only changes in the function's own file. No
 other setting of numba is touched, and none outlives the definition of one function. The folder may be deleted at any
-time.
+time; what is damaged in it, or could be another user's, is made again (compiled_files.py).
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ from itertools import pairwise
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, cast
+
+from nanobrag_torch.compiled_files import keep_checked, say_not_kept, why_untrusted
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -197,17 +199,26 @@ def nothing(*_: Any) -> None:
 
 @functools.cache
 def cache_folder() -> Path | None:
-    """Where machine code of this version is kept: NUMBA_CACHE_DIR or the user's cache folder. None: not writable."""
+    """Where machine code of this version is kept: NUMBA_CACHE_DIR or the user's cache folder.
+
+    None where it cannot be written, or where others can: what is kept there is run.
+    """
     import numba
 
     try:
         base = Path(_numba_part("config").CACHE_DIR or _user_cache())
         folder = base / PACKAGE / f"{_version()}-numba{numba.__version__}"
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except (OSError, RuntimeError):  # RuntimeError: there is no home
-        return None
-    return folder
+        reason = why_untrusted(folder)
+        if not reason:
+            tempfile.TemporaryFile(dir=folder).close()
+            return folder
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+    except RuntimeError:
+        reason = "there is no home folder"
+    say_not_kept(reason)
+    return None
 
 
 def _user_cache() -> Path:
@@ -243,9 +254,14 @@ def _dispatcher(kernel: Compiled[..., Any]) -> Any:
         return numba.njit(**kernel.options)(function)
     # numba decides where a function is cached when it is defined, by these two settings.
     place = folder / f"{kernel.function.__name__}-{kernel.fingerprint[:16]}"
-    with _numba_settings(CACHE_DIR=str(place), CACHE_LOCATOR_CLASSES=""):
-        dispatcher = numba.njit(cache=True, **kernel.options)(function)
+    try:
+        with _numba_settings(CACHE_DIR=str(place), CACHE_LOCATOR_CLASSES=""):
+            dispatcher = numba.njit(cache=True, **kernel.options)(function)
+    except (OSError, RuntimeError) as error:  # numba finds no place for a folder: a disk without room
+        say_not_kept(" ".join(str(error).split())[:120])
+        return numba.njit(**kernel.options)(function)
     _load_lightly(dispatcher)
+    keep_checked(dispatcher)
     return dispatcher
 
 
@@ -376,7 +392,7 @@ def _announce_compilation() -> None:
         title = getattr(started.data["dispatcher"].py_func, "title", None)
         if title is not None:
             if not under_way:
-                kept = "once for this version" if cache_folder() else "anew in every run: no cache folder is writable"
+                kept = "once for this version" if cache_folder() else "anew in every run"
                 _say_once(f"compiling {title}{_type_of_numbers(started.data['args'])}, {kept} ...")
             under_way.append(title)
 

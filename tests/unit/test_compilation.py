@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from nanobrag_torch import compilation, errors, units
+from nanobrag_torch import compilation, compiled_files, errors, units
 from nanobrag_torch.compilation import compiled, deferred
 
 HELPER = """
@@ -80,7 +82,75 @@ def test_machine_code_is_kept_until_anything_it_was_made_from_changes(scratch, t
 def test_without_a_cache_folder_every_run_compiles_and_says_so(scratch):
     words, said = scratch(CALL, NUMBA_CACHE_DIR=os.devnull)
     assert words == ["42.0", "0"]
-    assert said == "compiling sums in float64, anew in every run: no cache folder is writable ...\n"
+    assert said.splitlines() == [
+        "compiled code is not kept for the next run: not a directory",
+        "compiling sums in float64, anew in every run ...",
+    ]
+
+
+def cut(path, other):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def emptied(path, other):
+    path.write_bytes(b"")
+
+
+def flipped(path, other):
+    """One bit of the machine code: it would still be unpickled, and run."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def foreign(path, other):
+    path.write_bytes(other.read_bytes())
+
+
+def nonsense(path, other):
+    """Whole, and no pickle."""
+    path.write_bytes(compiled_files.signed(path, b"nonsense"))
+
+
+def open_to_others(path, other):
+    path.chmod(0o666)
+
+
+@pytest.mark.parametrize("ending", [".nbi", ".nbc"])
+def test_what_is_damaged_in_the_cache_is_made_again(scratch, tmp_path, ending):
+    announced = "compiling sums in float64, once for this version ...\n"
+    assert scratch(CALL) == (["42.0", "0"], announced)
+    [path] = [path for path in tmp_path.rglob(f"*{ending}") if "total" in path.name]
+    other = next(each for each in tmp_path.rglob("*.nb?") if each != path)
+    for damage in (cut, flipped, nonsense, open_to_others) if ending == ".nbc" else (emptied, foreign):
+        damage(path, other)
+        assert scratch(CALL) == (["42.0", "0"], announced), damage.__name__
+    assert scratch(CALL) == (["42.0", "1"], "")
+
+
+def test_a_cache_that_others_can_write_is_not_read(scratch, tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(0o777)
+    words, said = scratch(CALL)
+    assert words == ["42.0", "0"] and f"other users can write to {folder}" in said and not list(folder.rglob("*.nbc"))
+
+
+def test_a_disk_without_room_costs_a_warning(scratch):
+    limited = "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+    words, said = scratch(limited + CALL)
+    assert words == ["42.0", "0"]
+    assert said.count("not kept for the next run: file too large") == 1 and "Traceback" not in said
+
+
+def test_an_interrupt_waits_until_what_swallows_it_is_over():
+    done = []
+    with pytest.raises(KeyboardInterrupt), compiled_files.interrupts_after():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        done.append("the block")
+    assert done == ["the block"]
 
 
 @pytest.mark.parametrize(

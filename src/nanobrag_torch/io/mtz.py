@@ -33,6 +33,7 @@ ACCEPTED = "an MTZ file of merged reflections"
 _SIGMA_OF = {"F": "Q", "J": "Q", "G": "L", "K": "M"}
 LARGEST_INDEX = 2**20
 WORD_BYTES = 4
+_COUNTS = re.compile(rb"(NCOL|SYMINF|NDIF) +([0-9]+)(?: +([0-9]+))?(?: +([0-9]+))?")
 _TITLE = "written by nanobrag_torch"
 
 
@@ -162,9 +163,10 @@ def _require_sizes(place: Path) -> None:
     words = first if first != -1 else int(start[12:20].view(f"{ends}i8")[0])
     if not 0 < words <= there:
         raise ValueError(f"its header is said to begin at word {words} of {there}")
-    stated = re.search(rb"NCOL +([0-9]+) +([0-9]+)", content[(words - 1) * WORD_BYTES :])
-    if stated is not None and int(stated[1]) * int(stated[2]) > there:
-        raise ValueError(f"{int(stated[1])} columns of {int(stated[2])} reflections in {there} words")
+    for name, *numbers in _COUNTS.findall(content[(words - 1) * WORD_BYTES :]):
+        counts = [int(number[:18]) for number in numbers if number]
+        if max([*counts, counts[0] * counts[1] if name == b"NCOL" and len(counts) > 1 else 0]) > there:
+            raise ValueError(f"{name.decode()} {counts} in a file of {there} words")
 
 
 def _space_group(mtz: gemmi.Mtz, path: str | os.PathLike[str], flag: str) -> gemmi.SpaceGroup:

@@ -63,7 +63,7 @@ class Claim:
 
     def is_ours(self) -> bool:
         """Whether the claim on the disk is this one."""
-        return (read_claim(self.path) or {}).get("token") == self.mark["token"]
+        return bool((read_claim(self.path) or {}).get("token") == self.mark["token"])
 
     def _keep_beating(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
