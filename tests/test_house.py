@@ -18,6 +18,7 @@ LEVELS = {
     "polynomials": 0,
     "compiled_files": 0,
     "devices": 1,
+    "memory": 1,
     "checked": 1,
     "checks": 1,
     "config": 2,

@@ -168,6 +168,14 @@ def require_at_least(config: Any, least: float, *names: str) -> None:
             raise InputError(name, shown(value), f"numbers from {least} up")
 
 
+def require_at_most(config: Any, most: float, *names: str) -> None:
+    """Numbers up to `most`, where there are any: counts of what is held or summed for every pixel."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not all(x <= most for x in flat(value)):
+            raise InputError(name, shown(value), f"numbers up to {most}")
+
+
 def require_length(config: Any, length: int, *names: str) -> None:
     """So many numbers, where there are any."""
     for name in names:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib
 import io
 import logging
 import os
@@ -62,9 +63,9 @@ def keep_checked(dispatcher: Any) -> None:
 @functools.cache
 def _checked_files() -> Any:
     """numba's class of index and data files, with checks."""
-    from numba.core.caching import IndexDataCacheFile
+    files: Any = importlib.import_module("numba.core.caching").IndexDataCacheFile
 
-    class CheckedFiles(IndexDataCacheFile):  # type: ignore[misc]
+    class CheckedFiles(files):  # type: ignore[misc]
         def forget(self) -> None:
             """Remove the index: what it names is made again."""
             _throw_away(Path(self._index_path))

@@ -16,6 +16,7 @@ from nanobrag_torch.checks import (
     coerce_enum,
     flat,
     require_at_least,
+    require_at_most,
     require_finite,
     require_kinds,
     require_length,
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     Real = float | Tensor
     Vector = Sequence[float] | Tensor
 
+MOST_STEPS = 2**22
+"""Of a count whose every step is held in memory: domains, steps of a rotation, sources along an axis."""
+MOST_PARTS = 2**14
+"""Sub-pixels along an edge, layers of a sensor: each is summed for every pixel."""
 MOSAIC_DOMAINS = 10
 """Domains for a spread whose domains nobody counted: as the C program has them."""
 
@@ -125,6 +130,7 @@ class CrystalConfig(Checked):
         require_finite(self)
         require_positive(self, "cell_a", "cell_b", "cell_c", "cell_alpha", "cell_beta", "cell_gamma", "sample_size_mm")
         require_at_least(self, 1, "phi_steps", "mosaic_domains")
+        require_at_most(self, MOST_STEPS, "phi_steps", "mosaic_domains")
         require_at_least(self, 0, "mosaic_spread_deg")
         require_length(self, 3, "misset_deg", "N_cells", "spindle_axis", "orientation_vector_deg")
         require_length(self, 3, "mosflm_a_star", "mosflm_b_star", "mosflm_c_star")
@@ -255,6 +261,7 @@ class DetectorConfig(Checked):
         require_positive(self, "pixel_size_mm", "spixels", "fpixels")
         require_at_least(self, 0, "detector_thick_um", "detector_abs_um")
         require_at_least(self, 1, "detector_thicksteps")
+        require_at_most(self, MOST_PARTS, "detector_thicksteps", "oversample")
         vectors = ("fdet_vector", "sdet_vector", "odet_vector", "beam_vector", "polar_vector", "spindle_axis")
         require_length(self, 3, "twotheta_axis", "pix0_vector_mm", *(f"custom_{v}" for v in vectors))
         require_nonzero(self, "twotheta_axis", *(f"custom_{v}" for v in vectors))
@@ -349,6 +356,7 @@ class BeamConfig(Checked):
             self, 0, "flux", "exposure", "fluence", "dmin", "water_size_um", "source_weights", "beamsize_mm"
         )
         require_at_least(self, 1, "dispersion_steps", "hdiv_steps", "vdiv_steps")
+        require_at_most(self, MOST_STEPS, "dispersion_steps", "hdiv_steps", "vdiv_steps")
         require_length(self, 3, "polarization_axis")
         require_nonzero(self, "polarization_axis")
         self._require_source_table()

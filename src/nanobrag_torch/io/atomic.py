@@ -22,16 +22,16 @@ from typing import Any, BinaryIO
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.leftovers import part_of, remove_leftovers
+from nanobrag_torch.memory import require_memory
 
 Target = str | os.PathLike[str] | BinaryIO
 """Where a writer writes: a path, or a binary file that is open already."""
 
 
-PACKED: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
-    (b"\x1f\x8b\x08", gzip.decompress),
-    (b"BZh", bz2.decompress),
-)
+PACKED: tuple[tuple[bytes, Callable[[Any], Any]], ...] = ((b"\x1f\x8b\x08", gzip.open), (b"BZh", bz2.open))
 """First bytes of a packed file, and what unpacks it."""
+LARGEST_UNPACKED = 2**30
+"""Bytes: a few that are packed a thousandfold would fill any memory."""
 START = 2**16  # bytes that suffice to tell most formats apart
 
 
@@ -41,23 +41,42 @@ def read_input(path: str | os.PathLike[str], flag: str, accepted: str, *, unpack
     Raises InputError naming flag, path and the reason if it cannot be read, is damaged or is empty. `unpack` False is
     for files whose first bytes may be anything.
     """
+    require_ordinary(path, flag, accepted)
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise InputError(flag, str(path), f"{accepted} ({_reason(error)})") from error
-    unpacker = next((each for start, each in PACKED if unpack and content.startswith(start)), None)
-    if unpacker is not None:
+    opener = next((each for start, each in PACKED if unpack and content.startswith(start)), None)
+    if opener is not None:
         try:
-            content = unpacker(content)
+            with opener(io.BytesIO(content)) as packed:
+                content = packed.read(LARGEST_UNPACKED + 1)
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise InputError(flag, str(path), f"{accepted} (damaged gzip or bzip2: {error})") from error
+        if len(content) > LARGEST_UNPACKED:
+            raise InputError(flag, str(path), f"{accepted}, that unpacks to {LARGEST_UNPACKED >> 20} MB at most")
     if not content:
         raise InputError(flag, str(path), f"{accepted} (the file is empty)")
     return content
 
 
+def require_ordinary(path: str | os.PathLike[str], flag: str, accepted: str) -> None:
+    """Raise InputError for what is no file, or none of the size of files: a device or a pipe may never end.
+
+    What is not there at all is left to who opens it.
+    """
+    try:
+        state = Path(path).stat()
+    except (OSError, ValueError):
+        return
+    if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
+        raise InputError(flag, str(path), f"{accepted} (an ordinary file, no device and no pipe)")
+    require_memory(flag, str(path), 2 * state.st_size)
+
+
 def read_start(path: str | os.PathLike[str], flag: str, accepted: str) -> bytes:
     """The first bytes of a file, START at most, unpacked; a large file is not read whole. Raises as read_input."""
+    require_ordinary(path, flag, accepted)
     try:
         with Path(path).open("rb") as file:
             start = file.read(START)
@@ -72,6 +91,7 @@ def read_start(path: str | os.PathLike[str], flag: str, accepted: str) -> bytes:
 def unpacked_path(path: str | os.PathLike[str], flag: str, accepted: str) -> Iterator[Path]:
     """The file for a library that opens it by name: itself, or what it unpacks to, which is removed afterwards."""
     given = Path(path)
+    require_ordinary(path, flag, accepted)
     with given.open("rb") as file:
         packed = is_packed(file.read(8))
     if not packed:

@@ -11,6 +11,7 @@ import numpy as np
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.apart import apart
 from nanobrag_torch.io.fields import Node
+from nanobrag_torch.io.hdf5_links import require_own_folder
 
 ACCEPTED = "a CrystFEL geometry: lines of the form panel/key = value"
 LENGTHS = {"": 1.0, "m": 1.0, "mm": 1e-3, "cm": 1e-2, "um": 1e-6}
@@ -105,6 +106,7 @@ def values_within(file: Path, location: str) -> np.ndarray:
     import hdf5plugin  # noqa: F401  (registers the filters)
 
     with h5py.File(file, "r") as data:
+        require_own_folder(data, file)
         return np.asarray(data[location][()])
 
 

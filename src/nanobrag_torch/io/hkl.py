@@ -16,6 +16,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output, read_input
 from nanobrag_torch.io.dump import read_dump_file, write_dump_file
 from nanobrag_torch.io.numbertable import parse_table
+from nanobrag_torch.memory import require_memory
 from nanobrag_torch.records.images import as_array
 from nanobrag_torch.records.reflections import IndexLimits
 
@@ -28,7 +29,9 @@ Metadata = dict[str, int]
 FLAG = "-hkl"
 ACCEPTED = "lines of h k l F: three integers and a number"
 LIMITS = ("h_min", "h_max", "k_min", "k_max", "l_min", "l_max")
-LARGEST_GRID = 2**29
+LARGEST_GRID, SPARSE_GRID, CELLS_A_LINE = 2**29, 2**26, 1000
+"""Cells of the range of indices: at most; for any list; and for each line of a longer one."""
+BYTES_A_CELL = 8
 
 _INTEGER = rb"[+-]?[0-9]++"
 _REAL = rb"[+-]?(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?[0-9]++|(?![eE]))"
@@ -200,8 +203,10 @@ def _limits(met: Grid, path: str | os.PathLike[str]) -> Metadata:
     low, high = np.trunc(met.min(0)), np.trunc(met.max(0))
     with np.errstate(invalid="ignore", over="ignore"):  # indices may be anything; what is too much is refused
         cells = float(np.prod(high - low + 1))
-    if not cells <= LARGEST_GRID:
-        raise InputError(FLAG, str(path), f"indices that span at most {LARGEST_GRID} cells, not {cells:g}")
+    most = min(LARGEST_GRID, max(SPARSE_GRID, CELLS_A_LINE * len(met)))
+    if not cells <= most:
+        raise InputError(FLAG, str(path), f"indices of {len(met)} lines that span at most {most} cells, not {cells:g}")
+    require_memory(FLAG, str(path), 2 * BYTES_A_CELL * cells)
     bounds = [int(bound) for pair in zip(low, high, strict=True) for bound in pair]
     return IndexLimits(zip(LIMITS, bounds, strict=True))
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import is_packed, read_input, read_start
 from nanobrag_torch.io.fields import naming
+from nanobrag_torch.io.hdf5_links import require_own_folder
 from nanobrag_torch.io.nxmx_axes import class_of, first_of, number_of, quantity, text_of
 from nanobrag_torch.io.nxmx_detector import read_detector
 from nanobrag_torch.io.nxmx_scan import read_goniometer, with_exposure
@@ -42,6 +43,7 @@ def open_nxmx(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
         raise InputError(str(path), " ".join(str(error).split())[:100], ACCEPTED) from error
     with file, naming(str(path)):
         try:
+            require_own_folder(file, path)
             yield file, _entry(file, str(path))
         except InputError:
             raise

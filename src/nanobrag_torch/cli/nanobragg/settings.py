@@ -13,6 +13,7 @@ from nanobrag_torch.cli.nanobragg.request import Request
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig, DetectorConvention, DetectorPivot
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.memory import require_memory
 from nanobrag_torch.models.conventions import CONVENTIONS
 from nanobrag_torch.sampling import Steps
 from nanobrag_torch.units import DEFAULT_FLUENCE
@@ -22,6 +23,8 @@ MRAD_PER_RAD = 1000.0
 ZERO_CAPTURE_UM = 1e300
 """An attenuation depth that makes a sensor of any thickness capture nothing, as mu = 0 does in the C program (D29)."""
 MOST_PIXELS = 2**31 - 1
+BYTES_A_PIXEL = 8
+"""At least: the image, and one that is made of it."""
 MOST_DISPERSION_PCT = 200.0
 """From here on the shortest wavelength is not above zero."""
 CELL_EDGES = (1e-3, 1e9)
@@ -142,6 +145,7 @@ def plane_of(request: Request) -> Plane:
             raise InputError(flag, count, "at least one pixel")
     if fpixels * spixels > MOST_PIXELS:
         raise InputError("-detpixels", (fpixels, spixels), f"at most {MOST_PIXELS} pixels in all")
+    require_memory("-detpixels", (fpixels, spixels), BYTES_A_PIXEL * fpixels * spixels)
     Fclose = fsize / 2 if request.ORGX is None else (request.ORGX - 0.5) * pixel
     Sclose = ssize / 2 if request.ORGY is None else (request.ORGY - 0.5) * pixel
     Xclose, Yclose = _metres(request.Xclose_mm, Fclose), _metres(request.Yclose_mm, Sclose)

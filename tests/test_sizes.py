@@ -1,0 +1,122 @@
+"""What would take all memory, for ever or the files of others is refused in a line before it is taken."""
+
+from __future__ import annotations
+
+import gzip
+import os
+
+import h5py
+import numpy as np
+import pytest
+
+from nanobrag_torch.cli.nanobragg import main as nanobragg
+from nanobrag_torch.cli.nb.app import main as nb
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.io import atomic
+from nanobrag_torch.io.images import read_image
+from nanobrag_torch.io.nxmx_write import write_nxmx
+from nanobrag_torch.memory import require_memory
+from test_damaged_files import one_line
+from unit.test_image_files import noise, plain
+
+CRYSTAL = "-default_F 10 -cell 78 78 38 90 90 90 -lambda 1 -distance 100 -N 3"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-detpixels 60000",
+        "-detpixels 16 -mosaic 1 -mosaic_dom 2000000000",
+        "-detpixels 16 -phisteps 2000000000 -osc 1",
+        "-detpixels 16 -oversample 2000000",
+        "-detpixels 16 -hdivrange 1 -hdivsteps 2000000000",
+        "-detpixels 16 -hkl wide.hkl",
+        "-detpixels 16 -hkl pipe",
+        "-detpixels 16 -hkl /dev/zero",
+        "-img pipe",
+    ],
+)
+def test_sizes_that_no_machine_has_are_refused_by_name(words, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wide.hkl").write_text("0 0 0 1\n7000 7000 7000 1\n")
+    os.mkfifo(tmp_path / "pipe")
+    assert nanobragg([*CRYSTAL.split(), *words.split(), "-floatfile", "a.bin"]) == 2
+    named = words.split()[-2] if "-osc" not in words else "-phisteps"
+    assert named.split("s")[0] in one_line(capfd.readouterr().err)
+    assert not (tmp_path / "a.bin").exists()
+
+
+def test_memory_is_asked_for_before_it_is_taken():
+    require_memory("field", 3, 1e6)
+    with pytest.raises(InputError, match=r"field: got 3; accepted: .* it needs 1e\+06 GB, [0-9.]+ GB are free"):
+        require_memory("field", 3, 1e15)
+
+
+def test_what_unpacks_to_too_much_is_refused(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(atomic, "LARGEST_UNPACKED", 10**6)
+    bomb = tmp_path / "bomb.hkl"
+    bomb.write_bytes(gzip.compress(b"1 1 1 1\n" * 10**6))
+    assert nb(["show", str(bomb)]) == 2
+    assert "unpacks to" in one_line(capfd.readouterr().err)
+
+
+def test_only_ordinary_files_are_read(tmp_path, capfd):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        assert nb(["show", str(path)]) == 2
+        assert "no device and no pipe" in one_line(capfd.readouterr().err)
+
+
+@pytest.fixture
+def master(tmp_path):
+    """A master file whose frames are replaced by what a test puts there, and a file of frames elsewhere."""
+    (tmp_path / "set").mkdir()
+    path = tmp_path / "set" / "master.h5"
+    write_nxmx(path, noise((3, 12, 20)), plain())
+    for place in (tmp_path / "elsewhere.h5", tmp_path / "set" / "near.h5"):
+        with h5py.File(place, "w") as file:
+            file["data"] = noise((3, 12, 20))
+
+    def put(**what):
+        with h5py.File(path, "r+") as file:
+            del file["entry/data/data"]
+            file["entry/data"].attrs.pop("signal", None)
+            for name, value in what.items():
+                if name == "raw":
+                    file["entry/data"].create_dataset("data_000001", (3, 12, 20), "u2", external=value)
+                elif name == "virtual":
+                    layout = h5py.VirtualLayout((3, 12, 20), "u2")
+                    layout[...] = h5py.VirtualSource(value, "data", (3, 12, 20))
+                    file["entry/data"].create_virtual_dataset("data_000001", layout)
+                else:
+                    file["entry/data/data_000001"] = h5py.ExternalLink(value, "data")
+        return path
+
+    return put
+
+
+def test_frames_are_read_from_the_folder_of_their_master(master):
+    assert np.array_equal(read_image(master(link="near.h5"), 1).pixels, noise((3, 12, 20))[1])
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"link": "../elsewhere.h5"},
+        {"link": "/etc/hosts"},
+        {"virtual": "../elsewhere.h5"},
+        {"raw": [("/etc/passwd", 0, 1440)]},
+        {"raw": [("near.h5", 0, 1440)]},
+    ],
+)
+def test_frames_from_elsewhere_are_refused(master, what):
+    with pytest.raises(InputError, match="data in the file itself, or in files of its folder"):
+        read_image(master(**what), 1)
+
+
+def test_a_file_that_is_linked_links_no_further(master, tmp_path):
+    with h5py.File(tmp_path / "set" / "near.h5", "r+") as file:
+        del file["data"]
+        file["data"] = h5py.ExternalLink("/etc/hosts", "x")
+    with pytest.raises(InputError, match=r"near\.h5"):
+        read_image(master(link="near.h5"), 1)
