@@ -18,6 +18,8 @@ LONGEST_STEP = 1.5
 SMALL_STEP = 0.02
 """In standard deviations of the result."""
 SMALL_GAIN = 1e-3
+ALLOWED_RISE = 0.01
+"""Of the loss with slopes that are not its own: their minimum is up to a tenth of a sigma beside it."""
 MOST_REJECTED = 10
 MOST_LIMITED = 10
 
@@ -59,20 +61,22 @@ def levenberg_marquardt(
     most_steps: int = 30,
     damping: float = START_DAMPING,
     small_step: float = SMALL_STEP,
+    slopes: Tensor | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> Solution:
     """Make the problem's loss small from a state whose columns are settled.
 
     Ends when no parameter moves by more than `small_step` standard deviations and the loss falls by less than 1e-3.
+    slopes [T, n]: those of a state nearby or of a coarser sum, to be used all along.
     """
     state, limited_in_a_row = start, 0
     history: list[Progress] = []
-    jacobian = problem.jacobian(state)
+    jacobian = problem.jacobian(state) if slopes is None else slopes
     projected = problem.equations(state, jacobian).projected()
     scales = problem.parameters.scales()
-    status = "steps"
-    while len(history) < most_steps:
-        found = _better(problem, state, projected, damping, scales)
+    status = "converged" if _is_there(projected, small_step, own=slopes is None) else "steps"
+    while status == "steps" and len(history) < most_steps:
+        found = _better(problem, state, projected, damping, scales, 0.0 if slopes is None else ALLOWED_RISE)
         if found is None:
             status = _stalled(projected, small_step)
             break
@@ -83,15 +87,13 @@ def levenberg_marquardt(
         history.append(Progress(state.objective, float(problem.sigma_z(state).std()), damping, moved, limited))
         if report is not None:
             report(history[-1])
-        jacobian = problem.jacobian(state)
+        jacobian = problem.jacobian(state) if slopes is None else slopes
         projected = problem.equations(state, jacobian).projected()
         limited_in_a_row = limited_in_a_row + 1 if limited else 0
         if limited_in_a_row >= MOST_LIMITED:
             status = "limit"
-            break
-        if (moved < small_step and gain < SMALL_GAIN) or _ahead(projected) < small_step:
+        elif (moved < small_step and gain < SMALL_GAIN) or _is_there(projected, small_step, own=slopes is None):
             status = "converged"
-            break
     return Solution(state, projected, jacobian, status, history)
 
 
@@ -100,17 +102,23 @@ def _ahead(projected: Projected) -> float:
     return _largest_move(projected.step().parameters, projected)
 
 
+def _is_there(projected: Projected, small_step: float, *, own: bool) -> bool:
+    """Whether the next step would be small, or lower the loss by less than slopes that are not its own can tell."""
+    gain = float(projected.step().parameters @ projected.right) / 2
+    return _ahead(projected) < small_step or (not own and gain < ALLOWED_RISE)
+
+
 def _better(
-    problem: Problem, state: State, projected: Projected, damping: float, scales: Tensor
+    problem: Problem, state: State, projected: Projected, damping: float, scales: Tensor, rise: float
 ) -> tuple[State, Tensor, float, bool] | None:
-    """The first state that is no worse, more damping from try to try; None after too many tries."""
+    """The first state that is no worse, or by less than `rise`; more damping from try to try, None after too many."""
     for _ in range(MOST_REJECTED):
         step = projected.step(damping).parameters
         longest = float((step / scales).abs().max()) if len(step) else 0.0
         limited = longest > LONGEST_STEP
         step = step * (LONGEST_STEP / longest) if limited else step
         trial = problem.trial(state, projected.follow(step))
-        if trial.objective <= state.objective:
+        if trial.objective <= state.objective + rise:
             return trial, step, damping, limited
         damping = min(damping * 10, MOST_DAMPING)
     return None

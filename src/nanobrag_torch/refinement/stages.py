@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanobrag_torch.config import CrystalShape
+from nanobrag_torch.refinement.columns import Layout
 from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.parameters import ParameterSet
 from nanobrag_torch.refinement.problem import Pass, Problem, State
-from nanobrag_torch.refinement.solver import Progress, Solution, levenberg_marquardt
+from nanobrag_torch.refinement.solver import Solution, levenberg_marquardt
 
 ROUNDS_OF_SCAN = 5
 FACTOR = 2.0
@@ -26,8 +27,18 @@ MOST_STEPS = 10**8
 ROUNDS_OF_SAMPLING = 5
 ALLOWED_MOVE = 0.3
 """Standard deviations."""
+UNSETTLED = "summed more finely still, {} would move by {:.1f} of its sigma"
+SAFE_GAIN = 8.0
+"""At least the factor by which twice as many samples along an edge lower the error of an extrapolated integral: 16."""
 NO_EFFECT = 1e-6
-BOXES_FOR_SHAPE, STEPS_FOR_SHAPE = 60, 5
+ROUGH_STEP = 0.5
+"""Standard deviations of a step that ends the comparison of shapes."""
+BOXES_FOR_SCAN, BOXES_FOR_SHAPE, BOXES_FOR_SAMPLING = 60, 60, 60
+FIRST_STEPS, MORE_STEPS = 2, 4
+HOPELESS = 100.0
+"""Loss above the best after the first steps at which a shape, or a model with fewer parameters, is given up."""
+WORTH_A_PARAMETER = 5.0
+"""By how much a parameter must lower the loss to be worth it."""
 
 
 def first_columns(problem: Problem) -> Tensor:
@@ -54,8 +65,7 @@ def with_scale(problem: Problem, linear: Tensor) -> tuple[ParameterSet, State]:
     parameters = problem.parameters
     raw = parameters.pack()
     rendered = problem.render(raw)
-    background = (problem.background * linear[problem.layout.block]).sum(1) + problem.fixed_background
-    net = problem.boxes.data - background
+    net = net_photons(problem, linear)
     for number, lattice in enumerate(problem.model.lattices):
         total, seen = 0.0, 0.0
         for p, kernel in zip(problem.passes, rendered, strict=True):
@@ -80,15 +90,18 @@ def _net_of(problem: Problem, p: Pass, kernel: Tensor, net: Tensor) -> float:
 def scan(problem: Problem, linear: Tensor) -> ParameterSet:
     """Numbers of cells and spread by a search over factors of two, with scale, planes and intensities at their best.
 
-    All crystals of a shot change together. Priors are centred on what is found.
+    All crystals of a shot change together. Priors are centred on what is found. Only the brighter boxes are looked at.
     """
+    problem = only_pixels(problem, brightest(problem, net_photons(problem, linear), BOXES_FOR_SCAN))
     tried: dict[tuple[int, int], tuple[float, ParameterSet]] = {}
     has_spread = any(name.startswith("spread") for name in problem.parameters.names)
 
     def at(size: int, spread: int) -> float:
+        nonlocal linear
         if (size, spread) not in tried:
             parameters = _scaled(problem.parameters, FACTOR**size, FACTOR**spread)
             found, state = with_scale(replace(problem, parameters=parameters), linear)
+            linear = state.linear if not tried else linear
             tried[size, spread] = _data_loss(replace(problem, parameters=found), state), found
         return tried[size, spread][0]
 
@@ -101,6 +114,19 @@ def scan(problem: Problem, linear: Tensor) -> ParameterSet:
             break
         best = lowest
     return tried[best][1]
+
+
+def net_photons(problem: Problem, linear: Tensor) -> Tensor:
+    """Photons [n] above the background that the columns give."""
+    return problem.boxes.data - (problem.background * linear[problem.layout.block]).sum(1) - problem.fixed_background
+
+
+def brightest(problem: Problem, photons: Tensor, count: int) -> Tensor:
+    """The pixels [n] of so many boxes, those with the most photons [n]."""
+    total = torch.zeros(len(problem.boxes), dtype=torch.float64).index_add_(0, problem.boxes.box, photons)
+    best = torch.zeros(len(total), dtype=torch.bool)
+    best[total.argsort(descending=True)[:count]] = True
+    return best[problem.boxes.box]
 
 
 def _data_loss(problem: Problem, state: State) -> float:
@@ -168,33 +194,39 @@ def box_sigma_z(problem: Problem, z: Tensor) -> Tensor:
 
 
 def keep_pixels(problem: Problem, state: State, wanted: Tensor) -> tuple[Problem, State]:
-    """The problem without some of its pixels."""
-    from nanobrag_torch.refinement.columns import Layout
+    """The problem and its state without some of its pixels."""
+    smaller = only_pixels(problem, wanted)
+    rendered = state.rendered  # what spreads stays: it spills into the pixels that are kept
+    if problem.spreading is None:
+        pairs = zip(problem.passes, rendered, strict=True)
+        rendered = tuple(kernel[wanted if p.where is None else wanted[p.where]] for p, kernel in pairs)
+    return smaller, smaller.settle(replace(state, rendered=rendered))
 
+
+def only_pixels(problem: Problem, wanted: Tensor) -> Problem:
+    """The problem of some of its pixels."""
     boxes = problem.boxes.keep(wanted)
-    place = torch.cumsum(wanted.long(), 0) - 1
-    passes, rendered = [], []
-    for p, kernel in zip(problem.passes, state.rendered, strict=True):
-        if problem.spreading is not None:  # what is rendered stays: it spills into the pixels that are kept
-            passes.append(p)
-            rendered.append(kernel)
-            continue
-        where = torch.arange(len(wanted)) if p.where is None else p.where
-        kept = wanted[where]
-        passes.append(replace(p, where=None if p.where is None else place[where[kept]], column=p.column[kept]))
-        rendered.append(kernel[kept])
-    smaller = replace(
+    passes = problem.passes if problem.spreading is not None else tuple(_kept(p, wanted) for p in problem.passes)
+    return replace(
         problem,
         boxes=boxes,
         layout=Layout(boxes.pixel_block, problem.layout.count),
-        passes=tuple(passes),
+        passes=passes,
         background=problem.background[wanted],
         resolution=problem.resolution if problem.spreading is not None else problem.resolution[wanted],
         spreading=None if problem.spreading is None else problem.spreading.keep(wanted),
         fixed_background=problem.fixed_background[wanted],
         shares=None if problem.shares is None else problem.shares[wanted],
     )
-    return smaller, smaller.settle(replace(state, rendered=tuple(rendered)))
+
+
+def _kept(p: Pass, wanted: Tensor) -> Pass:
+    """A pass over the pixels that are kept."""
+    if p.where is None:
+        return replace(p, column=p.column[wanted])
+    kept = wanted[p.where]
+    place = torch.cumsum(wanted.long(), 0) - 1
+    return replace(p, where=place[p.where[kept]], column=p.column[kept])
 
 
 def with_model_error(problem: Problem, state: State, kappa: float) -> Problem:
@@ -211,30 +243,58 @@ def try_shapes(
 
     Only some of the brighter boxes are looked at, where the tails of a spot tell one shape from another.
     """
-    spots = torch.zeros(len(problem.boxes), dtype=torch.float64)
-    spots.index_add_(0, problem.boxes.box, problem.spots(state).clamp(min=0))
-    best = torch.zeros(len(spots), dtype=torch.bool)
-    best[spots.argsort(descending=True)[:BOXES_FOR_SHAPE]] = True
-    fewer, state = keep_pixels(problem, state, best[problem.boxes.box])
+    fewer, state = of_brightest(problem, state, BOXES_FOR_SHAPE)
     found = {}
     for shape in shapes:
         tried = replace(fewer, model=fewer.model.with_shape(shape).with_sampling(sampling))
         start = tried.settle(State(state.raw, state.linear, tried.render(state.raw)), steps=6)
-        solution = levenberg_marquardt(tried, start, most_steps=STEPS_FOR_SHAPE, small_step=0.5)
-        found[shape] = (solution.state.objective, solution.state.raw)
-    return found
+        found[shape] = tried, levenberg_marquardt(tried, start, most_steps=FIRST_STEPS, small_step=ROUGH_STEP)
+    least = min(solution.state.objective for _, solution in found.values())
+    for shape, (tried, solution) in found.items():
+        found[shape] = tried, _unless_hopeless(tried, solution, least)
+    return {shape: (solution.state.objective, solution.state.raw) for shape, (_, solution) in found.items()}
+
+
+def _unless_hopeless(problem: Problem, solution: Solution, least: float) -> Solution:
+    """A few more steps where the loss may still come down to the least of all."""
+    if solution.state.objective > least + HOPELESS or solution.status != "steps":
+        return solution
+    return levenberg_marquardt(problem, solution.state, most_steps=MORE_STEPS, small_step=ROUGH_STEP)
+
+
+def of_brightest(problem: Problem, state: State, count: int) -> tuple[Problem, State]:
+    """The same point for the boxes with the most photons in their spots."""
+    return keep_pixels(problem, state, brightest(problem, problem.spots(state).clamp(min=0), count))
+
+
+def fits_as_well(problem: Problem, state: State, parameters: ParameterSet, sampling: Sampling) -> bool:
+    """Whether fewer parameters describe the brighter boxes as well, after a few steps of both."""
+    fewer, state = of_brightest(problem, state, BOXES_FOR_SHAPE)
+    fewer, state = resampled(fewer, state, sampling)
+    whole = levenberg_marquardt(fewer, state, most_steps=FIRST_STEPS, small_step=ROUGH_STEP)
+    plain, start = with_parameters(fewer, state, parameters)
+    without = levenberg_marquardt(plain, start, most_steps=FIRST_STEPS, small_step=ROUGH_STEP)
+    without = _unless_hopeless(plain, without, whole.state.objective)
+    return without.state.objective < whole.state.objective + WORTH_A_PARAMETER
 
 
 def moved_sigmas(problem: Problem, solution: Solution, sampling: Sampling) -> dict[str, float]:
     """By how many of its standard deviations every parameter would move if the shot were summed as finely as this.
 
-    Slopes are those of the coarser sum: they say where to, not from where.
+    Slopes are those of the coarser sum: they say where to, not from where. Only the brighter boxes are looked at, for
+    they say the most. A scale beside free intensities is left out: it takes up what the mean of the spots lacks.
     """
-    finer, state = resampled(problem, solution.state, sampling)
-    step = finer.equations(state, solution.jacobian).projected().step().parameters
-    before = solution.projected.step().parameters
+    state = solution.state
+    wanted = brightest(problem, problem.spots(state).clamp(min=0), BOXES_FOR_SAMPLING)
+    fewer, coarse = keep_pixels(problem, state, wanted)
+    slopes = solution.jacobian[:, wanted]
+    before = fewer.equations(coarse, slopes).projected().step().parameters
+    finer, fine = resampled(fewer, coarse, sampling)
+    step = finer.equations(fine, slopes).projected().step().parameters
     sigma = solution.projected.covariance().diagonal().clamp(min=1e-300).sqrt()
-    return dict(zip(problem.parameters.names, ((step - before).abs() / sigma).tolist(), strict=True))
+    moved = dict(zip(problem.parameters.names, ((step - before).abs() / sigma).tolist(), strict=True))
+    held = len(problem.constraint) > 0
+    return {name: move for name, move in moved.items() if not (held and name.partition("@")[0] == "scale")}
 
 
 def finer_samplings(now: Sampling, *, mosaic: bool, rotates: bool) -> list[Sampling]:
@@ -259,6 +319,7 @@ def joined(first: Sampling, second: Sampling) -> Sampling:
         max(first.domains, second.domains),
         max(first.oversample, second.oversample),
         max(first.phi_steps, second.phi_steps),
+        first.extrapolated or second.extrapolated,
     )
 
 
@@ -269,30 +330,70 @@ def refine_sampling(
 
     Also what is left to say where that takes more than is bearable.
     """
-    history: list[Progress] = []
-    left = ""
-    if not problem.model.rotation:
-        sampling = replace(sampling, phi_steps=1)
-    if not any(name.startswith("spread") for name in problem.parameters.names):
-        sampling = replace(sampling, domains=1)
+    sampling = replace(
+        sampling,
+        phi_steps=sampling.phi_steps if problem.model.rotation else 1,
+        domains=sampling.domains if _is_mosaic(problem) else 1,
+    )
+    problem, state = resampled(problem, state, sampling)
+    solution = levenberg_marquardt(problem, state, most_steps=most_steps, small_step=ALLOWED_MOVE / 3)
+    history, left, enough = solution.history, "", False
     for _ in range(ROUNDS_OF_SAMPLING):
-        problem, state = resampled(problem, state, sampling)
-        solution = levenberg_marquardt(problem, state, most_steps=most_steps, small_step=ALLOWED_MOVE)
-        history += solution.history
-        state, wanted, left = solution.state, sampling, ""
-        mosaic = any(name.startswith("spread") for name in problem.parameters.names)
-        for finer in finer_samplings(sampling, mosaic=mosaic, rotates=bool(problem.model.rotation)):
-            moved = moved_sigmas(problem, solution, finer)
-            worst = max(moved, key=lambda name: moved[name])
-            if moved[worst] > ALLOWED_MOVE:
-                wanted = joined(wanted, bearable(finer, sampling, problem))
-                left = f"summed more finely still, {worst} would move by {moved[worst]:.1f} of its sigma"
-        if wanted == sampling:
+        finer, left, enough = _wanted_sampling(problem, solution, enough)
+        if finer == problem.model.sampling:
             break
-        sampling = wanted
-    solution = levenberg_marquardt(problem, state, most_steps=most_steps)
-    solution.history[:0] = history
+        problem, state = resampled(problem, solution.state, finer)
+        solution = nearby(problem, state, solution.jacobian, most_steps)
+        history = history + solution.history
+    solution.history[:] = history
     return problem, solution, left
+
+
+def nearby(problem: Problem, state: State, slopes: Tensor, most_steps: int) -> Solution:
+    """The fit from a state that is nearly there, with the slopes of a coarser sum as long as they lead downhill."""
+    solution = levenberg_marquardt(problem, state, most_steps=most_steps, small_step=ALLOWED_MOVE / 3, slopes=slopes)
+    if solution.status == "converged":
+        return solution
+    again = levenberg_marquardt(problem, solution.state, most_steps=most_steps)
+    again.history[:0] = solution.history
+    return again
+
+
+def _is_mosaic(problem: Problem) -> bool:
+    return any(name.startswith("spread") for name in problem.parameters.names)
+
+
+def sampling_moves(problem: Problem, solution: Solution, *, enough: bool = False) -> dict[Sampling, tuple[float, str]]:
+    """The parameter that would move most, and by how many sigma, for every sum that is twice as fine in one thing."""
+    now, moves = problem.model.sampling, {}
+    for finer in finer_samplings(now, mosaic=_is_mosaic(problem), rotates=bool(problem.model.rotation)):
+        if not (enough and finer.oversample > now.oversample):
+            moves[finer] = max((move, name) for name, move in moved_sigmas(problem, solution, finer).items())
+    return moves
+
+
+def unsettled(problem: Problem, solution: Solution) -> str:
+    """What to say where a sum that is twice as fine would move a parameter by 0.3 sigma; empty where none would."""
+    move, name = max(sampling_moves(problem, solution).values())
+    return UNSETTLED.format(name, move) if move > ALLOWED_MOVE else ""
+
+
+def _wanted_sampling(problem: Problem, solution: Solution, enough: bool) -> tuple[Sampling, str, bool]:
+    """Finer sums of all that would move a parameter by 0.3 sigma, and what would where they would take too long.
+
+    enough: that the pixels are known to be summed finely enough; the last value says so of the finer sums.
+    """
+    now, moves = problem.model.sampling, sampling_moves(problem, solution, enough=enough)
+    wanted, left = now, ""
+    for finer, (move, name) in sorted(moves.items(), key=lambda pair: -pair[1][0]):
+        if move <= ALLOWED_MOVE:
+            continue
+        both = bearable(joined(wanted, finer), wanted, problem)
+        if both == wanted:
+            left = left or UNSETTLED.format(name, move)
+        wanted = both
+    finer = finer_samplings(now, mosaic=False, rotates=False)[0]
+    return wanted, left, enough or moves[finer][0] < ALLOWED_MOVE * SAFE_GAIN
 
 
 def log_mean(values: NDArray[np.float64]) -> float:

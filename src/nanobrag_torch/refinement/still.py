@@ -46,13 +46,16 @@ from nanobrag_torch.refinement.spots import Listed, half_size, listed_spots
 from nanobrag_torch.refinement.stages import (
     box_sigma_z,
     first_columns,
+    fits_as_well,
     joined,
     keep_pixels,
+    nearby,
     outliers,
     refine_sampling,
     resampled,
     scan,
     try_shapes,
+    unsettled,
     with_parameters,
     with_scale,
     without_effect,
@@ -62,14 +65,12 @@ from nanobrag_torch.refinement.verdict import FAILED, verdict
 
 SHAPES = (CrystalShape.GAUSS_HKL, CrystalShape.SQUARE, CrystalShape.ROUND)
 COARSE = Sampling(domains=25, oversample=1, phi_steps=5)
-SHAPE_SAMPLING = Sampling(domains=25, oversample=2, phi_steps=5)
-PINK = Sampling(domains=25, oversample=2, phi_steps=10)
+SHAPE_SAMPLING = Sampling(domains=25, oversample=2, phi_steps=5, extrapolated=True)
+PINK = Sampling(domains=25, oversample=2, phi_steps=10, extrapolated=True)
 MANY_CHANNELS = 30
-FINE = Sampling(domains=25, oversample=2, phi_steps=10)
+FINE = Sampling(domains=25, oversample=2, phi_steps=10, extrapolated=True)
 ROUGH = 1.0
 """Standard deviations of a step that ends the rough fit."""
-WORTH_A_PARAMETER = 5.0
-"""By how much a parameter must lower the loss to be worth it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,7 +338,9 @@ class Refinement:
         most = self.options.most_steps
         if self.options.sampling is not None:
             problem, state = resampled(problem, state, self.options.sampling)
-            return problem, levenberg_marquardt(problem, state, most_steps=most)
+            solution = levenberg_marquardt(problem, state, most_steps=most)
+            self.notes += [left] if self.options.check_sampling and (left := unsettled(problem, solution)) else []
+            return problem, solution
         problem, state = self._without_spread(problem, state)
         if not self.options.check_sampling or self._is_pink(problem):
             problem, state = resampled(problem, state, self._fine_sampling(problem))
@@ -358,15 +361,12 @@ class Refinement:
         free = [name for name in problem.parameters.names if name.startswith("spread")]
         if not free or self.options.mosaic:
             return problem, state
-        parameters = ParameterSet([p for p in problem.parameters.at(state.raw) if not p.name.startswith("spread")])
-        tried, start = resampled(problem, state, self._fine_sampling(problem))
-        with_it = levenberg_marquardt(tried, start, most_steps=3)
-        plain, start = with_parameters(replace(tried, parameters=tried.parameters.at(state.raw)), state, parameters)
-        without = levenberg_marquardt(plain, start, most_steps=6)
-        if without.state.objective < with_it.state.objective + WORTH_A_PARAMETER:
-            self.notes.append("the spots are as wide as the crystal's size makes them: no mosaic spread")
-            return plain, without.state
-        return tried, with_it.state
+        parameters = problem.parameters.at(state.raw)
+        fixed = ParameterSet([p for p in parameters if not p.name.startswith("spread")])
+        if not fits_as_well(problem, state, fixed, self._fine_sampling(problem)):
+            return problem, state
+        self.notes.append("the spots are as wide as the crystal's size makes them: no mosaic spread")
+        return with_parameters(problem, state, fixed)
 
     def _without_outliers(self, problem: Problem, solution: Solution) -> tuple[Problem, Solution]:
         """A few more steps without the boxes and pixels that fit much worse than all others."""
@@ -376,7 +376,7 @@ class Refinement:
         if boxes:
             self.notes.append(f"{len(boxes)} boxes fit much worse than the others and were left out")
         problem, state = keep_pixels(problem, solution.state, wanted)
-        again = levenberg_marquardt(problem, state, most_steps=self.options.most_steps)
+        again = nearby(problem, state, solution.jacobian[:, wanted], self.options.most_steps)
         again.history[:0] = solution.history
         return problem, again
 
