@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
@@ -190,6 +190,13 @@ def require_nonzero(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not any(flat(value)):
             raise InputError(name, shown(value), "anything but 0")
+
+
+def is_positive(matrix: Sequence[float]) -> bool:
+    """Whether nine numbers are a symmetric 3 x 3 matrix with positive eigenvalues (Sylvester's minors)."""
+    a, b, c, d, e, f, g, h, i = matrix
+    minor = a * e - b * b
+    return (b, c, f) == (d, g, h) and min(a, minor, c * (b * f - c * e) - f * (a * f - b * c) + i * minor) > 0
 
 
 def spread_shape(value: Any) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from nanobrag_torch.checked import Checked
 from nanobrag_torch.checks import (
     coerce_enum,
     flat,
+    is_positive,
     require_at_least,
     require_at_most,
     require_finite,
@@ -114,7 +115,7 @@ class CrystalConfig(Checked):
     mosaic_domains: int | None = None  # None: 10; one without a spread, whatever is asked for
     mosaic_seed: int = -12345678
     mosaic_sampling: MosaicSampling = MosaicSampling.RANDOM
-    N_cells: Sequence[int] | Vector = (1, 1, 1)
+    N_cells: Sequence[int] | Vector = (1, 1, 1)  # along a, b, c; or a symmetric 3 x 3 matrix of them
     sample_size_mm: Real | Vector | None = None  # overrides N_cells: ceil(size / |a|)
     shape: CrystalShape = CrystalShape.SQUARE
     fudge: Real = 1.0
@@ -132,7 +133,7 @@ class CrystalConfig(Checked):
         require_at_least(self, 1, "phi_steps", "mosaic_domains")
         require_at_most(self, MOST_STEPS, "phi_steps", "mosaic_domains")
         require_at_least(self, 0, "mosaic_spread_deg")
-        require_length(self, 3, "misset_deg", "N_cells", "spindle_axis", "orientation_vector_deg")
+        require_length(self, 3, "misset_deg", "spindle_axis", "orientation_vector_deg")
         require_length(self, 3, "mosflm_a_star", "mosflm_b_star", "mosflm_c_star")
         require_length(self, 4, "orientation_quaternion")
         require_nonzero(self, "spindle_axis", "orientation_quaternion")
@@ -140,10 +141,18 @@ class CrystalConfig(Checked):
             raise InputError(
                 "mosaic_spread_deg", shown(self.mosaic_spread_deg), "1 number, 3 numbers or a 3 x 3 matrix"
             )
+        self._require_possible_cells()
         self._require_possible_angles()
         given = [getattr(self, f"mosflm_{axis}_star") is not None for axis in "abc"]
         if any(given) and not all(given):
             raise InputError("mosflm_a_star, mosflm_b_star, mosflm_c_star", given, "all three or none")
+
+    def _require_possible_cells(self) -> None:
+        shape = spread_shape(self.N_cells)
+        if shape not in ((3,), (3, 3)) or (shape == (3, 3) and not is_positive(flat(self.N_cells))):
+            raise InputError("N_cells", shown(self.N_cells), "3 numbers, or a symmetric, positive 3 x 3 matrix")
+        if shape == (3, 3) and self.shape is CrystalShape.SQUARE and any(flat(self.N_cells)[i] for i in (1, 2, 5)):
+            raise InputError("N_cells", shown(self.N_cells), "3 numbers: a square crystal has edges along a, b, c")
 
     def _require_possible_angles(self) -> None:
         angles = [x for name in ("alpha", "beta", "gamma") for x in flat(getattr(self, f"cell_{name}"))]

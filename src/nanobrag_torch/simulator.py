@@ -127,7 +127,8 @@ class Simulator(SimulatorAttributes):
     @property
     def cells(self) -> Tensor:
         """Number of cells along a, b, c [3]."""
-        return self.crystal.cells(self.compat)
+        cells = self.crystal.cells(self.compat)
+        return cells if cells.dim() == 1 else cells.diagonal()
 
     @property
     def recommended_oversample(self) -> int:

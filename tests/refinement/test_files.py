@@ -2,13 +2,16 @@
 
 import json
 import re
+import struct
 from dataclasses import replace
 
 import gemmi
+import msgpack
 import numpy as np
 import pytest
 
 from nanobrag_torch.cli.nb.app import main
+from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.expt import read_expts
 from nanobrag_torch.io.expt_write import write_expt
 from nanobrag_torch.io.images import write_image
@@ -18,6 +21,7 @@ from nanobrag_torch.io.refl_write import write_refl
 from nanobrag_torch.records.experiment import ExperimentData, ScanData, part_of_scan
 from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.inputs import image_of
+from nanobrag_torch.refinement.still import refine_still
 from nanobrag_torch.refinement.synthetic import Start, errors, wrong_factors, wrong_start
 
 QUICK = ["--shape", "gauss_hkl", "--boxes", "60"]
@@ -65,6 +69,32 @@ def test_files_out_hold_the_truth(still, refined):
     assert any("40 counts" in note for note in record["notes"])  # the pedestal that nobody mentioned
     for name in ("boxes.png", "fit.png"):
         assert (refined / "shot_00000" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_shoeboxes_stand_in_for_an_image(still, tmp_path):
+    truth, exposure = still
+    begin = wrong_start(truth, Start(), 3)[0]
+    centre = exposure.table.columns["xyzobs.px.value"].astype(int)
+    rows = []
+    for fast, slow, _ in centre:
+        low, left = max(slow - 6, 0), max(fast - 6, 0)
+        data = exposure.counts[low : slow + 7, left : fast + 7].astype("<f4")
+        box = (left, left + data.shape[1], low, low + data.shape[0], 0, 1)
+        rows.append(struct.pack("<I6iB", 0, *box, 2) + data.tobytes() + b"\x05" * data.size + (0 * data).tobytes())
+    write_refl(tmp_path / "a.refl", exposure.table)
+    tree = msgpack.unpackb((tmp_path / "a.refl").read_bytes(), strict_map_key=False)
+    tree[2]["data"]["shoebox"] = ["Shoebox<>", [len(rows), b"".join(rows)]]
+    (tmp_path / "a.refl").write_bytes(msgpack.packb(tree))
+    write_expt(tmp_path / "a.expt", begin)
+    options = {"readout_noise": 0.7, "shape": "gauss_hkl", "boxes": 60, "check_sampling": False, "half_box": 6}
+    result = refine_still(tmp_path / "a.expt", tmp_path / "a.refl", None, truth.factors, **options)
+    off = errors(truth.experiments[0], result.experiment)
+    assert result.status == "converged" and off.rotation_deg < 0.002
+    assert any("shoeboxes" in note for note in result.notes)
+    with pytest.raises(InputError, match="flag"):
+        refine_still(tmp_path / "a.expt", tmp_path / "a.refl", None, truth.factors, flag="shiny")
+    with pytest.raises(InputError, match="integrated"):
+        refine_still(tmp_path / "a.expt", tmp_path / "a.refl", None, truth.factors, flag="integrated")
 
 
 def test_the_folder_holds_the_pixels_and_the_path_of_the_fit(refined):

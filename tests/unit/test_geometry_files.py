@@ -6,6 +6,7 @@ package's own functions.
 """
 
 import json
+import struct
 from dataclasses import replace
 
 import msgpack
@@ -454,6 +455,30 @@ def test_reflection_columns(tmp_path):
     assert found.column("flags")[0] == 2**40
     with pytest.raises(InputError, match="column: got 'intensity'"):
         found.column("intensity")
+
+
+def shoebox(kind, mask):
+    """A box of 1 x 2 x 3 pixels on panel 4 as the file holds it."""
+    head = struct.pack("<I6iB", 4, 10, 13, 20, 22, 5, 6, kind)
+    data = np.arange(6, dtype="<f4").tobytes()
+    return head + data + np.array([1, 1, 0, 5, 1, 1], mask).tobytes() + np.full(6, 0.5, "<f4").tobytes()
+
+
+def test_shoeboxes_of_both_versions(tmp_path):
+    column = shoebox(1, "<i4") + shoebox(2, "u1") + struct.pack("<I6iB", 0, 1, 2, 1, 2, 0, 1, 0)
+    (tmp_path / "a.refl").write_bytes(table(shoebox=["Shoebox<>", [3, column]]))
+    found = read_refl(tmp_path / "a.refl", shoeboxes=True)
+    first, second, none = found.shoeboxes
+    assert found.skipped == () and first.panel == 4 and first.bbox.tolist() == [10, 13, 20, 22, 5, 6]
+    assert np.array_equal(first.data, [[[0, 1, 2], [3, 4, 5]]]) and np.array_equal(first.mask, second.mask)
+    assert second.mask[0, 1, 0] == 5 and second.background[0, 1, 2] == 0.5 and none.data is None
+
+
+@pytest.mark.parametrize("cut", [3, 40, 70])
+def test_shoeboxes_that_are_cut_short(tmp_path, cut):
+    (tmp_path / "a.refl").write_bytes(table(1, shoebox=["Shoebox<>", [1, shoebox(2, "u1")[:cut]]]))
+    with pytest.raises(InputError, match="shoebox"):
+        read_refl(tmp_path / "a.refl", shoeboxes=True)
 
 
 # What would be lost, and what is wrong

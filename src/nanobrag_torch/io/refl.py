@@ -1,4 +1,4 @@
-"""DIALS reflection tables (`.refl`): MessagePack, columns as raw little-endian numbers. Shoeboxes are skipped."""
+"""DIALS reflection tables (`.refl`): MessagePack, columns as raw little-endian numbers, and shoeboxes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.io import refl_shoebox
 from nanobrag_torch.io.atomic import read_input
 from nanobrag_torch.io.fileformat import FileFormat
 from nanobrag_torch.records.tables import ReflectionData
 
 ACCEPTED = "a DIALS reflection table (MessagePack)"
 KIND = "dials::af::reflection_table"
+VERSIONS = 1, 2
+SHOEBOX = "shoebox"
 
 COLUMN_TYPES: dict[str, tuple[str, tuple[int, ...]]] = {
     "bool": ("?", ()),
@@ -30,8 +33,8 @@ COLUMN_TYPES: dict[str, tuple[str, tuple[int, ...]]] = {
 """Type of a column -> numbers of a row: numpy type and shape."""
 
 
-def read_refl(path: str | os.PathLike[str]) -> ReflectionData:
-    """The columns of a `.refl` file.
+def read_refl(path: str | os.PathLike[str], *, shoeboxes: bool = False) -> ReflectionData:
+    """The columns of a `.refl` file, with the pixels of its shoeboxes if wanted.
 
     miller_index (n, 3), panel (n,), bbox (n, 6) as fast0 fast1 slow0 slow1 frame0 frame1, s1 (n, 3) in 1/Angstrom,
     xyzobs.px.value (n, 3) as fast, slow, frame, flags (n,), and whatever else the file holds.
@@ -40,18 +43,21 @@ def read_refl(path: str | os.PathLike[str]) -> ReflectionData:
     tree = _unpacked(read_input(path, "reflection table", ACCEPTED), str(path))
     if not (isinstance(tree, list) and len(tree) == 3 and tree[0] == KIND and isinstance(tree[2], dict)):
         raise InputError(str(path), "MessagePack of another kind", ACCEPTED)
-    if tree[1] != 1:
-        raise InputError(f"{path}: version", tree[1], "version 1 of the reflection table")
+    if tree[1] not in VERSIONS:
+        raise InputError(f"{path}: version", tree[1], "version 1 or 2 of the reflection table")
     content = tree[2]
     rows, data = content.get("nrows"), content.get("data")
     if not isinstance(rows, int) or not isinstance(data, dict):
         raise InputError(f"{path}: nrows, data", (type(rows).__name__, type(data).__name__), ACCEPTED)
-    known = {name: entry for name, entry in data.items() if _kind(entry, name, str(path)) in COLUMN_TYPES}
+    kinds = {name: _kind(entry, name, str(path)) for name, entry in data.items()}
+    known = {name: entry for name, entry in data.items() if kinds[name] in COLUMN_TYPES}
+    boxes = kinds.get(SHOEBOX) == refl_shoebox.KIND and shoeboxes
     return ReflectionData(
         rows=rows,
         identifiers={int(key): str(value) for key, value in (content.get("identifiers") or {}).items()},
         columns={name: _column(entry, name, rows, str(path)) for name, entry in known.items()},
-        skipped=tuple(name for name in data if name not in known),
+        skipped=tuple(name for name in data if name not in known and not (boxes and name == SHOEBOX)),
+        shoeboxes=refl_shoebox.shoeboxes_of(data[SHOEBOX], rows, f"{path}: column {SHOEBOX}") if boxes else (),
     )
 
 

@@ -115,7 +115,9 @@ class Crystal:
     def interpolate(self) -> bool:
         """Whether amplitudes are interpolated: as set, else when any of N_cells is small."""
         asked = self.config.interpolate
-        return bool((as_tensor(self.config.N_cells) <= INTERPOLATION_CELLS).any()) if asked is None else asked
+        cells = as_tensor(self.config.N_cells)
+        along = cells if cells.dim() == 1 else cells.diagonal()
+        return bool((along <= INTERPOLATION_CELLS).any()) if asked is None else asked
 
     @interpolate.setter
     def interpolate(self, wanted: bool) -> None:
@@ -320,12 +322,15 @@ class Crystal:
         return vector_rotation(vectors @ mosaicity.spread_matrix(spread, mosaicity.crystal_frame(rows)))
 
     def cells(self, compat: Compat = Compat()) -> Tensor:  # noqa: B008
-        """Number of cells along a, b, c [3]: as given, or the sample size over the cell edges, at least one (6.4)."""
+        """Number of cells along a, b, c [3]: as given, or the sample size over the cell edges, at least one (6.4).
+
+        A symmetric matrix [3, 3] where one was given.
+        """
         given = self._tensor(self.config.N_cells)
         if self.config.sample_size_mm is not None:
             edges = torch.linalg.vector_norm(self.cell(compat)[0], dim=-1) * ANGSTROM
             given = torch.ceil(self.sample_size() / edges)
-        return given.clamp(min=1)
+        return given.clamp(min=1) if given.dim() == 1 else given
 
     def sample_size(self) -> Tensor:
         """Size along a, b and c [3] (m) as configured; b and c are cut to the beam that the crystal was given (3.1)."""

@@ -58,6 +58,18 @@ class PanelGroup:
         return torch.where(chosen[:, None, None], after, panels)
 
 
+def centred(groups: Sequence[PanelGroup], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Values whose moves of groups have no mean: what all groups do together is a move of the whole detector."""
+    found = dict(values)
+    parts = [group for group in groups if group.name != WHOLE]
+    for move in MOVES:
+        names = [group.parameter(move) for group in parts]
+        if len(names) > 1 and all(name in values for name in names):
+            mean = torch.stack([values[name] for name in names]).mean()
+            found |= {name: values[name] - mean for name in names}
+    return found
+
+
 def panel_groups(detector: DetectorData, how: str | Mapping[int, int] = "whole") -> list[PanelGroup]:
     """The whole detector first, then the groups that `how` names.
 

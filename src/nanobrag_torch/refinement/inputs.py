@@ -21,7 +21,8 @@ from nanobrag_torch.io.refl import read_refl
 from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.records.reflections import Cell, Reflections
 from nanobrag_torch.records.tables import ReflectionData
-from nanobrag_torch.refinement.setup import space_group_of
+from nanobrag_torch.refinement.kept_pixels import image_of_shoeboxes
+from nanobrag_torch.refinement.setup import array_index, space_group_of
 from nanobrag_torch.refinement.spectra import read_spectrum
 from nanobrag_torch.units import EV_ANGSTROM
 
@@ -62,7 +63,7 @@ def read_shot(
     InputError naming what is missing.
     """
     experiments, folder = _experiments(experiment)
-    table = reflections if isinstance(reflections, ReflectionData) else read_refl(reflections)
+    table = reflections if isinstance(reflections, ReflectionData) else read_refl(reflections, shoeboxes=image is None)
     groups = shots_of(experiments)
     if not 0 <= shot < len(groups):
         raise InputError("shot", shot, f"0 to {len(groups) - 1}")
@@ -78,8 +79,9 @@ def read_shot(
         listed, said = _factors(data, source, column)
         factors.append(listed)
         notes += said
-    counts = _counts(image, members[0], folder, frame)
     numbers = {i: place for place, i in enumerate(chosen)}
+    counts, said = _counts(image, members[0], folder, frame, table, numbers)
+    notes += said
     return Shot(members, numbers, table, counts, tuple(factors), frame, tuple(notes))
 
 
@@ -145,13 +147,29 @@ def _factors(data: ExperimentData, source: Amplitudes, column: str | None) -> tu
     return found, []
 
 
-def _counts(image: PathLike | NDArray[Any] | None, data: ExperimentData, folder: Path, frame: int) -> NDArray[Any]:
+def _counts(
+    image: PathLike | NDArray[Any] | None,
+    data: ExperimentData,
+    folder: Path,
+    frame: int,
+    table: ReflectionData,
+    numbers: dict[int, int],
+) -> tuple[NDArray[Any], list[str]]:
+    """The counts of an exposure, and what to say about where they are from."""
     if image is None:
-        return read_image(*image_of(data, folder, frame)).pixels
+        try:
+            return read_image(*image_of(data, folder, frame)).pixels, []
+        except InputError:
+            if not any(box.data is not None for box in table.shoeboxes):
+                raise
+        assert data.detector is not None
+        place = array_index(data, frame)
+        found = image_of_shoeboxes(table, data.detector, place, numbers)
+        return found, ["the images are not there: pixels are those of the reflection table's shoeboxes"]
     if isinstance(image, str | os.PathLike):
         content = read_image(image)
-        return read_image(image, frame).pixels if content.frames > 1 and frame else content.pixels
-    return np.asarray(image)
+        return (read_image(image, frame).pixels if content.frames > 1 and frame else content.pixels), []
+    return np.asarray(image), []
 
 
 def image_of(data: ExperimentData, folder: Path, frame: int) -> tuple[Path, int]:

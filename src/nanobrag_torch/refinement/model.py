@@ -19,7 +19,7 @@ from nanobrag_torch.physics import mosaicity
 from nanobrag_torch.physics.lattice_factor import PROFILES, amplitude, shape_matrix
 from nanobrag_torch.physics.rotations import axis_rotation, vector_rotation
 from nanobrag_torch.physics.unit_cell import dual
-from nanobrag_torch.refinement.groups import MOVES, PanelGroup
+from nanobrag_torch.refinement.groups import MOVES, PanelGroup, centred
 from nanobrag_torch.refinement.normal_equations import MAX_TANGENTS, at_most, scene_directions
 from nanobrag_torch.refinement.parameters import ParameterSet
 from nanobrag_torch.refinement.symmetry import CellParameters, direct_rows
@@ -97,8 +97,8 @@ class ShotModel:
         return rows @ vector_rotation(torch.deg2rad(vector)).T
 
     def panels(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Panel vectors [P, 4, 3] (m), moved by the largest group first."""
-        panels = self.base.panels
+        """Panel vectors [P, 4, 3] (m), moved by the largest group first; moves of groups have no mean."""
+        panels, values = self.base.panels, centred(self.groups, values)
         for group in self.groups:
             panels = group.moved(panels, values)
         return panels

@@ -253,6 +253,30 @@ def correlations_of(parameters: ParameterSet, covariance: Tensor) -> tuple[tuple
     return tuple(found)
 
 
+def degeneracies(parameters: ParameterSet, covariance: Tensor) -> list[str]:
+    """What one shot cannot tell apart: lengths that scale together, and what is known from its prior more than from it.
+
+    Distance, cell and wavelength scale the pattern together; with two of them free, their priors hold what is common.
+    """
+    names, found = parameters.names, []
+    sigma = covariance.diagonal().clamp(min=1e-300).sqrt()
+    alike = [n for n in names if n.partition("@")[0] in SCALING]
+    kinds = {"cell" if n.partition("@")[0] in "abc" else n for n in alike}
+    places = [names.index(n) for n in alike]
+    matrix = (covariance / sigma[:, None] / sigma)[places][:, places].abs()
+    closest = float((matrix - torch.eye(len(places))).max()) if len(places) > 1 else 0.0
+    if len(kinds) > 1 and closest > HIGH_CORRELATION:
+        every = " and ".join(sorted(kinds))
+        found.append(f"{every} scale the pattern together (correlation {closest:.3f}): priors hold it")
+    known = [n for n, s in zip(names, sigma.tolist(), strict=True) if (p := parameters[n].prior) and s > p[1] / 2]
+    if known:
+        found.append(f"{', '.join(known)}: known from the prior more than from this shot")
+    return found
+
+
+SCALING = ("a", "b", "c", "distance", "wavelength")
+
+
 def refined_experiments(shot: Shot, problem: Problem, raw: Tensor, angle_deg: float) -> tuple[ExperimentData, ...]:
     """The experiments with refined crystals, detector and beam, in the frames of their files."""
     model, values = problem.model, problem.parameters.unpack(raw)

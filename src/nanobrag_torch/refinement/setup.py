@@ -375,12 +375,11 @@ def _chosen(found: list[Parameter], choices: Choices) -> ParameterSet:
     free = {stem for word in BY_DEFAULT for stem in family(word)}
     wanted = {stem for word in choices.free for stem in family(word)}
     fixed = {stem for word in choices.fix for stem in family(word)}
-    moved_groups = any(":" in p.name for p in found)
     kept = []
     for p in found:
         stem = p.name.partition("@")[0].rpartition(":")[2]
         grouped = ":" in p.name
-        by_user = p.name in wanted or (stem in wanted and (grouped or not moved_groups or stem not in _MOVED))
+        by_user = p.name in wanted or stem in wanted
         is_free = (stem in free and not grouped or by_user) and stem not in fixed and p.name not in fixed
         kept.append(_as_told(replace(p, free=is_free), stem, choices))
     unused = {word for word in choices.start if not any(_means(word, p) for p in kept)}
@@ -407,7 +406,6 @@ WHY_NOT = {
     "spindle": "another: a still has no rotation",
     "phi": "another: a still has no rotation",
 }
-_MOVED = (*FAMILIES["shift"], *FAMILIES["tilt"])
 
 
 def _means(word: str, p: Parameter) -> bool:

@@ -12,7 +12,11 @@ from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.frames import Frame
 from nanobrag_torch.refinement.shoeboxes import Spots
 
-INDEXED = 1 << 2
+FLAGS = {
+    "predicted": 1 << 0, "observed": 1 << 1, "indexed": 1 << 2, "used_in_refinement": 1 << 3, "strong": 1 << 5,
+    "reference_spot": 1 << 6, "integrated_sum": 1 << 8, "integrated_prf": 1 << 9, "integrated": 3 << 8,
+}  # fmt: skip
+"""What DIALS says of a reflection: bits of its column `flags`."""
 SMALLEST_HALF, LARGEST_HALF = 4, 12
 LOOKED_AT = 60
 
@@ -27,24 +31,28 @@ class Listed:
     extent: NDArray[np.int64] | None  # [b, 2] fast, slow size of the bounding boxes
 
 
-def listed_spots(table: ReflectionData, crystals: dict[int, int], frame: int | None) -> Listed:
-    """The indexed reflections of some experiments of a table, on one frame of a scan (None: all).
+def listed_spots(table: ReflectionData, crystals: dict[int, int], frame: int | None, flag: str = "indexed") -> Listed:
+    """The reflections of some experiments of a table that have an index, on one frame of a scan (None: all).
 
-    crystals: number of the experiment in the table -> number of the crystal of the shot. Raises InputError for a table
-    without indices, or where no reflection is left.
+    crystals: number of the experiment in the table -> number of the crystal of the shot. flag: one of FLAGS, of which
+    every bit must be set; a table without any that is `indexed` is taken whole. Raises InputError for a table without
+    indices, or where no reflection is left.
     """
+    if flag not in FLAGS:
+        raise InputError("flag", flag, ", ".join(FLAGS))
     columns = table.columns
     hkl = table.column("miller_index").astype(np.int64)
     identity = columns["id"].astype(np.int64) if "id" in columns else np.zeros(table.rows, np.int64)
     kept = (hkl != 0).any(1) & np.isin(identity, list(crystals))
     flags = columns.get("flags")
-    if flags is not None and (flags & INDEXED).any():
-        kept &= (flags & INDEXED) != 0
+    wanted = FLAGS[flag]
+    if flags is not None and (flag != "indexed" or (flags & wanted).any()):
+        kept &= (flags & wanted) == wanted
     centre, observed, z = _centres(table)
     if frame is not None:
         kept &= _on_frame(table, z, frame)
     if not kept.any():
-        raise InputError("reflections", f"{table.rows} rows", "indexed reflections of this experiment and frame")
+        raise InputError("reflections", f"{table.rows} rows", f"some that are {flag}, of this experiment and frame")
     panel = columns["panel"].astype(np.int64) if "panel" in columns else np.zeros(table.rows, np.int64)
     crystal = np.array([crystals.get(int(i), 0) for i in identity], np.int64)
     spots = Spots(hkl, crystal, panel, centre, np.arange(table.rows)).rows(kept)

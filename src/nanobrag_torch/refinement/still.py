@@ -29,6 +29,7 @@ from nanobrag_torch.refinement.result import (
     Fit,
     StillResult,
     correlations_of,
+    degeneracies,
     intensities_of,
     refined_experiments,
 )
@@ -77,11 +78,12 @@ ROUGH = 1.0
 class Options(Choices):
     """What `refine_still` takes beside its four inputs; the first fields are those of Choices.
 
-    shape: auto tries square, round and gauss_hkl. boxes: at most so many, the strongest; half_box: pixels to either
-    side of the centre. d_min, d_max (Angstrom). intensities: free, or held at those of the structure factors; sigma_F:
-    how wrong F is taken to be (inf: no prior). background: planes, constant, none. readout_noise, gain and pedestal in
-    photons, counts a photon and counts; mask: an array or an image file, not 0 = use the pixel. most_steps of each fit.
-    spectrum: a file of wavelengths and weights.
+    shape: auto tries square, round and gauss_hkl. flag: what DIALS must say of a reflection. boxes: at most so many,
+    the strongest; half_box: pixels to either side of the centre. d_min, d_max (Angstrom). intensities: free, or held at
+    those of the structure factors; sigma_F: how wrong F is taken to be (inf: no prior). background: planes, constant,
+    none. readout_noise, gain and pedestal in photons, counts a photon and counts; mask: an array or an image file, not
+    0 = use the pixel. most_steps of each fit. spectrum: a file of wavelengths and weights. sampling: sums of this
+    fineness; None: as fine as it takes. check_sampling: say, or see to it, that finer sums would change nothing.
     """
 
     frame: int = 0
@@ -89,6 +91,7 @@ class Options(Choices):
     column: str | None = None
     spectrum: str | None = None
     shape: str = "auto"
+    flag: str = "indexed"
     boxes: int = 400
     half_box: int | None = None
     d_min: float | None = None
@@ -209,7 +212,7 @@ class Refinement:
         scan = self.shot.experiments[0].scan
         several = scan is not None and scan.frames > 1
         frame = array_index(self.shot.experiments[0], self.shot.frame) if several else None
-        return listed_spots(self.shot.table, self.shot.numbers, frame)
+        return listed_spots(self.shot.table, self.shot.numbers, frame, self.options.flag)
 
     def _centroids(self) -> Centroids:
         """Parameters after the centroids, with the priors of the rotations about what they gave."""
@@ -391,6 +394,7 @@ class Refinement:
         status, reason = verdict(problem, solution)
         share = partiality_of(problem.model, problem.parameters.unpack(state.raw), problem.boxes.spots)
         intensities = intensities_of(fit, share)
+        self.notes += degeneracies(problem.parameters, covariance)
         _, _, angle = exposure(self.shot.experiments[0], self.shot.frame)
         experiments = refined_experiments(self.shot, problem, state.raw, angle)
         self.clock.lap("result")

@@ -105,6 +105,7 @@ def expected_spots(truth: Truth, number: int = 0) -> Spots:
     _, _, angle = exposure(data, truth.frame)
     hkl = _whole_sphere(truth.factors)
     cells = np.array(truth.options.get("N_cells", (30, 30, 30)), np.float64)
+    cells = cells if cells.ndim == 1 else cells.diagonal()
     spread = float(np.max(truth.options.get("mosaic_spread_deg", 0.0)))
     reach = reach_of(held_rows(data, truth.frame, angle), hkl, cells, spread, truth.extra.get("bandwidth", 0.0))
     return visible(data, truth.frame, hkl, reach, number)[0]

@@ -1,0 +1,167 @@
+"""Parameters that are held unless asked for, each fitted to an exposure that the Simulator made with another value."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from nanobrag_torch.config import CrystalConfig
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.records.experiment import rotation_matrix
+from nanobrag_torch.refinement.groups import centred, panel_groups
+from nanobrag_torch.refinement.model import perpendicular
+from nanobrag_torch.refinement.setup import shot_model, start_parameters
+from nanobrag_torch.refinement.still import Options, refine_still
+from nanobrag_torch.refinement.synthetic import counted, rendered, rotation_truth, still_truth
+from nanobrag_torch.units import EV_ANGSTROM
+
+QUICK = {"shape": "gauss_hkl", "boxes": 50, "check_sampling": False}
+SMALL = {"size": 900, "distance_mm": 110.0, "domains": 40, "mosaic_sampling": "quadrature", "oversample": 3}
+SPECTRUM = np.linspace(-20, 20, 7)
+
+
+def tilted(data):
+    detector = data.detector
+    (panel,) = detector.panels
+    turn = rotation_matrix(panel.fast, 0.08)
+    centre = panel.positions_mm(panel.image_size[0] / 2, panel.image_size[1] / 2)
+    moved = replace(panel, origin_mm=turn @ (panel.origin_mm - centre) + centre, slow=turn @ panel.slow)
+    return replace(data, detector=replace(detector, panels=(moved,)))
+
+
+def deflected(data):
+    first, _ = perpendicular(torch.from_numpy(-data.beam.direction)).numpy()
+    turn = rotation_matrix(first, np.degrees(0.15e-3))
+    return replace(data, beam=replace(data.beam, direction=turn @ data.beam.direction))
+
+
+def redder(data):
+    return replace(data, beam=replace(data.beam, wavelength_A=data.beam.wavelength_A * 1.0004))
+
+
+def polychromatic(data, bend):
+    energies = EV_ANGSTROM / data.beam.wavelength_A + SPECTRUM
+    wavelengths = EV_ANGSTROM / energies
+    x = (wavelengths - wavelengths.mean()) / np.abs(wavelengths - wavelengths.mean()).max()
+    beam = replace(data.beam, spectrum_energies_eV=energies, spectrum_weights=np.exp(bend * x))
+    return replace(data, beam=beam)
+
+
+CASES = {
+    "tilt_fast": (tilted, ("tilt",), ("distance",), 0.08),
+    "beam_x": (deflected, ("beam",), ("distance",), 0.15),
+    "wavelength": (redder, ("wavelength",), ("cell", "distance"), 0.9795 * 1.0004),
+    "spectrum_1": (lambda data: polychromatic(data, 0.6), ("spectrum",), ("distance",), 0.6),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_parameter_of_detector_or_beam_is_found(name):
+    change, free, fix, value = CASES[name]
+    truth = still_truth(**SMALL)
+    begin = truth.experiments[0] if name != "spectrum_1" else polychromatic(truth.experiments[0], 0.0)
+    extra = {"bandwidth": 0.004} if name == "spectrum_1" else {}
+    true = replace(truth, experiments=(change(truth.experiments[0]),), extra=extra)
+    noisy = counted(rendered(true), true, 1)
+    result = refine_still(
+        [begin], noisy.table, noisy.counts, truth.factors, free=free, fix=fix, readout_noise=0.7, **QUICK
+    )
+    found = result.parameters[name]
+    assert result.status == "converged" and found.sigma < found.prior[1]
+    assert abs(found.value - value) < max(4 * found.sigma, 0.02 * abs(value) if name != "wavelength" else 1e-5)
+
+
+def test_a_b_factor_is_found_where_intensities_are_held():
+    truth = still_truth(**SMALL)
+    warm = replace(truth, options={**truth.options, "B_factor_A2": 4.0})
+    noisy = counted(rendered(warm), warm, 1)
+    result = refine_still(
+        [truth.experiments[0]], noisy.table, noisy.counts, truth.factors, free=("B",), intensities="held",
+        readout_noise=0.7, **QUICK,
+    )  # fmt: skip
+    found = result.parameters["B"]
+    assert result.status == "converged" and abs(found.value - 4.0) < max(4 * found.sigma, 0.05)
+
+
+def test_numbers_of_cells_off_the_diagonal_are_found():
+    cells = ((30.0, 4.0, 0.0), (4.0, 30.0, 0.0), (0.0, 0.0, 45.0))
+    truth = still_truth(**SMALL, N_cells=cells, mosaic_spread_deg=0.03)
+    noisy = counted(rendered(replace(truth, extra={})), truth, 1)
+    result = refine_still(
+        [truth.experiments[0]], noisy.table, noisy.counts, truth.factors, N=6, readout_noise=0.7,
+        start={"N_a": 33, "N_b": 33, "N_c": 40}, **QUICK,
+    )  # fmt: skip
+    values = result.parameters.values()
+    assert result.status == "converged"
+    assert values["N_ab"] == pytest.approx(4, abs=0.6) and values["N_a"] == pytest.approx(30, rel=0.05)
+    assert abs(values["N_bc"]) < 1.0 and abs(values["N_ac"]) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("cells", "shape"),
+    [
+        (((5, 1, 0), (2, 5, 0), (0, 0, 5)), "gauss"),
+        (((5, 6, 0), (6, 5, 0), (0, 0, 5)), "round"),
+        (((5, 1, 0), (1, 5, 0), (0, 0, 5)), "square"),
+        ((5, 5), "round"),
+    ],
+)
+def test_matrices_of_cells_that_cannot_be(cells, shape):
+    with pytest.raises(InputError, match="N_cells"):
+        CrystalConfig(cell_a=50.0, N_cells=cells, shape=shape)
+
+
+def test_start_angle_and_axis_of_a_rotation_are_found():
+    truth = rotation_truth(size=(1400, 1400))
+    (data,) = truth.experiments
+    wide = replace(data, scan=replace(data.scan, oscillation_width_deg=1.0))
+    late = replace(wide, scan=replace(wide.scan, oscillation_start_deg=0.03))
+    options = {**truth.options, "oversample": 2, "phi_steps": 40}
+    true = replace(truth, experiments=(late,), options=options, most_spots=50)
+    noisy = counted(rendered(true), true, 1)
+    result = refine_still(
+        [wide], noisy.table, noisy.counts, truth.factors, free=("phi", "spindle"), fix=("rotation", "cell", "distance"),
+        centroids=False, start={"N_a": 36, "N_b": 28, "N_c": 26}, **QUICK,
+    )  # fmt: skip
+    found = result.parameters["phi"]
+    assert found.value == pytest.approx(0.03, abs=max(4 * found.sigma, 0.001))
+    for name in ("spindle_1", "spindle_2"):
+        if name in result.parameters.names:
+            assert abs(result.parameters[name].value) < max(4 * result.parameters[name].sigma, 0.05)
+
+
+def test_what_all_groups_do_together_is_no_move_of_theirs():
+    truth = still_truth(size=400)
+    detector = truth.experiments[0].detector
+    parts = panel_groups(replace(detector, panels=(*detector.panels, *detector.panels)), {0: 0, 1: 1})
+    values = {
+        "group 0:shift_fast": torch.tensor(0.3),
+        "group 1:shift_fast": torch.tensor(0.1),
+        "distance": torch.tensor(1.0),
+    }
+    found = centred(parts, values)
+    assert float(found["group 0:shift_fast"]) == pytest.approx(0.1) and float(found["distance"]) == 1.0
+    assert float(found["group 1:shift_fast"]) == pytest.approx(-0.1)
+
+
+def test_lengths_that_scale_together_are_said():
+    truth = still_truth(**{**SMALL, "domains": 20, "oversample": 2})
+    noisy = counted(rendered(truth), truth, 1)
+    result = refine_still(
+        list(truth.experiments),
+        noisy.table,
+        noisy.counts,
+        truth.factors,
+        free=("wavelength",),
+        readout_noise=0.7,
+        **QUICK,
+    )
+    assert any("scale the pattern together" in note and "wavelength" in note for note in result.notes)
+
+
+def test_the_options_tell_what_there_is():
+    truth = still_truth(size=400)
+    model = shot_model(truth.experiments, [truth.factors], 0, Options(N=6))
+    names = {p.name for p in start_parameters(model, truth.experiments, Options(N=6, free=("tilt", "beam")))}
+    assert {"N_ab", "N_bc", "N_ac", "tilt_fast", "beam_y", "distance"} <= names
