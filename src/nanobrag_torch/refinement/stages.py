@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanobrag_torch.config import CrystalShape
+from nanobrag_torch.refinement.build import predicted_resolution
 from nanobrag_torch.refinement.columns import Layout
 from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.parameters import ParameterSet
@@ -265,6 +266,19 @@ def _unless_hopeless(problem: Problem, solution: Solution, least: float) -> Solu
 def of_brightest(problem: Problem, state: State, count: int) -> tuple[Problem, State]:
     """The same point for the boxes with the most photons in their spots."""
     return keep_pixels(problem, state, brightest(problem, problem.spots(state).clamp(min=0), count))
+
+
+def share_of_spread(problem: Problem, parameters: ParameterSet) -> float:
+    """How wide the largest spread makes the spot furthest out, over how wide its crystal's size makes it."""
+    d = predicted_resolution(problem.model, parameters, problem.boxes.spots).min()
+    values = parameters.unpack(parameters.pack())
+    found = [0.0]
+    for number, lattice in enumerate(problem.model.lattices):
+        names = [f"{name}{lattice.suffix}" for name in ("spread", "spread_a", "spread_b", "spread_c")]
+        edges = torch.linalg.vector_norm(problem.model.rows(values, number), dim=1)
+        size = (edges * problem.model.cells(values, number).diagonal()).max()
+        found += [float(torch.deg2rad(values[name]) * size / d) for name in names if name in values]
+    return max(found)
 
 
 def fits_as_well(problem: Problem, state: State, parameters: ParameterSet, sampling: Sampling) -> bool:

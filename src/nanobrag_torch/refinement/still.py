@@ -55,6 +55,7 @@ from nanobrag_torch.refinement.stages import (
     refine_sampling,
     resampled,
     scan,
+    share_of_spread,
     try_shapes,
     unsettled,
     with_parameters,
@@ -70,6 +71,8 @@ SHAPE_SAMPLING = Sampling(domains=25, oversample=2, phi_steps=5, extrapolated=Tr
 PINK = Sampling(domains=25, oversample=2, phi_steps=10, extrapolated=True)
 MANY_CHANNELS = 30
 FINE = Sampling(domains=25, oversample=2, phi_steps=10, extrapolated=True)
+NO_SPREAD = 0.1
+"""Width that a spread gives to spots over the width that the crystal's size gives; less is no spread."""
 ROUGH = 1.0
 """Standard deviations of a step that ends the rough fit."""
 
@@ -366,7 +369,8 @@ class Refinement:
             return problem, state
         parameters = problem.parameters.at(state.raw)
         fixed = ParameterSet([p for p in parameters if not p.name.startswith("spread")])
-        if not fits_as_well(problem, state, fixed, self._fine_sampling(problem)):
+        narrow = share_of_spread(problem, parameters) < NO_SPREAD
+        if not (narrow or fits_as_well(problem, state, fixed, self._fine_sampling(problem))):
             return problem, state
         self.notes.append("the spots are as wide as the crystal's size makes them: no mosaic spread")
         return with_parameters(problem, state, fixed)
