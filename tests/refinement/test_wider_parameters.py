@@ -21,6 +21,10 @@ SMALL = {"size": 900, "distance_mm": 110.0, "domains": 40, "mosaic_sampling": "q
 SPECTRUM = np.linspace(-20, 20, 7)
 
 
+def refined(begin, noisy, truth, **options):
+    return refine_still(begin, noisy.table, noisy.counts, truth.factors, readout_noise=0.7, **QUICK, **options)
+
+
 def tilted(data):
     detector = data.detector
     (panel,) = detector.panels
@@ -64,9 +68,7 @@ def test_a_parameter_of_detector_or_beam_is_found(name):
     extra = {"bandwidth": 0.004} if name == "spectrum_1" else {}
     true = replace(truth, experiments=(change(truth.experiments[0]),), extra=extra)
     noisy = counted(rendered(true), true, 1)
-    result = refine_still(
-        [begin], noisy.table, noisy.counts, truth.factors, free=free, fix=fix, readout_noise=0.7, **QUICK
-    )
+    result = refined([begin], noisy, truth, free=free, fix=fix)
     found = result.parameters[name]
     assert result.status == "converged" and found.sigma < found.prior[1]
     assert abs(found.value - value) < max(4 * found.sigma, 0.02 * abs(value) if name != "wavelength" else 1e-5)
@@ -76,10 +78,7 @@ def test_a_b_factor_is_found_where_intensities_are_held():
     truth = still_truth(**SMALL)
     warm = replace(truth, options={**truth.options, "B_factor_A2": 4.0})
     noisy = counted(rendered(warm), warm, 1)
-    result = refine_still(
-        [truth.experiments[0]], noisy.table, noisy.counts, truth.factors, free=("B",), intensities="held",
-        readout_noise=0.7, **QUICK,
-    )  # fmt: skip
+    result = refined(list(truth.experiments), noisy, truth, free=("B",), intensities="held")
     found = result.parameters["B"]
     assert result.status == "converged" and abs(found.value - 4.0) < max(4 * found.sigma, 0.05)
 
@@ -88,10 +87,7 @@ def test_numbers_of_cells_off_the_diagonal_are_found():
     cells = ((30.0, 4.0, 0.0), (4.0, 30.0, 0.0), (0.0, 0.0, 45.0))
     truth = still_truth(**SMALL, N_cells=cells, mosaic_spread_deg=0.03)
     noisy = counted(rendered(replace(truth, extra={})), truth, 1)
-    result = refine_still(
-        [truth.experiments[0]], noisy.table, noisy.counts, truth.factors, N=6, readout_noise=0.7,
-        start={"N_a": 33, "N_b": 33, "N_c": 40}, **QUICK,
-    )  # fmt: skip
+    result = refined(list(truth.experiments), noisy, truth, N=6, start={"N_a": 33, "N_b": 33, "N_c": 40})
     values = result.parameters.values()
     assert result.status == "converged"
     assert values["N_ab"] == pytest.approx(4, abs=0.6) and values["N_a"] == pytest.approx(30, rel=0.05)
@@ -135,11 +131,8 @@ def test_what_all_groups_do_together_is_no_move_of_theirs():
     truth = still_truth(size=400)
     detector = truth.experiments[0].detector
     parts = panel_groups(replace(detector, panels=(*detector.panels, *detector.panels)), {0: 0, 1: 1})
-    values = {
-        "group 0:shift_fast": torch.tensor(0.3),
-        "group 1:shift_fast": torch.tensor(0.1),
-        "distance": torch.tensor(1.0),
-    }
+    moves = {"group 0:shift_fast": 0.3, "group 1:shift_fast": 0.1, "distance": 1.0}
+    values = {name: torch.tensor(value) for name, value in moves.items()}
     found = centred(parts, values)
     assert float(found["group 0:shift_fast"]) == pytest.approx(0.1) and float(found["distance"]) == 1.0
     assert float(found["group 1:shift_fast"]) == pytest.approx(-0.1)
@@ -148,15 +141,7 @@ def test_what_all_groups_do_together_is_no_move_of_theirs():
 def test_lengths_that_scale_together_are_said():
     truth = still_truth(**{**SMALL, "domains": 20, "oversample": 2})
     noisy = counted(rendered(truth), truth, 1)
-    result = refine_still(
-        list(truth.experiments),
-        noisy.table,
-        noisy.counts,
-        truth.factors,
-        free=("wavelength",),
-        readout_noise=0.7,
-        **QUICK,
-    )
+    result = refined(list(truth.experiments), noisy, truth, free=("wavelength",))
     assert any("scale the pattern together" in note and "wavelength" in note for note in result.notes)
 
 
