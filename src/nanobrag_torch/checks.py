@@ -67,6 +67,11 @@ def _is_spread(value: Any) -> bool:
     return _is_number(value) or _is_vector(value) or rows
 
 
+def _is_cells(value: Any) -> bool:
+    """A vector, or rows of one."""
+    return _is_spread(value) and not _is_number(value)
+
+
 def _is_whole(value: Any) -> bool:
     """An integer of Python or numpy; a tensor is none, nor is True."""
     return hasattr(value, "__index__") and not isinstance(value, bool) and not hasattr(value, "detach")
@@ -92,7 +97,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "Real": (_is_number, "a number"),
     "float": (_is_number, "a number"),
     "Vector": (_is_vector, "a vector of numbers, along one axis"),
-    "Sequence[int] | Vector": (_is_vector, "a vector of numbers, along one axis"),
+    "Sequence[int] | Vector": (_is_cells, "a vector of numbers, along one axis, or a matrix of them"),
     "Real | Vector": (_is_spread, "a number, or a vector of numbers along one axis"),
     "int": (_is_whole, "a whole number"),
     "bool": (_is_switch, "True, False"),

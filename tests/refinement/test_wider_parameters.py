@@ -10,13 +10,13 @@ from nanobrag_torch.config import CrystalConfig
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.records.experiment import rotation_matrix
 from nanobrag_torch.refinement.groups import centred, panel_groups
-from nanobrag_torch.refinement.model import perpendicular
+from nanobrag_torch.refinement.model import Sampling, perpendicular
 from nanobrag_torch.refinement.setup import shot_model, start_parameters
 from nanobrag_torch.refinement.still import Options, refine_still
 from nanobrag_torch.refinement.synthetic import counted, rendered, rotation_truth, still_truth
 from nanobrag_torch.units import EV_ANGSTROM
 
-QUICK = {"shape": "gauss_hkl", "boxes": 50, "check_sampling": False}
+QUICK = {"shape": "gauss_hkl", "boxes": 50, "check_sampling": False, "sampling": Sampling(60, 3, 20)}
 SMALL = {"size": 900, "distance_mm": 110.0, "domains": 40, "mosaic_sampling": "quadrature", "oversample": 3}
 SPECTRUM = np.linspace(-20, 20, 7)
 
@@ -71,7 +71,7 @@ def test_a_parameter_of_detector_or_beam_is_found(name):
     result = refined([begin], noisy, truth, free=free, fix=fix)
     found = result.parameters[name]
     assert result.status == "converged" and found.sigma < found.prior[1]
-    assert abs(found.value - value) < max(4 * found.sigma, 0.02 * abs(value) if name != "wavelength" else 1e-5)
+    assert abs(found.value - value) < max(4 * found.sigma, 0.05 * abs(value) if name != "wavelength" else 2e-5)
 
 
 def test_a_b_factor_is_found_where_intensities_are_held():
