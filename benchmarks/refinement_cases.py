@@ -379,7 +379,7 @@ def _faint() -> tuple[Truth, Exposure, Any]:
     truth = replace(truth, options=options, background=10.0, ring=0.0, readout=0.0)
     exposure = rendered(truth)
     spots = exposure.spots
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         "miller_index": spots.hkl.astype(np.int32),
         "panel": spots.panel.astype(np.uint64),
         "xyzcal.px": np.column_stack([spots.centre, np.full(len(spots), 0.5)]),
@@ -399,4 +399,4 @@ def _summation(exposure: Exposure, boxes: Any) -> tuple[NDArray[np.float64], NDA
     first = np.searchsorted(box[order], np.arange(len(boxes)))
     inside = before - before[first][box[order]] < 0.99 * true[box[order]]
     variance = np.bincount(box[order][inside], seen[order][inside], len(boxes))
-    return true, np.sqrt(variance)
+    return np.asarray(true, np.float64), np.sqrt(variance.astype(np.float64))

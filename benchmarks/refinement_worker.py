@@ -57,11 +57,10 @@ def written(folder: Path, truth: Truth, noisy: Exposure, seed: int, options: dic
     write_expt(folder / "shot.expt", replace(begin, image_template="image_001.img"))
     write_refl(folder / "shot.refl", noisy.table)
     write_mtz(folder / "model.mtz", wrong_factors(truth.factors, 0.15, seed + 1000))
-    places = {name: str(folder / file) for name, file in _FILES.items()}
-    return Run(**places, folder=str(folder / "out"), options=options)
-
-
-_FILES = {"experiments": "shot.expt", "reflections": "shot.refl", "structure_factors": "model.mtz"}
+    places = [str(folder / name) for name in ("shot.expt", "shot.refl", "model.mtz", "out")]
+    return Run(
+        experiments=places[0], reflections=places[1], structure_factors=places[2], folder=places[3], options=options
+    )
 
 
 def worked(run: Run, threads: int) -> Case:
@@ -70,7 +69,7 @@ def worked(run: Run, threads: int) -> Case:
     import torch
 
     torch.set_num_threads(threads)
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(threads, numba.get_num_threads()))
     (task,) = tasks_of(run)
     took: list[float] = []
     record: dict[str, Any] = {}

@@ -111,8 +111,9 @@ def test_matrices_of_cells_that_cannot_be(cells, shape):
 def test_start_angle_and_axis_of_a_rotation_are_found():
     truth = rotation_truth(size=(1400, 1400))
     (data,) = truth.experiments
-    wide = replace(data, scan=replace(data.scan, oscillation_width_deg=1.0))
-    late = replace(wide, scan=replace(wide.scan, oscillation_start_deg=0.03))
+    assert data.scan is not None
+    scan = replace(data.scan, oscillation_width_deg=1.0)
+    wide, late = replace(data, scan=scan), replace(data, scan=replace(scan, oscillation_start_deg=0.03))
     options = {**truth.options, "oversample": 2, "phi_steps": 40}
     true = replace(truth, experiments=(late,), options=options, most_spots=50)
     noisy = counted(rendered(true), true, 1)
@@ -130,6 +131,7 @@ def test_start_angle_and_axis_of_a_rotation_are_found():
 def test_what_all_groups_do_together_is_no_move_of_theirs():
     truth = still_truth(size=400)
     detector = truth.experiments[0].detector
+    assert detector is not None
     parts = panel_groups(replace(detector, panels=(*detector.panels, *detector.panels)), {0: 0, 1: 1})
     moves = {"group 0:shift_fast": 0.3, "group 1:shift_fast": 0.1, "distance": 1.0}
     values = {name: torch.tensor(value) for name, value in moves.items()}

@@ -18,8 +18,8 @@ from nanobrag_torch.records.tables import ShoeboxData
 
 KIND = "Shoebox<>"
 HEAD = struct.Struct("<I6iB")
-MASK_TYPES = {1: np.dtype("<i4"), 2: np.dtype("u1")}
-FLOAT = np.dtype("<f4")
+MASK_TYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<i4"), 2: np.dtype("u1")}
+FLOAT: np.dtype[Any] = np.dtype("<f4")
 
 
 def shoeboxes_of(entry: Any, rows: int, where: str) -> tuple[ShoeboxData, ...]:
