@@ -115,7 +115,7 @@ def test_two_images_as_a_user_compares_them(images, tmp_path):
     for name in ("a.png", "b.png", "difference.png", "histogram.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in out.iterdir()) == [
-        "a.png", "b.png", "difference.png", "histogram.png", "metrics.json",
+        "a.png", "b.png", "difference.png", "histogram.png", "metrics.json", "report.html",
     ]  # fmt: skip
 
 

@@ -19,8 +19,8 @@ NB = Path(sysconfig.get_path("scripts")) / "nb"
 CELL = ["-cell", "50", "60", "70", "90", "90", "90"]
 FLAGS = [*CELL, "-default_F", "10", "-N", "5", "-detpixels", "32", "-pixel", "0.5"]
 FILES = {
-    "README.md", "commands.txt", "env.json", "git_sha.txt", "git_status.txt", "metrics.json", "sha256.txt",
-    "summary.md", "trace.json", "trace.log", "trace_per_phi.log",
+    "README.md", "commands.txt", "env.json", "git_sha.txt", "git_status.txt", "metrics.json", "report.html",
+    "sha256.txt", "summary.md", "trace.json", "trace.log", "trace_per_phi.log",
 }  # fmt: skip
 
 
@@ -128,14 +128,14 @@ def test_verification_sees_every_change(bundle, capsys):
     folder = bundle("one", "--pixel", "3", "4")
     capsys.readouterr()
     assert main(["evidence", "--verify", "one"]) == 0
-    assert capsys.readouterr().out == "10 files as written, 0 problems\n"
+    assert capsys.readouterr().out == "11 files as written, 0 problems\n"
     (folder / "metrics.json").write_text((folder / "metrics.json").read_text().replace("3", "4", 1))
     (folder / "trace.log").unlink()
     (folder / "more.txt").write_text("later")
     assert main(["evidence", "--verify", "one"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "missing: trace.log", "not listed: more.txt", "changed: metrics.json", "8 files as written, 3 problems",
+        "missing: trace.log", "not listed: more.txt", "changed: metrics.json", "9 files as written, 3 problems",
     ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from nanobrag_torch.io.picture import BEAM_COLOUR, RING_COLOUR, grey_range, ring
 from nanobrag_torch.io.png_image import panel_resolution
 from nanobrag_torch.records.experiment import BeamData, DetectorData, ExperimentData
 from nanobrag_torch.records.frames import beam_on_panel, incident
-from nanobrag_torch.report.page import WIDTH, words, write_page
+from nanobrag_torch.report.page import WIDTH, plot, words, write_page
 from nanobrag_torch.report.plane import Panels, Plane, laboratory_plane, pixel_plane
 from nanobrag_torch.report.pyramid import Level, compact, levels
 
@@ -107,23 +107,20 @@ def _measured(pixels: NDArray[Any]) -> NDArray[np.float32]:
 
 def _figure(plane: Plane, images: tuple[Level, ...]) -> tuple[Any, list[Any], list[Any], Any]:
     from bokeh.models.annotations.legends import ColorBar
-    from bokeh.models.callbacks import CustomJS
     from bokeh.models.mappers import LinearColorMapper, LogColorMapper
     from bokeh.models.ranges import Range1d
     from bokeh.models.tools import BoxZoomTool
     from bokeh.palettes import Greys256
-    from bokeh.plotting import figure
 
     low, high = plane.bounds
     unit = "pixels" if plane.in_pixels else "mm"
     ends = (high[1], low[1]) if plane.in_pixels else (low[1], high[1])
     share = (high - low) / (high - low).max()
-    drawn = figure(
+    drawn = plot(
         x_range=Range1d(low[0], high[0]),
         y_range=Range1d(*ends),
         frame_width=max(int(FRAME * share[0]), 200),
         frame_height=max(int(FRAME * share[1]), 200),
-        tools="pan,wheel_zoom,box_zoom,reset,save",
         active_scroll="wheel_zoom",
         x_axis_label=f"fast ({unit})" if plane.in_pixels else f"x, seen along the beam ({unit})",
         y_axis_label=f"slow ({unit})" if plane.in_pixels else f"y ({unit})",
@@ -136,7 +133,17 @@ def _figure(plane: Plane, images: tuple[Level, ...]) -> tuple[Any, list[Any], li
     white, black = grey_range(np.nan_to_num(images[0].rasters[0].values))
     options: dict[str, Any] = {"palette": Greys256[::-1], "low": white, "high": black, "nan_color": NO_PIXEL}
     mappers = [LogColorMapper(**options), LinearColorMapper(**options)]
-    renderers = [_draw(drawn, level, mappers[0]) for level in images]
+    renderers = add_levels(drawn, plane, images, mappers[0])
+    bar = ColorBar(color_mapper=mappers[0], title="pixel value")
+    drawn.add_layout(bar, "right")
+    return drawn, renderers, mappers, bar
+
+
+def add_levels(drawn: Any, plane: Plane, images: tuple[Level, ...], mapper: Any) -> list[Any]:
+    """Draw images from coarse to fine, each shown when a screen has the pixels for it; a renderer each."""
+    from bokeh.models.callbacks import CustomJS
+
+    renderers = [_draw(drawn, level, mapper) for level in images]
     for renderer in renderers[1:]:
         renderer.visible = False
     cells = [level.block * plane.pixel for level in images]
@@ -145,9 +152,7 @@ def _figure(plane: Plane, images: tuple[Level, ...]) -> tuple[Any, list[Any], li
     show = CustomJS(args=arguments, code=_SHOW_LEVELS)
     drawn.x_range.js_on_change("start", show)
     drawn.x_range.js_on_change("end", show)
-    bar = ColorBar(color_mapper=mappers[0], title="pixel value")
-    drawn.add_layout(bar, "right")
-    return drawn, renderers, mappers, bar
+    return renderers
 
 
 def _draw(figure: Any, level: Level, mapper: Any) -> Any:

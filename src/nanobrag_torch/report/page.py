@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output
 
+_NAMES = r'"p\d{4,}"|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b'
 MOST_BYTES = 8_000_000  # of a page, if not asked for in full
 WIDTH = 1180  # screen pixels, so that a window of 1280 shows the page without scrolling sideways
 
@@ -23,12 +25,22 @@ def write_page(target: Target, title: str, parts: Sequence[Any], *, full: bool =
     from bokeh.resources import INLINE
 
     heading = words(f"<h1 style='margin:0;font-size:20px'>{escape(title)}</h1>")
-    text = file_html(column(heading, *parts, width=WIDTH), resources=INLINE, title=title).encode()
+    text = _named_alike(file_html(column(heading, *parts, width=WIDTH), resources=INLINE, title=title)).encode()
     if len(text) > MOST_BYTES and not full:
         raise InputError(flag, f"{len(text)} bytes", f"a page of at most {MOST_BYTES}, or --full")
     with open_output(target, flag) as file:
         file.write(text)
     return len(text)
+
+
+def _named_alike(text: str) -> str:
+    """Names of models numbered as they come, so that the same content is the same bytes."""
+    names: dict[str, str] = {}
+    return re.sub(_NAMES, lambda found: names.setdefault(found[0], _name(found[0], len(names))), text)
+
+
+def _name(old: str, number: int) -> str:
+    return f'"p{number + 1000}"' if old.startswith('"') else f"00000000-0000-4000-8000-{number:012d}"
 
 
 def words(html: str, width: int = WIDTH) -> Any:

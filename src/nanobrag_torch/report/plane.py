@@ -74,8 +74,12 @@ class Plane:
             return Raster(values, (float(fast), float(slow)), (float(size[1]), float(size[0])))
         corner = self.place(number, np.array([[fast, slow]], np.float64))
         alone = Plane(corner, self.steps[number : number + 1], (size,), False)
-        above, below = alone.raster([values], 1), alone.raster([-values], 1).values
-        return replace(above, values=np.where(above.values >= -below, above.values, -below))
+        return alone.strongest([values], 1)
+
+    def strongest(self, panels: Panels, block: int) -> Raster:
+        """As `raster`, of the pixel that is farthest from zero."""
+        above, below = self.raster(panels, block), self.raster([-part for part in panels], block).values
+        return replace(above, values=np.where(above.values >= below, above.values, -below))
 
     def _push(
         self, grid: NDArray[np.float32], pixels: NDArray[np.float32], number: int, low: Real, cell: float

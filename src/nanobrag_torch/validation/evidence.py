@@ -19,6 +19,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.tracing.log import Trace, log_lines, number_text, trace_json
 from nanobrag_torch.validation import checksums, environment, tracediff
 from nanobrag_torch.validation.diff import read_json
+from nanobrag_torch.validation.pages import write_evidence_page
 
 if TYPE_CHECKING:
     from nanobrag_torch.simulator import Simulator
@@ -143,6 +144,7 @@ def _write_files(folder: Path, evidence: Evidence) -> list[Check]:
     if evidence.comparison is not None:
         page = tracediff.summary_markdown(evidence.comparison, "trace.log", str(evidence.reference))
         (folder / "comparison.md").write_text(page)
+    write_evidence_page(folder / "report.html", evidence, metrics, checks, sha)
     return checks
 
 
@@ -280,6 +282,7 @@ def _readme_lines(evidence: Evidence, metrics: Mapping[str, Any], checks: list[C
 
 
 _FILES = """\
+* `report.html`: a page of all this, to look at
 * `trace.log`, `trace.json`: every intermediate value of the pixel; `trace_per_phi.log`: its phi steps alone
 * `comparison.md`: the trace paired with a reference trace, when one was given
 * `metrics.json`, `summary.md`: the numbers, with those of a baseline when one was given

@@ -78,7 +78,8 @@ def compare(
     ] = 1e-6,
     gate: Annotated[float, typer.Option(help="Largest distance of matched peaks (pixels).")] = 2.0,
     outdir: Annotated[
-        Path | None, typer.Option(help="Folder for metrics.json and the pictures of images, difference and histogram.")
+        Path | None,
+        typer.Option(help="Folder for report.html, metrics.json and pictures of images, difference and histogram."),
     ] = None,
 ) -> None:
     """Compare two images, or render one set of flags here and with the C program and compare those.
@@ -91,6 +92,7 @@ def compare(
     """
     from nanobrag_torch.validation.compare import compare_images, metric_lines
     from nanobrag_torch.validation.images import cut, resampled
+    from nanobrag_torch.validation.pages import write_comparison
 
     given = list(words or ())
     by_flags = config is not None or (bool(given) and given[0].startswith("-"))
@@ -109,7 +111,9 @@ def compare(
     print(f"correlation {'at least' if passed else 'BELOW'} {threshold:g}")
     if outdir is not None:
         verdict = {"threshold": threshold, "passed": passed}
-        _write(outdir, images, {**images.plain(), **metrics.plain(), **verdict}, rendered=by_flags)
+        plain = {**images.plain(), **metrics.plain(), **verdict}
+        _write(outdir, images, plain, rendered=by_flags)
+        write_comparison(outdir / "report.html", images.a, images.b, images.names, metrics, plain)
     if not passed:
         raise typer.Exit(BELOW_THRESHOLD)
 

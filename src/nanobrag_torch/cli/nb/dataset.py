@@ -121,10 +121,16 @@ def _make(
         tally = _by_engine(folder, workers, cluster, quiet)
     tally.raise_failures()
     complete = engine.finish(folder)
+    if complete and place.rank == 0:
+        from nanobrag_torch.datasets.looking import write_dataset_page
+
+        write_dataset_page(folder)
     if not quiet and place.rank == 0:
         recipe = folder.recipe
         words = (
-            f"{recipe.dataset.images} images in {recipe.shards} shards" if complete else "other shards are missing yet"
+            f"{recipe.dataset.images} images in {recipe.shards} shards, report.html"
+            if complete
+            else "other shards are missing yet"
         )
         typer.echo(f"{folder.path}: {words}")
 

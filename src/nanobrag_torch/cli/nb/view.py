@@ -11,7 +11,9 @@ from nanobrag_torch.errors import InputError
 
 
 def view(
-    file: Annotated[Path, typer.Argument(help="an image of any kind that nb reads, or a folder of nb refine")],
+    file: Annotated[
+        Path, typer.Argument(help="an image of any kind that nb reads, or a folder that nb refine or nb dataset filled")
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="the picture, a PNG file")] = None,
     html: Annotated[Path | None, typer.Option("--html", help="the page: zoom, contrast, values, no network")] = None,
     full: Annotated[bool, typer.Option("--full", help="every pixel in the page, however large it gets")] = False,
@@ -47,7 +49,8 @@ def view(
 
 
 def _view_folder(folder: Path, output: Path | None, html: Path | None) -> None:
-    """The page of a refined shot, or of all shots of a refinement."""
+    """The page of a data set, of a refined shot, or of all shots of a refinement."""
+    from nanobrag_torch.datasets.looking import dataset_of, write_dataset_page
     from nanobrag_torch.report.opening import open_file
     from nanobrag_torch.report.shot import PAGE, write_shot_page
     from nanobrag_torch.report.shot_data import is_shot
@@ -56,11 +59,13 @@ def _view_folder(folder: Path, output: Path | None, html: Path | None) -> None:
     if output is not None:
         raise InputError("--output", str(output), "an image; a folder has a page, --html")
     page = folder / PAGE if html is None else html
-    if is_shot(folder):
+    if (data_set := dataset_of(folder)) is not None:
+        write_dataset_page(data_set, page)
+    elif is_shot(folder):
         write_shot_page(folder, page)
-        typer.echo(str(page))
     else:
-        typer.echo(write_pages(folder, page))
+        write_pages(folder, page)
+    typer.echo(str(page))
     open_file(page)
 
 
