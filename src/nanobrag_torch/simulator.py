@@ -36,6 +36,7 @@ from nanobrag_torch.response.photons import poisson_counts
 from nanobrag_torch.tracing.attributes import SimulatorAttributes
 from nanobrag_torch.tracing.log import log_lines
 from nanobrag_torch.tracing.pixel import trace_pixel
+from nanobrag_torch.tracing.showing import SimulatorShown
 from nanobrag_torch.units import ANGSTROM, R_E_SQUARED
 
 EDGE_ON = 1e-12
@@ -45,7 +46,7 @@ SAMPLED_PIXELS, SAMPLED_STEPS = 2**16, 2**28
 _LOG = logging.getLogger(__name__)
 
 
-class Simulator(SimulatorAttributes):
+class Simulator(SimulatorAttributes, SimulatorShown):
     """Renders one crystal on one detector in one beam: photons per pixel (design, the one equation).
 
     background: amorphous materials that scatter besides the crystal. response: what the detector makes of the photons;

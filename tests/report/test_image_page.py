@@ -8,9 +8,9 @@ from looking import everything_written, under_the_pointer, window
 
 from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.io.images import write_image
+from nanobrag_torch.io.plane import laboratory_plane
 from nanobrag_torch.records.experiment import BeamData, DetectorData, ExperimentData, PanelData
 from nanobrag_torch.report.image import write_image_page
-from nanobrag_torch.report.plane import laboratory_plane
 from nanobrag_torch.report.pyramid import levels
 
 BEAM = BeamData(wavelength_A=1.0)

@@ -24,6 +24,7 @@ DOTS_PER_INCH = 100
 MAP_NODES = 400  # of each side of the resolution map, so that rings look round
 EDGE = 0.03  # a ring fits if its label stays this share of the image's side away from the border
 MARGINS = (75, 125, 60, 50)  # screen pixels left, right, bottom, top
+NO_PIXEL = "#dfe8f2"
 RING_COLOUR, BEAM_COLOUR = "#2060b0", "#c02020"
 
 Real = NDArray[np.float64]
@@ -81,18 +82,19 @@ def write_picture(
     beam_pixel: tuple[float, float] | None = None,
     resolution: ResolutionMap | None = None,
     units: str = "photons / pixel",
+    longest_side: int = LONGEST_SIDE,
     flag: str = FLAG,
 ) -> None:
-    """Write an image (slow, fast) as a PNG picture: logarithmic grey, axes in pixels, slow axis downwards.
+    """Write an image (slow, fast) as PNG, or SVG by the name: logarithmic grey, axes in pixels, slow axis downwards.
 
     beam_pixel: fast and slow position of the beam in pixels, marked if it is on the image; resolution: where rings are.
-    An image larger than the screen shows the highest pixel of each block.
+    An image of more than `longest_side` pixels shows the highest pixel of each block.
     Raises InputError if the file cannot be written.
     """
     if image.ndim != 2 or image.size == 0:
         raise InputError("image", image.shape, "an image (slow, fast)")
     with open_output(target, flag) as file:
-        figure, axes = _figure(image, title, units)
+        figure, axes = image_figure(image, title, units, longest_side)
         if resolution is not None:
             _draw_rings(axes, resolution, image.shape, beam_pixel)
         if beam_pixel is not None:
@@ -131,23 +133,20 @@ def grey_range(image: NDArray[Any]) -> tuple[float, float]:
     return white, max(black, FLATTEST * white)
 
 
-def _figure(image: NDArray[Any], title: str, units: str) -> tuple[Figure, Axes]:
-    """A figure on which every block of pixels is a whole number of screen pixels."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure
+def image_figure(image: NDArray[Any], title: str, units: str, longest_side: int = LONGEST_SIDE) -> tuple[Figure, Axes]:
+    """A figure on which every block of pixels is a whole number of screen pixels; its first image is that of the axes.
 
-    block = -(-max(image.shape) // LONGEST_SIDE)
+    Raises InputError for pixels that are not finite.
+    """
+    from matplotlib.colors import LogNorm
+
+    block = -(-max(image.shape) // longest_side)
     blocks = block_maximum(image, block)
     if not np.isfinite(blocks).all():
         raise InputError("image", "pixels that are not finite", "finite pixels")
-    zoom = max(LONGEST_SIDE * 8 // 10 // max(blocks.shape), 1)
+    zoom = max(longest_side * 8 // 10 // max(blocks.shape), 1)
     height, width = (max(side * zoom, 120) for side in blocks.shape)
-    left, right, bottom, top = MARGINS
-    full_width, full_height = width + left + right, height + bottom + top
-    figure = Figure(figsize=(full_width / DOTS_PER_INCH, full_height / DOTS_PER_INCH))
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((left / full_width, bottom / full_height, width / full_width, height / full_height))
+    figure, axes, beside = blank_figure(width, height)
     white, black = grey_range(blocks)
     drawn = axes.imshow(
         np.maximum(blocks, white * 1e-3),
@@ -159,16 +158,34 @@ def _figure(image: NDArray[Any], title: str, units: str) -> tuple[Figure, Axes]:
     )
     axes.set(xlim=(0, image.shape[1]), ylim=(image.shape[0], 0), xlabel="fast (pixels)", ylabel="slow (pixels)")
     axes.set_title(title, fontsize=10, parse_math=False)
-    beside = ((left + width + 15) / full_width, bottom / full_height, 14 / full_width, height / full_height)
-    figure.colorbar(drawn, cax=figure.add_axes(beside), label=units)
+    figure.colorbar(drawn, cax=beside, label=units)
     return figure, axes
+
+
+def blank_figure(width: int, height: int) -> tuple[Figure, Axes, Axes]:
+    """A figure, its axes of so many screen pixels, and axes for a bar of greys beside them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    left, right, bottom, top = MARGINS
+    full_width, full_height = width + left + right, height + bottom + top
+    figure = Figure(figsize=(full_width / DOTS_PER_INCH, full_height / DOTS_PER_INCH))
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((left / full_width, bottom / full_height, width / full_width, height / full_height))
+    beside = ((left + width + 15) / full_width, bottom / full_height, 14 / full_width, height / full_height)
+    return figure, axes, figure.add_axes(beside)
 
 
 def _draw_beam(axes: Axes, beam_pixel: tuple[float, float], shape: tuple[int, ...]) -> None:
     fast, slow = beam_pixel
     if 0 <= fast <= shape[1] and 0 <= slow <= shape[0]:
-        for colour, size, width in (("white", 20, 3.5), (BEAM_COLOUR, 18, 1.3)):  # a white rim, for dark ground
-            axes.plot([fast], [slow], marker="+", markersize=size, markeredgewidth=width, color=colour)
+        mark_beam(axes, fast, slow)
+
+
+def mark_beam(axes: Axes, x: float, y: float) -> None:
+    """A red cross with a white rim, for dark ground."""
+    for colour, size, width in (("white", 20, 3.5), (BEAM_COLOUR, 18, 1.3)):
+        axes.plot([x], [y], marker="+", markersize=size, markeredgewidth=width, color=colour)
 
 
 def _draw_rings(
@@ -180,7 +197,7 @@ def _draw_rings(
         points = resolution.ring(d)
         label = _label_place(points, shape, beam_pixel)
         if label is not None:
-            _draw_ring(axes, points, label, f"{d:g} Å")
+            draw_ring(axes, points, label, f"{d:g} Å")
 
 
 def _has_minimum_inside(inverse_d: Real) -> bool:
@@ -204,7 +221,8 @@ def _label_place(points: Real, shape: tuple[int, ...], beam_pixel: tuple[float, 
     return place if bool(np.all((place > EDGE * size) & (place < (1 - EDGE) * size))) else None
 
 
-def _draw_ring(axes: Axes, points: Real, label: Real, text: str) -> None:
+def draw_ring(axes: Axes, points: Real, label: Real, text: str) -> None:
+    """A ring with its label."""
     axes.plot(points[:, 0], points[:, 1], color=RING_COLOUR, linewidth=0.9, alpha=0.85)
     box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
     axes.text(label[0], label[1], text, color=RING_COLOUR, fontsize=9, ha="center", va="center", bbox=box)

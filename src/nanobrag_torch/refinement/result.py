@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -176,6 +177,16 @@ class StillResult:
         with TemporaryDirectory() as folder:
             write_result(self, folder, figures=False)
             return shown(lambda page: write_shot_page(folder, page), target)
+
+    def _repr_png_(self) -> bytes | None:
+        """Its boxes, for notebooks."""
+        from nanobrag_torch.refinement.figures import draw_boxes
+
+        if self.fit is None:
+            return None
+        picture = io.BytesIO()
+        draw_boxes(self, picture)
+        return picture.getvalue()
 
     def summary(self) -> str:
         """One line: status, sigma-Z, steps and the number of reflections."""

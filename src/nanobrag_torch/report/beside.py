@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanobrag_torch.io.picture import grey_range
-from nanobrag_torch.report.image import NO_PIXEL, add_levels
+from nanobrag_torch.io.picture import NO_PIXEL, grey_range
+from nanobrag_torch.io.plane import Plane, pixel_plane
+from nanobrag_torch.report.image import add_levels
 from nanobrag_torch.report.page import plot
-from nanobrag_torch.report.plane import Plane, pixel_plane
 from nanobrag_torch.report.pyramid import TILE, Level
 
 FRAME = 316  # screen pixels, and cells of the overview

@@ -9,16 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanobrag_torch.io.atomic import Target
-from nanobrag_torch.io.picture import BEAM_COLOUR, RING_COLOUR, grey_range, ring_spacings
-from nanobrag_torch.io.png_image import panel_resolution
+from nanobrag_torch.io.picture import BEAM_COLOUR, NO_PIXEL, RING_COLOUR, grey_range
+from nanobrag_torch.io.plane import Panels, Plane, beam_place, laboratory_plane, pixel_plane, ring_label, rings
 from nanobrag_torch.records.experiment import BeamData, DetectorData, ExperimentData
-from nanobrag_torch.records.frames import beam_on_panel, incident
+from nanobrag_torch.records.frames import incident
 from nanobrag_torch.report.page import WIDTH, plot, words, write_page
-from nanobrag_torch.report.plane import Panels, Plane, laboratory_plane, pixel_plane
 from nanobrag_torch.report.pyramid import Level, compact, levels
 
 FRAME = 600  # screen pixels of the longer side of the image
-NO_PIXEL = "#dfe8f2"
 NEVER = 2**32 - 1  # what 32-bit files write where there is no pixel
 
 # Finer images appear when each of their cells has a screen pixel of its own; a browser drops some before.
@@ -74,8 +72,8 @@ def write_image_page(
     images = levels(plane, panels, full=full)
     figure, renderers, mappers, bar = _figure(plane, images)
     _add_hover(figure, plane, images, renderers, detector, beam)
-    rings = _add_rings(figure, plane, detector, beam)
-    controls = _controls(images[0], renderers, mappers, bar, rings)
+    marks = _add_rings(figure, plane, detector, beam)
+    controls = _controls(images[0], renderers, mappers, bar, marks)
     text = _says(panels, plane, images, detector, beam)
     return write_page(target, title, [text, controls, figure], full=full)
 
@@ -194,8 +192,8 @@ def _panels_of_script(plane: Plane, detector: DetectorData | None) -> list[dict[
         one: dict[str, Any] = {
             "name": "" if len(plane.sizes) == 1 else f"panel {number}",
             "corner": plane.corners[number].tolist(),
-            "inverse": np.linalg.inv(plane.steps[number]).reshape(-1).tolist(),
-            "size": list(size),
+            "inverse": np.linalg.pinv(plane.steps[number]).reshape(-1).tolist(),
+            "size": [0, 0] if plane.is_edge_on(number) else list(size),
             "origin": None,
         }
         if detector is not None:
@@ -211,16 +209,9 @@ def _add_rings(figure: Any, plane: Plane, detector: DetectorData | None, beam: B
     """Rings of resolution with their labels, and the beam; what was drawn."""
     if detector is None or beam is None:
         return []
-    maps = [panel_resolution(panel, beam) for panel in detector.panels]
-    centre = _beam_centre(plane, detector, beam)
-    inside = centre is not None and any(one.inverse_d.min() < 1e-3 for one in maps)
-    lowest = 0.0 if inside else min(float(one.inverse_d.min()) for one in maps)
-    lines, labels = [], []
-    for d in ring_spacings(lowest, max(float(one.inverse_d.max()) for one in maps)):
-        points = np.concatenate([plane.place(i, one.ring(d)) for i, one in enumerate(maps)])
-        if np.isfinite(points).any():
-            lines.append(points)
-            labels.append((*points[np.nanargmax(points @ (0.7, -0.72 if plane.in_pixels else 0.72))], f"{d:g} Å"))
+    centre, found = beam_place(plane, detector, beam), rings(plane, detector, beam)
+    lines = [points for _, points in found]
+    labels = [(*ring_label(plane, points), label) for label, points in found]
     drawn = [figure.multi_line([p[:, 0] for p in lines], [p[:, 1] for p in lines], color=RING_COLOUR, alpha=0.7)]
     x, y, text = zip(*labels, strict=True) if labels else ((), (), ())
     drawn.append(
@@ -233,16 +224,7 @@ def _add_rings(figure: Any, plane: Plane, detector: DetectorData | None, beam: B
     return drawn
 
 
-def _beam_centre(plane: Plane, detector: DetectorData, beam: BeamData) -> tuple[float, float] | None:
-    if not plane.in_pixels:
-        return 0.0, 0.0
-    spot = beam_on_panel(detector.panels[0], beam)
-    if spot is None or not spot.inside:
-        return None
-    return spot.fast_mm / spot.pixel_mm[0], spot.slow_mm / spot.pixel_mm[1]
-
-
-def _controls(overview: Level, renderers: list[Any], mappers: list[Any], bar: Any, rings: list[Any]) -> Any:
+def _controls(overview: Level, renderers: list[Any], mappers: list[Any], bar: Any, marks: list[Any]) -> Any:
     from bokeh.layouts import row
     from bokeh.models.callbacks import CustomJS
     from bokeh.models.widgets.buttons import Toggle
@@ -262,9 +244,9 @@ def _controls(overview: Level, renderers: list[Any], mappers: list[Any], bar: An
     slider.js_on_change("value", change)
     scale.js_on_change("active", change)
     parts = [slider, scale, text]
-    if rings:
+    if marks:
         switch = Toggle(label="rings and beam", active=True)
-        for drawn in rings:
+        for drawn in marks:
             switch.js_link("active", drawn, "visible")
         parts.append(switch)
     return row(*parts, width=WIDTH)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanobrag_torch.report.plane import Panels, Plane, Raster
+from nanobrag_torch.io.plane import Panels, Plane, Raster
 
 SCREEN = 600  # cells of the longer side of the overview: fewer than screen pixels, so that each is drawn
 TILE = 32  # pixels

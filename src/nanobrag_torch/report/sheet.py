@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanobrag_torch.io.picture import grey_range
-from nanobrag_torch.report.image import NO_PIXEL
+from nanobrag_torch.io.picture import NO_PIXEL, grey_range
+from nanobrag_torch.io.plane import pixel_plane
 from nanobrag_torch.report.page import plot
-from nanobrag_torch.report.plane import pixel_plane
 from nanobrag_torch.report.pyramid import compact
 
 FRAME = 330  # screen pixels of a thumbnail, and cells of its image

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanobrag_torch.io.picture import grey_range
+from nanobrag_torch.io.picture import NO_PIXEL, grey_range
+from nanobrag_torch.io.plane import Plane, laboratory_plane, pixel_plane
 from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.report.charts import BLUE, RED
-from nanobrag_torch.report.image import NO_PIXEL
 from nanobrag_torch.report.page import WIDTH, plot, words
-from nanobrag_torch.report.plane import Plane, laboratory_plane, pixel_plane
 from nanobrag_torch.report.shot_data import Boxes
 
 EACH = 10  # boxes shown of the worst, the middle and the best

@@ -136,3 +136,14 @@ def write_json(path: Path, content: object, flag: str) -> None:
     import json
 
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n", flag)
+
+
+def numbers(text: str, flag: str = "--frames") -> list[int]:
+    """0,3-5 -> 0 3 4 5."""
+    found: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.partition("-")
+        if not low.strip().isdigit() or (dash and not high.strip().isdigit()):
+            raise InputError(flag, text, "numbers and ranges from 0, as 0,3-5")
+        found += range(int(low), int(high if dash else low) + 1)
+    return found

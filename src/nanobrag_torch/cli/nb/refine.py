@@ -71,6 +71,7 @@ def refine(
         print(translated(import_phil, given))
         return
     _require(experiments=experiments, reflections=reflections, output=output)
+    from nanobrag_torch.cli.nb.flags import numbers
     from nanobrag_torch.refinement.shots import Run, exit_code, tasks_of
 
     run = Run(
@@ -81,7 +82,13 @@ def refine(
         options=options_of(given),
         figures=figures,
     )
-    tasks = tasks_of(run, images=[str(i) for i in images or ()], frames=_numbers(frames), skip=skip, limit=limit)
+    tasks = tasks_of(
+        run,
+        images=[str(i) for i in images or ()],
+        frames=None if frames is None else numbers(frames),
+        skip=skip,
+        limit=limit,
+    )
     records = _run(run, tasks, workers, resume)
     code = exit_code(records)
     if code:
@@ -174,19 +181,6 @@ def _priors(words: Sequence[str]) -> dict[str, float]:
         if not sigma > 0:
             raise InputError("--prior", f"{name}={value}", "a standard deviation above 0 (a factor above 1)")
         found |= dict.fromkeys(stems, sigma)
-    return found
-
-
-def _numbers(text: str | None) -> list[int] | None:
-    """0,3-5 -> 0 3 4 5."""
-    if text is None:
-        return None
-    found: list[int] = []
-    for part in text.split(","):
-        low, dash, high = part.partition("-")
-        if not low.strip().isdigit() or (dash and not high.strip().isdigit()):
-            raise InputError("--frames", text, "numbers and ranges from 0, as 0,3-5")
-        found += range(int(low), int(high if dash else low) + 1)
     return found
 
 

@@ -14,10 +14,15 @@ def view(
     file: Annotated[
         Path, typer.Argument(help="an image of any kind that nb reads, or a folder that nb refine or nb dataset filled")
     ],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="the picture, a PNG file")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="the picture (.png, .svg), or of --frames the animation (.gif, .mp4)"),
+    ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="the page: zoom, contrast, values, no network")] = None,
     full: Annotated[bool, typer.Option("--full", help="every pixel in the page, however large it gets")] = False,
     frame: Annotated[int, typer.Option(help="which image of several, from 0")] = 0,
+    frames: Annotated[str | None, typer.Option(help="an animation of these images, from 0: 0,3-5 or all")] = None,
+    rate: Annotated[float, typer.Option(help="images a second of an animation")] = 5.0,
     geometry: Annotated[Path | None, typer.Option(help="geometry of an image that does not state it")] = None,
     experiment: Annotated[int | None, typer.Option(help="which experiment of several in --geometry, from 0")] = None,
     data_file: Annotated[Path | None, typer.Option(help="images that hold the values a CrystFEL .geom locates")] = None,
@@ -25,6 +30,9 @@ def view(
     """Draw an image: dark spots on white, beam centre, resolution rings; or write the page of a folder of results."""
     if file.is_dir():
         _view_folder(file, output, html)
+        return
+    if frames is not None:
+        _view_frames(file, frames, output, html, rate)
         return
     from nanobrag_torch.io.geometry import read_geometry
     from nanobrag_torch.io.images import read_image
@@ -46,6 +54,26 @@ def view(
         size = write_image_page(html, image.pixels, data, title=title, full=full)
         typer.echo(f"{html}: {size / 1e6:.1f} MB")
     open_file(html or output or file)
+
+
+def _view_frames(file: Path, frames: str, output: Path | None, html: Path | None, rate: float) -> None:
+    """Images of a series one after the other."""
+    from nanobrag_torch.cli.nb.flags import numbers
+    from nanobrag_torch.io.images import read_image
+    from nanobrag_torch.io.movie import write_movie
+    from nanobrag_torch.report.opening import open_file
+
+    if output is None or html is not None:
+        raise InputError("--frames", frames, "the animation's name, --output, and no --html")
+    if not rate > 0:
+        raise InputError("--rate", rate, "a number above 0")
+    count = read_image(file).frames
+    chosen = list(range(count)) if frames == "all" else numbers(frames)
+    found = (read_image(file, number).pixels for number in chosen)
+    stacked = (pixels.reshape(-1, pixels.shape[-1]) for pixels in found)
+    write_movie(output, stacked, [f"{file.name}, {number}" for number in chosen], rate=rate)
+    typer.echo(f"{output}: {len(chosen)} images")
+    open_file(output)
 
 
 def _view_folder(folder: Path, output: Path | None, html: Path | None) -> None:
@@ -72,8 +100,8 @@ def _view_folder(folder: Path, output: Path | None, html: Path | None) -> None:
 def _require_names(output: Path | None, html: Path | None, full: bool) -> None:
     if output is None and html is None:
         raise InputError("--output, --html", None, "the picture or the page to write")
-    for flag, name, ends in (("--output", output, (".png",)), ("--html", html, (".html", ".htm"))):
+    for flag, name, ends in (("--output", output, (".png", ".svg")), ("--html", html, (".html", ".htm"))):
         if name is not None and name.suffix.lower() not in ends:
-            raise InputError(flag, str(name), f"a name that ends in {ends[0]}")
+            raise InputError(flag, str(name), f"a name that ends in {' or '.join(ends)}")
     if full and html is None:
         raise InputError("--full", True, "used with --html")

@@ -1,4 +1,4 @@
-"""Panels on the plane of a page: where each pixel is drawn, and images on that plane that keep the highest pixels."""
+"""Panels on the plane where they are looked at: the place of each pixel, and images that keep the highest pixels."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nanobrag_torch.io.picture import block_maximum
-from nanobrag_torch.records.experiment import BeamData, DetectorData
-from nanobrag_torch.records.frames import turn_to_z
+from nanobrag_torch.io.picture import ResolutionMap, block_maximum, ring_spacings
+from nanobrag_torch.records.experiment import BeamData, DetectorData, PanelData
+from nanobrag_torch.records.frames import beam_on_panel, incident, turn_to_z
 
+EDGE_ON = 1e-3
+ON_THE_EDGE = 1e-6  # of a square: such a pixel belongs to the last one
+RING_NODES = 40  # of the grid on which resolution is worked out
 Real = NDArray[np.float64]
 Panels = Sequence[NDArray[np.float32]]  # (slow, fast) each, NaN where there is no measurement
 
@@ -36,8 +39,15 @@ class Plane:
 
     @property
     def pixel(self) -> float:
-        """The size of the smallest pixel."""
-        return float(np.linalg.norm(self.steps, axis=2).min())
+        """The size of the smallest pixel; sides that are seen edge-on do not count."""
+        sides = np.linalg.norm(self.steps, axis=2)
+        return float(sides[sides > EDGE_ON * sides.max()].min())
+
+    def is_edge_on(self, panel: int) -> bool:
+        """Whether a panel is seen from its side, so that its pixels lie on a line."""
+        sides = np.linalg.norm(self.steps[panel], axis=1)
+        area = abs(float(np.linalg.det(self.steps[panel])))
+        return bool(area <= EDGE_ON * max(float(sides.max()), 1e-300) ** 2)
 
     @property
     def bounds(self) -> tuple[Real, Real]:
@@ -87,7 +97,8 @@ class Plane:
         """Every pixel to the square that its centre is in, so that none is lost."""
         slow, fast = np.indices(pixels.shape).reshape(2, -1)
         at = (self.place(number, np.stack((fast, slow), 1).astype(np.float64) + 0.5) - low) / cell
-        x, y = np.floor(at).astype(np.int64).T
+        ends = np.array(grid.shape[::-1])
+        x, y = np.where(np.abs(at - ends) < ON_THE_EDGE, ends - 1, np.floor(at)).astype(np.int64).T
         inside = (x >= 0) & (y >= 0) & (x < grid.shape[1]) & (y < grid.shape[0])
         np.maximum.at(grid, (y[inside], x[inside]), _ranked(pixels).reshape(-1)[inside])
 
@@ -95,6 +106,8 @@ class Plane:
         self, grid: NDArray[np.float32], pixels: NDArray[np.float32], number: int, low: Real, cell: float
     ) -> None:
         """Every square from the pixel under its centre, so that a turned panel has no holes."""
+        if self.is_edge_on(number):
+            return
         y, x = np.indices(grid.shape).reshape(2, -1)
         centres = low + (np.stack((x, y), 1) + 0.5) * cell - self.corners[number]
         fast, slow = np.floor(centres @ np.linalg.inv(self.steps[number])).astype(np.int64).T
@@ -116,6 +129,41 @@ def laboratory_plane(detector: DetectorData, beam: BeamData) -> Plane:
         [[turn @ p.fast * p.pixel_size_mm[0], turn @ p.slow * p.pixel_size_mm[1]] for p in detector.panels]
     )
     return Plane(corners, steps, tuple(panel.shape for panel in detector.panels), False)
+
+
+def panel_resolution(panel: PanelData, beam: BeamData) -> ResolutionMap:
+    """Where on a panel which resolution is."""
+    fast, slow = (np.linspace(0, size, RING_NODES) for size in panel.image_size)
+    positions = panel.positions_mm(fast[None, :], slow[:, None])
+    return ResolutionMap.from_positions(fast, slow, positions, incident(beam), beam.wavelength_A)
+
+
+def beam_place(plane: Plane, detector: DetectorData, beam: BeamData) -> tuple[float, float] | None:
+    """Where on the plane the direct beam hits; None where a panel in its own pixels is missed."""
+    if not plane.in_pixels:
+        return 0.0, 0.0
+    spot = beam_on_panel(detector.panels[0], beam)
+    if spot is None or not spot.inside:
+        return None
+    return spot.fast_mm / spot.pixel_mm[0], spot.slow_mm / spot.pixel_mm[1]
+
+
+def rings(plane: Plane, detector: DetectorData, beam: BeamData) -> list[tuple[str, Real]]:
+    """Labels and points [n, 2] on the plane of rings of resolution, with a row of NaN between pieces."""
+    maps = [panel_resolution(panel, beam) for panel in detector.panels]
+    hit = beam_place(plane, detector, beam) is not None and any(one.inverse_d.min() < 1e-3 for one in maps)
+    lowest = 0.0 if hit else min(float(one.inverse_d.min()) for one in maps)
+    found = []
+    for d in ring_spacings(lowest, max(float(one.inverse_d.max()) for one in maps)):
+        points = np.concatenate([plane.place(i, one.ring(d)) for i, one in enumerate(maps)])
+        if np.isfinite(points).any():
+            found.append((f"{d:g} Å", points))
+    return found
+
+
+def ring_label(plane: Plane, points: Real) -> Real:
+    """The point of a ring that is farthest to the upper right."""
+    return np.asarray(points[np.nanargmax(points @ (0.7, -0.72 if plane.in_pixels else 0.72))])
 
 
 def _corners(size: tuple[int, int]) -> list[tuple[float, float]]:
