@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sphinx.directives.code import CodeBlock
+
 from nanobrag_torch import __version__
 
 DOCS = Path(__file__).parent
@@ -60,7 +62,8 @@ suppress_warnings = ["ref.python"]  # a type such as range may bear the name of 
 
 
 def setup(app: Any) -> None:
-    """Connect what makes the reference."""
+    """Connect what makes the reference, and show cells of notebooks as code: the tests run them."""
+    app.add_directive("code-cell", CodeBlock)
     app.connect("builder-inited", lambda app: write_reference())
     app.connect("autodoc-process-docstring", lambda app, what, name, thing, options, lines: as_rst(lines))
 

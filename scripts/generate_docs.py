@@ -4,6 +4,7 @@ docs/development/c_to_pytorch_config_map.md   from nanobrag_torch.cli.nanobragg.
 docs/bugs/verified_c_bugs.md                  from nanobrag_torch.compat.ROWS
 docs/response.md                              from response_page.py, with the tables of detectors and corrections
 docs/recipe-keys.md                           from nanobrag_torch.datasets.recipe
+docs/gallery.md                               from gallery.py, which draws its images too
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
+from gallery import gallery  # type: ignore[import-not-found]
 from response_page import response_page  # type: ignore[import-not-found]
 
 from nanobrag_torch.cli.nanobragg.flags import FLAGS, SUBJECTS, Flag
@@ -135,6 +137,7 @@ PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "development/c_to_pytorch_config_map.md": config_map,
     "bugs/verified_c_bugs.md": verified_bugs,
     "response.md": response_page,
+    "gallery.md": gallery,
     "recipe-keys.md": lambda: iter((NOTICE, *recipe_keys())),
 }
 

@@ -47,7 +47,7 @@ def test_the_difference_keeps_its_strongest_pixel_and_its_sign(pair):
     assert overview["image"][0].min() == -1 and overview["image"][0].max() == 0
     single = beside(a, b, ("a", "b"))[2].renderers[1].data_source.data["value"]
     assert sum((tile == -15).sum() for tile in single) == 1
-    assert np.allclose(signed_decades(np.array([0, 1e-9, 0.001, -0.1, 1], "f4"), 1.0), [0, 0, 0, -2 / 3, 1])
+    assert np.allclose(signed_decades(np.array([0, 1e-9, 0.001, -0.1, 1], "f4"), 1.0), [0, 0, 0, -2 / 3, 1], atol=1e-6)
 
 
 def test_evidence_is_a_page(browser, tmp_path, monkeypatch):

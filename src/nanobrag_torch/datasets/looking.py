@@ -21,8 +21,15 @@ PAGE = "report.html"
 MOST_SHARDS = 20  # whose tables are read
 MOST_CHARTS = 18
 MANY = 1e3  # highest over lowest, from which on a chart is of logarithms
-SPOTS = ("d_A", "photons", "background", "partiality", "overlap", "peak")
-_NUMBERS = ("image", "seed", "shard", "frame", "scan")
+SPOTS = {
+    "d_A": "resolution of a spot (Å)",
+    "photons": "photons of a spot in its box",
+    "background": "photons of the background in the box",
+    "partiality": "partiality",
+    "overlap": "share of photons of other spots",
+    "peak": "photons of the brightest pixel",
+}
+_NUMBERS = ("image", "series", "seed", "shard", "frame", "scan")
 
 
 def write_dataset_page(folder: Folder, target: Target | None = None) -> int:
@@ -150,7 +157,7 @@ def _charts(images: Columns, spots: Columns) -> Iterator[Chart]:
             values = table[name][np.isfinite(table[name])].astype(np.float64)
             if found < MOST_CHARTS and len(np.unique(values)) > 1:
                 found += 1
-                yield _histogram(name, values, counted, colour)
+                yield _histogram(SPOTS[name] if table is spots else name, values, counted, colour)
 
 
 def _histogram(name: str, values: Any, counted: str, colour: str) -> Chart:
@@ -158,8 +165,8 @@ def _histogram(name: str, values: Any, counted: str, colour: str) -> Chart:
     wide = len(positive) > 0.9 * len(values) and positive.max() > MANY * positive.min()
     if wide:
         edges = np.geomspace(positive.min(), positive.max() * 1.0001, 31)
-        return Chart(name, name, counted, [histogram(positive, edges, colour=colour)], x_log=True)
-    return Chart(name, name, counted, [histogram(values, colour=colour)])
+        return Chart(name, "", counted, [histogram(positive, edges, colour=colour)], x_log=True)
+    return Chart(name, "", counted, [histogram(values, colour=colour)])
 
 
 def dataset_of(path: Path) -> Folder | None:

@@ -49,6 +49,7 @@ class Chart:
     y_range: tuple[float, float] | None = None
     marks: Sequence[float] = ()
     equal: bool = False
+    legend: str = "top_right"
 
 
 def histogram(values: ArrayLike, edges: int | NDArray[Any] = 30, **options: Any) -> Series:
@@ -82,7 +83,7 @@ def chart_model(chart: Chart, width: int = WIDTH, height: int = HEIGHT) -> Any:
     for mark in chart.marks:
         drawn.add_layout(Span(location=mark, dimension="width", line_color="#888888", line_dash="dashed"))
     if any(series.name for series in chart.series):
-        drawn.legend.label_text_font_size = "11px"
+        drawn.legend.label_text_font_size, drawn.legend.location = "11px", chart.legend
         drawn.legend.background_fill_alpha = 0.7
         drawn.legend.click_policy = "hide"
     return drawn
