@@ -41,7 +41,7 @@ ENTRIES = (
     Entry("aligned", "Looking down the c axis.", f"{SCENE} -N 10 -osc 1 -phisteps 5"),
     Entry("mosaic", "A mosaic spread of one degree, 15 domains: spots become arcs.",
           f"{SCENE} -N 20 -mosaic 1 -mosaic_domains 15 -misset 11 22 33"),
-    Entry("powder", "Hundreds of orientations: the rings of a powder.",
+    Entry("powder", "Hundreds of orientations: spots begin to be the rings of a powder.",
           "-lambda 1 -distance 100 -detpixels 200 -pixel 0.6 -default_F 300 -cell 20 24 30 90 90 90 -N 8 -mosaic 90 "
           "-mosaic_domains 400"),
     Entry("pink", "A bandwidth of 5%: spots are streaks towards the beam.",
@@ -53,7 +53,7 @@ ENTRIES = (
           f"{SCENE} -N 5 -square_xtal -misset 11 22 33"),
     Entry("tilted", "A detector turned by 30 degrees about the vertical: rings become ellipses.",
           f"{SCENE} -N 20 -osc 1 -phisteps 5 -detector_roty 30 -misset 11 22 33"),
-    Entry("water", "A weak crystal in a drop of water: spots on the water ring.",
+    Entry("water", "A crystal in water, whose scattering lies under the spots.",
           f"{SCENE} -N 12 -water 2 -default_F 3000 -misset 11 22 33"),
 )  # fmt: skip
 
