@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanobrag_torch.background.radial_fused import pull_rows, render_rows
+from nanobrag_torch.background.radial_fused import Sight, pull_rows, render_rows
 from nanobrag_torch.compilation import available
 from nanobrag_torch.physics.geometry import curve, decompose_pixels, flat_positions, solid_angle
 from nanobrag_torch.physics.polarization import polarization_factor
@@ -138,28 +138,28 @@ class _Fused(torch.autograd.Function):
         return _render(tangents[0], ctx.pixels, ctx.view, ctx.step, ctx.dtype)
 
 
-def _arguments(view: View, pixels: Tensor | None) -> tuple[Any, ...]:
+def _sight(view: View, pixels: Tensor | None, step: float) -> Sight:
     arrays = [np.ascontiguousarray(tensor.detach().numpy(), np.float64) for tensor in view.tensors()]
     index = np.empty(0, np.int64) if pixels is None else np.ascontiguousarray(pixels.numpy(), np.int64)
-    return (*arrays, *view.image_shape, view.oversample, view.point_pixel, index)
+    return Sight._make((*arrays, *view.image_shape, view.oversample, view.point_pixel, index, 1 / step))
 
 
 def _render(table: Tensor, pixels: Tensor | None, view: View, step: float, dtype: torch.dtype) -> Tensor:
     count = view.panels.shape[0] * math.prod(view.image_shape) if pixels is None else pixels.numel()
     image = torch.empty(count, dtype=dtype)
-    arguments, rows, target = _arguments(view, pixels), table.detach().contiguous().numpy(), image.numpy()
-    _in_threads(count, lambda start, end: _FILL(rows, 1 / step, *arguments, start, target[start:end]))
+    sight, rows, target = _sight(view, pixels, step), table.detach().contiguous().numpy(), image.numpy()
+    _in_threads(count, lambda start, end: _FILL(rows, sight, start, target[start:end]))
     return image
 
 
 def _pull(slopes: Tensor, pixels: Tensor | None, view: View, step: float, entries: int) -> Tensor:
-    arguments = _arguments(view, pixels)
+    sight = _sight(view, pixels, step)
     given = slopes.detach().to(torch.float64).contiguous().numpy()
     parts: list[Any] = []
 
     def pull(start: int, end: int) -> None:
         part = np.zeros((view.incident.shape[0], entries))
-        _PULL(part, 1 / step, *arguments, start, given[start:end])
+        _PULL(part, sight, start, given[start:end])
         parts.append((start, part))
 
     _in_threads(given.size, pull, at_once=max(_A_THREAD, -(-given.size // (2 * torch.get_num_threads()))))

@@ -7,7 +7,7 @@ branches and calls, and runs on as many pixels at once as the processor has lane
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +26,33 @@ SIXTY_FOURTH = 1.0 / 64.0
 _P0, _P1, _P2, _P3, _P4, _P5, _P6, _P7, _P8, _P9, _P10, _P11 = POWER_64
 
 
+class Sight(NamedTuple):
+    """What a background.radial.View has, as arrays, with the pixels to render: none at all for every one in order."""
+
+    panels: Reals
+    sizes: Reals
+    depths: Reals
+    closes: Reals
+    incident: Reals
+    polarization: Reals
+    slow_count: int
+    fast_count: int
+    oversample: int
+    point_pixel: bool
+    pixels: Index
+    per_step: float  # steps of the table per sin(theta)
+
+
+F, S, X, Y, Z, OWN, PLACE, WEIGHT, TOTAL = range(9)
+"""Rows of a run of pixels: where they are on the panel, unit vectors to them, solid angle times capture; place in the
+table and what its value is multiplied by, and their sum."""
+
+
 @compiled()
-def _run(panels: Reals, sizes: Reals, slow_count: int, fast_count: int, pixels: Index, first: int, most: int,
-         f: Reals, s: Reals) -> Any:  # fmt: skip
+def _run(sight: Sight, first: int, most: int, room: Reals) -> Any:
     """Fast and slow pixel of a run that begins at place `first`; its panel and length."""
-    area = slow_count * fast_count
+    f, s, pixels, fast_count = room[F], room[S], sight.pixels, sight.fast_count
+    area = sight.slow_count * fast_count
     listed = len(pixels) > 0
     index = pixels[first] if listed else first
     panel = index // area
@@ -56,11 +78,12 @@ def _run(panels: Reals, sizes: Reals, slow_count: int, fast_count: int, pixels: 
 
 
 @compiled(error_model="numpy")
-def _look(
-    panel: Reals, size: Reals, depth: float, close: float, point_pixel: bool, u: float, v: float, f: Reals, s: Reals,
-    x: Reals, y: Reals, z: Reals, own: Reals,
-) -> None:  # fmt: skip
-    """Unit vectors to a run of pixels, at shares u and v of their edges, and solid angle times capture."""
+def _look(sight: Sight, which: int, sub: int, n: int, room: Reals) -> None:
+    """Unit vectors to a run of pixels of a panel, at a sub-pixel, and solid angle times capture."""
+    panel, size, depth, close = sight.panels[which], sight.sizes[which], sight.depths[which], sight.closes[which]
+    oversample, point_pixel = sight.oversample, sight.point_pixel
+    u, v = (sub % oversample + 0.5) / oversample, (sub // oversample + 0.5) / oversample
+    f, s, x, y, z, own = room[F, :n], room[S, :n], room[X, :n], room[Y, :n], room[Z, :n], room[OWN, :n]
     ox, oy, oz = panel[0, 0], panel[0, 1], panel[0, 2]
     fx, fy, fz = panel[1, 0] * size[0], panel[1, 1] * size[0], panel[1, 2] * size[0]
     sx, sy, sz = panel[2, 0] * size[1], panel[2, 1] * size[1], panel[2, 2] * size[1]
@@ -87,11 +110,17 @@ def _look(
 
 
 @compiled(error_model="numpy")
-def _weigh(
-    incident: Reals, m: Reals, per_step: float, top: float, x: Reals, y: Reals, z: Reals, own: Reals, place: Reals,
-    weight: Reals,
-) -> None:  # fmt: skip
-    """Places in the table and what its value is multiplied by, for one direction of the beam."""
+def _weigh(sight: Sight, d: int, entries: int, n: int, room: Reals) -> None:
+    """Places in the table, whose last two entries lie beyond all, and what its value is multiplied by."""
+    incident, m, per_step, top = sight.incident[d], sight.polarization[d], sight.per_step, entries - 1.001
+    x, y, z, own, place, weight = (
+        room[X, :n],
+        room[Y, :n],
+        room[Z, :n],
+        room[OWN, :n],
+        room[PLACE, :n],
+        room[WEIGHT, :n],
+    )
     ix, iy, iz = incident[0], incident[1], incident[2]
     xx, yy, zz = m[0, 0], m[1, 1], m[2, 2]
     xy, xz, yz = m[0, 1] + m[1, 0], m[0, 2] + m[2, 0], m[1, 2] + m[2, 1]
@@ -111,53 +140,41 @@ def _add(row: Reals, place: Reals, weight: Reals, total: Reals) -> None:
 
 
 @compiled(title="the radial background")
-def render_rows(
-    table: Reals, per_step: float, panels: Reals, sizes: Reals, depths: Reals, closes: Reals, incident: Reals,
-    polarization: Reals, slow_count: int, fast_count: int, oversample: int, point_pixel: bool, pixels: Index,
-    first: int, values: Any,
-) -> None:  # fmt: skip
+def render_rows(table: Reals, sight: Sight, first: int, values: Any) -> None:
     """Values [n] of the pixels from place `first` on."""
-    room = np.empty((9, BLOCK))
-    top, share, start = table.shape[1] - 1.001, 1.0 / (oversample * oversample), 0
+    room, start, subs = np.empty((9, BLOCK)), 0, sight.oversample * sight.oversample
     while start < len(values):
-        panel, n = _run(panels, sizes, slow_count, fast_count, pixels, first + start,
-                        min(BLOCK, len(values) - start), room[0], room[1])  # fmt: skip
-        f, s, x, y, z = room[0, :n], room[1, :n], room[2, :n], room[3, :n], room[4, :n]
-        own, place, weight, total = room[5, :n], room[6, :n], room[7, :n], room[8, :n]
+        panel, n = _run(sight, first + start, min(BLOCK, len(values) - start), room)
+        total = room[TOTAL, :n]
         total[:] = 0.0
-        for sub in range(oversample * oversample):
-            u, v = (sub % oversample + 0.5) / oversample, (sub // oversample + 0.5) / oversample
-            _look(panels[panel], sizes[panel], depths[panel], closes[panel], point_pixel, u, v, f, s, x, y, z, own)
-            for d in range(len(incident)):
-                _weigh(incident[d], polarization[d], per_step, top, x, y, z, own, place, weight)
-                _add(table[d], place, weight, total)
+        for sub in range(subs):
+            _look(sight, panel, sub, n, room)
+            for d in range(len(sight.incident)):
+                _weigh(sight, d, table.shape[1], n, room)
+                _add(table[d], room[PLACE, :n], room[WEIGHT, :n], total)
         for i in range(n):
-            values[start + i] = total[i] * share
+            values[start + i] = total[i] * (1.0 / subs)
         start += n
 
 
 @compiled(title="the adjoint of the radial background")
-def pull_rows(
-    slopes: Reals, per_step: float, panels: Reals, sizes: Reals, depths: Reals, closes: Reals, incident: Reals,
-    polarization: Reals, slow_count: int, fast_count: int, oversample: int, point_pixel: bool, pixels: Index,
-    first: int, given: Reals,
-) -> None:  # fmt: skip
+def pull_rows(slopes: Reals, sight: Sight, first: int, given: Reals) -> None:
     """Add to the slopes by the table [D, m] what slopes by the values [n] from place `first` on give."""
-    room = np.empty((8, BLOCK))
-    top, share, start = slopes.shape[1] - 1.001, 1.0 / (oversample * oversample), 0
+    room, start, subs = np.empty((9, BLOCK)), 0, sight.oversample * sight.oversample
     while start < len(given):
-        panel, n = _run(panels, sizes, slow_count, fast_count, pixels, first + start,
-                        min(BLOCK, len(given) - start), room[0], room[1])  # fmt: skip
-        f, s, x, y, z = room[0, :n], room[1, :n], room[2, :n], room[3, :n], room[4, :n]
-        own, place, weight = room[5, :n], room[6, :n], room[7, :n]
-        for sub in range(oversample * oversample):
-            u, v = (sub % oversample + 0.5) / oversample, (sub // oversample + 0.5) / oversample
-            _look(panels[panel], sizes[panel], depths[panel], closes[panel], point_pixel, u, v, f, s, x, y, z, own)
-            for d in range(len(incident)):
-                _weigh(incident[d], polarization[d], per_step, top, x, y, z, own, place, weight)
-                for i in range(n):
-                    low = int(place[i])
-                    slope = given[start + i] * weight[i] * share
-                    slopes[d, low] += slope * (1.0 - (place[i] - low))
-                    slopes[d, low + 1] += slope * (place[i] - low)
+        panel, n = _run(sight, first + start, min(BLOCK, len(given) - start), room)
+        for sub in range(subs):
+            _look(sight, panel, sub, n, room)
+            for d in range(len(sight.incident)):
+                _weigh(sight, d, slopes.shape[1], n, room)
+                _pull(slopes[d], room[PLACE, :n], room[WEIGHT, :n], 1.0 / subs, given[start : start + n])
         start += n
+
+
+@compiled()
+def _pull(row: Reals, place: Reals, weight: Reals, share: float, given: Reals) -> None:
+    for i in range(len(given)):
+        low = int(place[i])
+        slope = given[i] * weight[i] * share
+        row[low] += slope * (1.0 - (place[i] - low))
+        row[low + 1] += slope * (place[i] - low)

@@ -6,6 +6,8 @@ epsilon times the sum of f^2 over the cell (Wilson (1949), Acta Cryst. 2, 318), 
 
 from __future__ import annotations
 
+from typing import TypedDict, Unpack
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -66,20 +68,20 @@ def wilson_amplitudes(
     return np.asarray(np.sqrt(operations.epsilon_factor_array(indices) * drawn) * expected, np.float64)
 
 
-def wilson_reflections(
-    cell: Cell,
-    group: str,
-    dmin: float,
-    *,
-    b_iso: float = 20.0,
-    seed: int = 0,
-    solvent_content: float = SOLVENT_CONTENT,
-) -> tuple[Whole, Floats]:
+class Drawn(TypedDict, total=False):
+    """How amplitudes are drawn, as wilson_amplitudes takes it."""
+
+    b_iso: float
+    seed: int
+    solvent_content: float
+
+
+def wilson_reflections(cell: Cell, group: str, dmin: float, **drawn: Unpack[Drawn]) -> tuple[Whole, Floats]:
     """Unique reflections [n, 3] of a crystal to `dmin` (Angstrom) and `wilson_amplitudes` [n] for them."""
     hkl = possible_reflections(cell, group, dmin)
     if len(hkl) == 0:
         raise InputError("dmin", dmin, "a resolution at which the cell has reflections")
-    return hkl, wilson_amplitudes(hkl, cell, group, b_iso=b_iso, seed=seed, solvent_content=solvent_content)
+    return hkl, wilson_amplitudes(hkl, cell, group, **drawn)
 
 
 def wilson_box(

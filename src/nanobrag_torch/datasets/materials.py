@@ -187,6 +187,5 @@ def _material(crystal: CrystalPart, recipe: Recipe, data: ExperimentData) -> Mat
 def _wilson(crystal: CrystalPart, cell: Cell, dmin: float) -> Reflections:
     group = space_group(crystal.space_group, cell).xhm()
     require_compatible(cell, group)
-    options = {"b_iso": crystal.wilson_B_A2, "seed": crystal.wilson_seed}
-    hkl, amplitude = wilson_reflections(cell, group, dmin, **options)  # type: ignore[arg-type]
+    hkl, amplitude = wilson_reflections(cell, group, dmin, b_iso=crystal.wilson_B_A2, seed=crystal.wilson_seed)
     return Reflections(hkl=hkl, amplitude=amplitude, cell=cell, space_group=group, source="Wilson statistics")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -20,27 +20,8 @@ from torch import Tensor
 
 from nanobrag_torch.compilation import available
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.response import formulas
 from nanobrag_torch.response.counters import COUNTING, require_number, uniforms
-from nanobrag_torch.response.formulas import (
-    INVERSES,
-    LARGEST_COUNT,
-    LARGEST_MEAN,
-    LN_2,
-    LOG2_E,
-    LOG_FACTORIALS,
-    MANTISSA_BITS,
-    MOST_BY_INVERSION,
-    NORMAL_ABOVE,
-    ROOT_HALF_BITS,
-    ROOT_TWO_PI,
-    SMALL_COUNT,
-    SMALL_MEAN,
-    log_of_mantissa,
-    power_of_two,
-    rejection_constants,
-    sine_of_pi,
-    stirling_rest,
-)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,55 +63,47 @@ def poisson_counts(
 def require_countable(means: Tensor, name: str) -> None:
     """Raise InputError, with the worst value, for expected photons that cannot be counted."""
     least, most = torch.aminmax(means) if means.numel() else (torch.zeros(()),) * 2
-    if 0 <= float(least) <= float(most) <= LARGEST_MEAN:  # where nothing is not a number
+    if 0 <= float(least) <= float(most) <= formulas.LARGEST_MEAN:  # where nothing is not a number
         return
-    fine = (means >= 0) & (means <= LARGEST_MEAN)
+    fine = (means >= 0) & (means <= formulas.LARGEST_MEAN)
     if bool(fine.all()):
         return
     wrong = means.detach()[~fine]
     shown = "nan" if bool(wrong.isnan().any()) else f"{float(wrong[wrong.abs().argmax()]):.4g}"
-    accepted = f"expected photons per pixel from 0 to {LARGEST_MEAN:g}; the fluence sets their number"
+    accepted = f"expected photons per pixel from 0 to {formulas.LARGEST_MEAN:g}; the fluence sets their number"
     raise InputError(name, shown, accepted)
 
 
-def normal_deviates(
-    shape: tuple[int, ...],
-    seed: int,
-    purpose: int,
-    *,
-    first_image: int = 0,
-    pixels: Tensor | None = None,
-    device: torch.device | str = "cpu",
-    fused: bool | None = None,
-) -> Tensor:
-    """Deviates of the standard normal distribution, float32 of shape [images, ...]; arguments as for poisson_counts.
+class Places(TypedDict, total=False):
+    """Of deviates, as for poisson_counts, and where they are made."""
+
+    first_image: int
+    pixels: Tensor | None
+    fused: bool | None
+    device: torch.device | str
+
+
+def normal_deviates(shape: tuple[int, ...], seed: int, purpose: int, **places: Unpack[Places]) -> Tensor:
+    """Deviates of the standard normal distribution, float32 of shape [images, ...]; places: as for poisson_counts.
 
     purpose: a constant of response.counters; deviates of different purposes are independent.
     """
-    return _drawing(shape, seed, first_image, pixels, device, fused).normal(purpose).reshape(shape)
+    return _drawing(shape, seed, **places).normal(purpose).reshape(shape)
 
 
-def uniform_deviates(
-    shape: tuple[int, ...],
-    seed: int,
-    purpose: int,
-    *,
-    first_image: int = 0,
-    pixels: Tensor | None = None,
-    device: torch.device | str = "cpu",
-    fused: bool | None = None,
-) -> Tensor:
+def uniform_deviates(shape: tuple[int, ...], seed: int, purpose: int, **places: Unpack[Places]) -> Tensor:
     """Deviates that are uniform from 0 to 1, float32 of shape [images, ...]; arguments as for normal_deviates."""
-    return _drawing(shape, seed, first_image, pixels, device, fused).uniform(purpose).reshape(shape)
+    return _drawing(shape, seed, **places).uniform(purpose).reshape(shape)
 
 
 def _drawing(
     shape: tuple[int, ...],
     seed: int,
-    first_image: int,
-    pixels: Tensor | None,
-    device: torch.device | str,
-    fused: bool | None,
+    *,
+    first_image: int = 0,
+    pixels: Tensor | None = None,
+    fused: bool | None = None,
+    device: torch.device | str = "cpu",
 ) -> _Drawing:
     flat = torch.empty(shape, dtype=torch.float32, device=device).reshape(-1)
     size = flat.numel() // shape[0] if shape[0] else 1
@@ -227,9 +200,9 @@ def _counts(mean: Tensor, pixel: Tensor, image: Tensor, seed: int) -> Tensor:
     u, v = uniforms(pixel, image, seed, 0, COUNTING)
     counts = torch.zeros_like(pixel)
     ranges: tuple[tuple[Tensor, Callable[[Draw], Tensor]], ...] = (
-        ((mean > 0) & (mean < SMALL_MEAN), _by_inversion),
-        ((mean >= SMALL_MEAN) & (mean <= NORMAL_ABOVE), _by_rejection),
-        (mean > NORMAL_ABOVE, _by_normal),
+        ((mean > 0) & (mean < formulas.SMALL_MEAN), _by_inversion),
+        ((mean >= formulas.SMALL_MEAN) & (mean <= formulas.NORMAL_ABOVE), _by_rejection),
+        (mean > formulas.NORMAL_ABOVE, _by_normal),
     )
     for chosen, method in ranges:
         place = chosen.nonzero().squeeze(1)
@@ -241,14 +214,14 @@ def _counts(mean: Tensor, pixel: Tensor, image: Tensor, seed: int) -> Tensor:
 def _by_inversion(draw: Draw) -> Tensor:
     """The least k with u <= P(count <= k)."""
     mean, u, _, pixel, _, _ = draw
-    turns = mean * LOG2_E
+    turns = mean * formulas.LOG2_E
     whole = torch.floor(turns + 0.5)
-    none = power_of_two.function(whole - turns)
-    term = (none.view(torch.int64) - (whole.to(torch.int64) << MANTISSA_BITS)).view(torch.float64)
+    none = formulas.power_of_two.function(whole - turns)
+    term = (none.view(torch.int64) - (whole.to(torch.int64) << formulas.MANTISSA_BITS)).view(torch.float64)
     below, counts = term.clone(), torch.zeros_like(pixel)
-    for k in range(1, MOST_BY_INVERSION + 1):
+    for k in range(1, formulas.MOST_BY_INVERSION + 1):
         counts += u > below
-        term = term * mean * float(INVERSES[k])
+        term = term * mean * float(formulas.INVERSES[k])
         below += term
     return counts
 
@@ -266,7 +239,7 @@ def _by_rejection(draw: Draw) -> Tensor:
 
 
 def _proposal(mean: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    a, b, inverse_alpha, quick = rejection_constants.function(_root(mean))
+    a, b, inverse_alpha, quick = formulas.rejection_constants.function(_root(mean))
     centred = u - 0.5
     edge = 0.5 - centred.abs()
     count = torch.floor((2.0 * a / edge + b) * centred + mean + 0.43)
@@ -277,21 +250,21 @@ def _proposal(mean: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 def _is_accepted(mean: Tensor, count: Tensor, share: Tensor) -> Tensor:
     """PTRS without its short cut; share: v / alpha over the density of the proposal."""
-    few = count.clamp(0, SMALL_COUNT - 1)
-    factorials = torch.from_numpy(LOG_FACTORIALS).to(mean.device)[few.to(torch.int64)]
+    few = count.clamp(0, formulas.SMALL_COUNT - 1)
+    factorials = torch.from_numpy(formulas.LOG_FACTORIALS).to(mean.device)[few.to(torch.int64)]
     small = _logarithm(share) <= few * _logarithm(mean) - mean - factorials
-    many = count.clamp(min=SMALL_COUNT)
-    excess = many - mean - many * _logarithm(many / mean) - stirling_rest.function(many)
-    large = _logarithm(share * (ROOT_TWO_PI * _root(many))) <= excess
-    return torch.where(count < SMALL_COUNT, small, large)
+    many = count.clamp(min=formulas.SMALL_COUNT)
+    excess = many - mean - many * _logarithm(many / mean) - formulas.stirling_rest.function(many)
+    large = _logarithm(share * (formulas.ROOT_TWO_PI * _root(many))) <= excess
+    return torch.where(count < formulas.SMALL_COUNT, small, large)
 
 
 def _logarithm(x: Tensor) -> Tensor:
     """log(x) of positive numbers: a whole number of octaves, and a mantissa about one."""
     bits = x.view(torch.int64)
-    exponent = (bits - ROOT_HALF_BITS) >> MANTISSA_BITS
-    mantissa = (bits - (exponent << MANTISSA_BITS)).view(torch.float64)
-    logarithm: Tensor = exponent.to(torch.float64) * LN_2 + log_of_mantissa.function(mantissa)
+    exponent = (bits - formulas.ROOT_HALF_BITS) >> formulas.MANTISSA_BITS
+    mantissa = (bits - (exponent << formulas.MANTISSA_BITS)).view(torch.float64)
+    logarithm: Tensor = exponent.to(torch.float64) * formulas.LN_2 + formulas.log_of_mantissa.function(mantissa)
     return logarithm
 
 
@@ -304,11 +277,11 @@ def _normal(u: Tensor, v: Tensor) -> Tensor:
     """A normal deviate of two uniform ones (Box and Muller, Ann. Math. Stat. 29 (1958), 610)."""
     turn = 2.0 * v - 1.0
     folded = torch.where(turn.abs() > 0.5, torch.copysign(1.0 - turn.abs(), turn), turn)
-    deviate: Tensor = _root(-2.0 * _logarithm(u)) * sine_of_pi.function(folded)
+    deviate: Tensor = _root(-2.0 * _logarithm(u)) * formulas.sine_of_pi.function(folded)
     return deviate
 
 
 def _by_normal(draw: Draw) -> Tensor:
     mean, u, v, _, _, _ = draw
     counts = torch.floor(mean + _root(mean) * _normal(u, v) + 0.5)
-    return counts.clamp(max=LARGEST_COUNT).to(torch.int64)
+    return counts.clamp(max=formulas.LARGEST_COUNT).to(torch.int64)
