@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanobrag_torch.cli.nb.flags import CONFIG_HELP, FLAGS_HELP, input_files, run_words, simulator_of
+from nanobrag_torch.cli.nb.flags import FLAGS_HELP, RunOptions, input_files, run_words
+from nanobrag_torch.cli.nb.option_groups import takes
 from nanobrag_torch.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
 FAILS = 1
 
 
+@takes(RunOptions, "run")
 def evidence(
     flags: Annotated[list[str] | None, typer.Argument(help=FLAGS_HELP, metavar="-- FLAGS")] = None,
     outdir: Annotated[Path | None, typer.Option(help="Folder to make, such as reports/NAME; new or empty.")] = None,
     verify: Annotated[Path | None, typer.Option(help="Check the files of this bundle against its sha256.txt.")] = None,
-    config: Annotated[str | None, typer.Option(help=CONFIG_HELP)] = None,
+    *,
+    run: RunOptions,
     pixel: Annotated[
         tuple[int, int] | None,
         typer.Option(
@@ -32,12 +35,6 @@ def evidence(
             metavar="SLOW FAST",
         ),
     ] = None,
-    phi_mode: Annotated[
-        str | None,
-        typer.Option(help="Orientation at phi = 0: spec rotates afresh, c-parity keeps that of the step before."),
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float64 (the default) or float32.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     c: Annotated[
         Path | None, typer.Option("--c", help="A trace to hold this one against: a TRACE_C or TRACE_PY log, or JSON.")
     ] = None,
@@ -60,7 +57,7 @@ def evidence(
         return
     if outdir is None:
         raise InputError("--outdir", "nothing", "a folder for the bundle, or --verify DIR to check one")
-    _make(_Asked(outdir, flags or (), config, pixel, phi_mode, dtype, device, c, baseline, pytest))
+    _make(_Asked(outdir, flags or (), run, pixel, c, baseline, pytest))
 
 
 def _verify(folder: Path) -> None:
@@ -80,11 +77,8 @@ class _Asked:
 
     outdir: Path
     flags: Sequence[str]
-    config: str | None
+    run: RunOptions
     pixel: tuple[int, int] | None
-    phi_mode: str | None
-    dtype: str | None
-    device: str | None
     c: Path | None
     baseline: Path | None
     pytest: str | None
@@ -94,7 +88,8 @@ class _Asked:
         words = ["nb", "evidence", "--outdir", str(self.outdir), *self._scene()]
         if self.pixel is not None:
             words += ["--pixel", *map(str, self.pixel)]
-        return [*words, *_given(self, "c", "baseline", "pytest"), *self._flags()]
+        more = {"c": self.c, "baseline": self.baseline, "pytest": self.pytest}
+        return [*words, *_given(more), *self._flags()]
 
     def trace_command(self, pixel: tuple[int, int]) -> list[str]:
         """The command that gives the trace alone."""
@@ -102,15 +97,15 @@ class _Asked:
         return [*words, *self._scene(), *self._flags()]
 
     def _scene(self) -> list[str]:
-        return _given(self, "config", "phi_mode", "dtype", "device")
+        return _given(vars(self.run))
 
     def _flags(self) -> list[str]:
         return ["--", *self.flags] if self.flags else []
 
 
-def _given(asked: _Asked, *names: str) -> list[str]:
-    """Options and values of the fields that were given."""
-    values = [(f"--{name.replace('_', '-')}", getattr(asked, name)) for name in names]
+def _given(options: Mapping[str, object]) -> list[str]:
+    """The words of options that were given."""
+    values = [(f"--{name.replace('_', '-')}", value) for name, value in options.items()]
     return [word for option, value in values if value is not None for word in (option, str(value))]
 
 
@@ -128,8 +123,8 @@ def _make(asked: _Asked) -> None:
     simulator, inputs = _simulator(asked)
     pixel = asked.pixel
     if pixel is None:
-        named = asked.config is not None
-        pixel = named_scene(str(asked.config)).pixel if named else bundle.brightest_pixel(simulator)
+        named = asked.run.config
+        pixel = bundle.brightest_pixel(simulator) if named is None else named_scene(named).pixel
     trace = trace_pixel(simulator, *pixel, rot_stars=True)
     checks = bundle.write_bundle(
         asked.outdir,
@@ -155,8 +150,8 @@ def _make(asked: _Asked) -> None:
 
 def _simulator(asked: _Asked) -> tuple[Simulator, dict[str, str]]:
     """The simulator of the run, and the digests of its input files."""
-    with run_words(asked.flags, asked.config) as words:
+    with run_words(asked.flags, asked.run.config) as words:
         inputs = input_files(words)
-        simulator = simulator_of(words, phi_mode=asked.phi_mode, dtype=asked.dtype, device=asked.device)
-    named = asked.config is not None  # its files were in a passing folder
+        simulator = asked.run.simulator(words)
+    named = asked.run.config is not None  # its files were in a passing folder
     return simulator, {Path(name).name if named else name: digest for name, digest in inputs.items()}

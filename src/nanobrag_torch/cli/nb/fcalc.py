@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,16 +38,8 @@ def fcalc(
     atoms = with_b_factors(read_atoms(model), b_iso=b_iso, b_add=b_add)
     solvent = BulkSolvent(k_sol, b_sol) if bulk_solvent else None
     shown = not quiet and sys.stderr.isatty()
+    asked: dict[str, Any] = {"dmin": dmin, "dmax": dmax, "wavelength_A": wavelength, "anomalous": anomalous}
+    asked |= {"solvent": solvent, "method": method, "source": f"F of {model}"}
     with progress_meter(shown, stream=sys.stderr, what="structure factors") as report:
-        reflections = calculated_reflections(
-            atoms,
-            dmin=dmin,
-            dmax=dmax,
-            wavelength_A=wavelength,
-            anomalous=anomalous,
-            solvent=solvent,
-            method=method,
-            source=f"F of {model}",
-            progress=report,
-        )
+        reflections = calculated_reflections(atoms, progress=report, **asked)
     write_reflections(output, reflections, label="FC")

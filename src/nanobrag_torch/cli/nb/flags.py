@@ -6,8 +6,11 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from nanobrag_torch.cli.nanobragg.flags import FLAGS, RUN, Flag
 from nanobrag_torch.errors import InputError
@@ -17,6 +20,23 @@ if TYPE_CHECKING:
 
 FLAGS_HELP = "After `--`: flags of the command nanoBragg, such as -mat A.mat -hkl P1.hkl -N 20 -lambda 1."
 CONFIG_HELP = "A named scene in place of flags: supervisor. Flags after `--` are added to it."
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options beside the flags of a run."""
+
+    config: Annotated[str | None, typer.Option(help=CONFIG_HELP)] = None
+    phi_mode: Annotated[
+        str | None,
+        typer.Option(help="Orientation at phi = 0: spec rotates afresh, c-parity keeps that of the step before."),
+    ] = None
+    dtype: Annotated[str | None, typer.Option(help="float64 (the default) or float32.")] = None
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None
+
+    def simulator(self, words: Sequence[str]) -> Simulator:
+        """The simulator of a run's words."""
+        return simulator_of(words, phi_mode=self.phi_mode, dtype=self.dtype, device=self.device)
 
 
 @contextmanager

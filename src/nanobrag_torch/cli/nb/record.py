@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanobrag_torch.cli.nb.response_words import (
-    BEAMSTOP_HELP,
-    PERCENT_HELP,
-    PSF_HELP,
-    ResponseWords,
-)
+from nanobrag_torch.cli.nb.option_groups import takes
+from nanobrag_torch.cli.nb.response_words import ResponseWords
 from nanobrag_torch.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +18,15 @@ if TYPE_CHECKING:
     from nanobrag_torch.response.chain import Response
 
 
+OF_ITSELF = {
+    "detector": "a detector by name, whose gaps and values to use",
+    "gain": "ADU a photon [1]",
+    "pedestal": "offset (ADU) [0]",
+}
+"""What options that `nb simulate` has too mean here."""
+
+
+@takes(ResponseWords, "words", **OF_ITSELF)
 def record(
     image: Annotated[Path, typer.Argument(help="expected photons: .npy, or an image that nb show reads")],
     output: Annotated[
@@ -32,16 +37,8 @@ def record(
     first: Annotated[int, typer.Option(help="number of the first; each number has its own noise")] = 1,
     seed: Annotated[int, typer.Option(help="of the noise")] = 1,
     noise: Annotated[bool, typer.Option("--noise/--no-noise", help="count whole photons")] = True,
-    psf: Annotated[str | None, typer.Option(help=PSF_HELP)] = None,
-    detector: Annotated[str | None, typer.Option(help="a detector by name, whose gaps and values to use")] = None,
-    beamstop: Annotated[str | None, typer.Option(help=BEAMSTOP_HELP)] = None,
-    gain: Annotated[float | None, typer.Option(help="ADU a photon [1]")] = None,
-    pedestal: Annotated[float | None, typer.Option(help="offset (ADU) [0]")] = None,
-    readout_noise: Annotated[float, typer.Option(help="rms (ADU)")] = 0.0,
-    flicker: Annotated[str | None, typer.Option(help=f"of the source, once an image: {PERCENT_HELP}")] = None,
-    calibration: Annotated[str | None, typer.Option(help=f"of the sensitivity of pixels: {PERCENT_HELP}")] = None,
-    detector_seed: Annotated[int | None, typer.Option(help="which detector the calibration is of")] = None,
-    frame_time: Annotated[float | None, typer.Option(help="time of an image (s), for the count rate")] = None,
+    *,
+    words: ResponseWords,
     allow_loss: Annotated[bool, typer.Option("--allow-loss", help="write what the format cannot hold")] = False,
 ) -> None:
     """Record an image of expected photons: spread, noise, gain, gaps; image after image without rendering again."""
@@ -52,8 +49,6 @@ def record(
         raise InputError("--count", count, "a whole number from 1 up")
     if count > 1 and "#" not in output and "%" not in output:
         raise InputError("--output", output, "a name with #### for the number, where several are drawn")
-    words = ResponseWords(psf, detector, beamstop, gain, pedestal, readout_noise, flicker, calibration, detector_seed,
-                          frame_time)  # fmt: skip
     photons, data = _read(image, geometry)
     written = output_format(output)
     dtype = "float32" if written.fractions else {"uint16": "uint16"}.get(written.pixel_types[0], "int32")

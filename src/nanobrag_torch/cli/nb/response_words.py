@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from nanobrag_torch.errors import InputError
 
@@ -26,16 +28,16 @@ SPREAD_PARTS = 4
 class ResponseWords:
     """What the command line says of a detector; None and 0 are off."""
 
-    psf: str | None = None
-    detector: str | None = None
-    beamstop: str | None = None
-    gain: float | None = None
-    pedestal: float | None = None
-    readout_noise: float = 0.0
-    flicker: str | None = None
-    calibration: str | None = None
-    detector_seed: int | None = None
-    frame_time: float | None = None
+    psf: Annotated[str | None, typer.Option(help=PSF_HELP)] = None
+    detector: Annotated[str | None, typer.Option(help=DETECTOR_HELP)] = None
+    beamstop: Annotated[str | None, typer.Option(help=BEAMSTOP_HELP)] = None
+    gain: Annotated[float | None, typer.Option(help="ADU a photon [as the geometry says, or 1]")] = None
+    pedestal: Annotated[float | None, typer.Option(help="offset (ADU) [as the geometry says, or 0]")] = None
+    readout_noise: Annotated[float, typer.Option(help="rms (ADU)")] = 0.0
+    flicker: Annotated[str | None, typer.Option(help=f"of the source, once an image: {PERCENT_HELP}")] = None
+    calibration: Annotated[str | None, typer.Option(help=f"of the sensitivity of pixels: {PERCENT_HELP}")] = None
+    detector_seed: Annotated[int | None, typer.Option(help="which detector the calibration is of")] = None
+    frame_time: Annotated[float | None, typer.Option(help="time of an image (s), for the count rate")] = None
 
     @property
     def draws(self) -> bool:

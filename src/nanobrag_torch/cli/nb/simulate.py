@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanobrag_torch.cli.messages import Loudness, say
-from nanobrag_torch.cli.nb.response_words import (
-    BACKGROUND_HELP,
-    BEAMSTOP_HELP,
-    DETECTOR_HELP,
-    PERCENT_HELP,
-    PSF_HELP,
-    ResponseWords,
-    materials_of,
-)
+from nanobrag_torch.cli.nb.option_groups import takes
+from nanobrag_torch.cli.nb.response_words import BACKGROUND_HELP, ResponseWords, materials_of
 from nanobrag_torch.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +26,7 @@ SMOOTH_DOMAINS = 30
 """Mosaic domains for a spread whose domains nobody counted: enough for smooth spots."""
 
 
+@takes(ResponseWords, "words")
 def simulate(
     experiment: Annotated[Path | None, typer.Argument(help="DIALS .expt, or any geometry that nb show reads")] = None,
     geometry: Annotated[
@@ -94,16 +88,8 @@ def simulate(
         int | None, typer.Option(help="of the noise [1]; each image has its own, whichever others are rendered")
     ] = None,
     background: Annotated[list[str] | None, typer.Option(help=BACKGROUND_HELP)] = None,
-    psf: Annotated[str | None, typer.Option(help=PSF_HELP)] = None,
-    detector: Annotated[str | None, typer.Option(help=DETECTOR_HELP)] = None,
-    beamstop: Annotated[str | None, typer.Option(help=BEAMSTOP_HELP)] = None,
-    gain: Annotated[float | None, typer.Option(help="ADU a photon [as the geometry says, or 1]")] = None,
-    pedestal: Annotated[float | None, typer.Option(help="offset (ADU) [as the geometry says, or 0]")] = None,
-    readout_noise: Annotated[float, typer.Option(help="rms (ADU)")] = 0.0,
-    flicker: Annotated[str | None, typer.Option(help=f"of the source, once an image: {PERCENT_HELP}")] = None,
-    calibration: Annotated[str | None, typer.Option(help=f"of the sensitivity of pixels: {PERCENT_HELP}")] = None,
-    detector_seed: Annotated[int | None, typer.Option(help="which detector the calibration is of")] = None,
-    frame_time: Annotated[float | None, typer.Option(help="time of an image (s), for the count rate")] = None,
+    *,
+    words: ResponseWords,
     picture: Annotated[Path | None, typer.Option("--png", help="also draw the first image here")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with a series that was cut off")] = False,
     allow_loss: Annotated[
@@ -126,8 +112,6 @@ def simulate(
     simulator: dict[str, Any] = {"dtype": _dtype(dtype), "device": place, "kernel": kernel, "threads": threads}
     path = inputs.one_of(experiment, geometry)
     _require_use("--column", column, structure_factors is not None, "nothing without --structure-factors")
-    words = ResponseWords(psf, detector, beamstop, gain, pedestal, readout_noise, flicker, calibration, detector_seed,
-                          frame_time)  # fmt: skip
     materials = materials_of(background)
     _require_use("--dmin", dmin, structure_factors is not None, "nothing without --structure-factors")
     _require_use("--seed", seed, noise or words.draws, "nothing without --noise")
@@ -274,7 +258,9 @@ def _tolerance(experiment: Experiment, frame: int, simulator: dict[str, Any], sh
 
 def _ingredients(options: dict[str, Any]) -> dict[str, object]:
     """What decides the pixels of a series: every option but those that do not, files by their content."""
-    return {f"--{name.replace('_', '-')}": value for name, value in options.items() if name not in WITHOUT_EFFECT}
+    asked = options | vars(options["words"])
+    left_out = (*WITHOUT_EFFECT, "words")
+    return {f"--{name.replace('_', '-')}": value for name, value in asked.items() if name not in left_out}
 
 
 def _told(data: ExperimentData, words: ResponseWords, background: list[str] | None) -> ExperimentData:

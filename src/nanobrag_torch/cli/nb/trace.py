@@ -7,21 +7,18 @@ from typing import Annotated
 
 import typer
 
-from nanobrag_torch.cli.nb.flags import CONFIG_HELP, FLAGS_HELP, run_words, simulator_of, write_text
+from nanobrag_torch.cli.nb.flags import FLAGS_HELP, RunOptions, run_words, write_text
+from nanobrag_torch.cli.nb.option_groups import takes
 
 
+@takes(RunOptions, "run")
 def trace(
     pixel: Annotated[
         tuple[int, int], typer.Option(help="Slow and fast index of the pixel, from 0.", metavar="SLOW FAST")
     ],
     flags: Annotated[list[str] | None, typer.Argument(help=FLAGS_HELP, metavar="-- FLAGS")] = None,
-    config: Annotated[str | None, typer.Option(help=CONFIG_HELP)] = None,
-    phi_mode: Annotated[
-        str | None,
-        typer.Option(help="Orientation at phi = 0: spec rotates afresh, c-parity keeps that of the step before."),
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float64 (the default) or float32.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    *,
+    run: RunOptions,
     emit_rot_stars: Annotated[
         bool, typer.Option("--emit-rot-stars", help="Add the rotated a*, b*, c* (1/Angstrom) of every phi step.")
     ] = False,
@@ -43,8 +40,8 @@ def trace(
     from nanobrag_torch.tracing.log import log_lines, trace_json
     from nanobrag_torch.tracing.pixel import Step, trace_pixel
 
-    with run_words(flags, config) as words:
-        simulator = simulator_of(words, phi_mode=phi_mode, dtype=dtype, device=device)
+    with run_words(flags, run.config) as words:
+        simulator = run.simulator(words)
     step = Step(layer, subpixel, source, domain)
     result = trace_pixel(simulator, *pixel, step=step, rot_stars=emit_rot_stars)
     text = json.dumps(trace_json(result), indent=1) if as_json else "\n".join(log_lines(result))
