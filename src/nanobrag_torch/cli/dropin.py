@@ -4,12 +4,48 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from nanobrag_torch.cli.boundary import exit_code
 from nanobrag_torch.compat import RESPONSE_ROWS
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import OutputFile
 from nanobrag_torch.io.ctext import format_g
+
+if TYPE_CHECKING:
+    from nanobrag_torch.cli.nanobragg.flags import Flag
+
+
+@dataclass(frozen=True)
+class Command:
+    """A drop-in command: what its help says, and what it does with words that ask for none."""
+
+    name: str
+    introduction: str
+    notes: str
+    flags: Sequence[Flag]
+    subjects: Sequence[str]
+    run: Callable[[Sequence[str]], None]
+
+    def main(self, argv: Sequence[str] | None) -> int:
+        """Run it. Returns 0, or 2 after one line on stderr for bad input, or 130 when interrupted."""
+        words = list(sys.argv[1:] if argv is None else argv)
+        return exit_code(self.name, lambda: self._run(words))
+
+    def _run(self, words: Sequence[str]) -> int:
+        text = answer(words, self.name, self._help)
+        if text is None:
+            self.run(words)
+        else:
+            print(text)
+        return 0
+
+    def _help(self) -> str:
+        from nanobrag_torch.cli.nanobragg.help import help_of
+
+        return help_of(self.introduction, self.flags, self.subjects, self.notes)
 
 
 def answer(words: Sequence[str], name: str, help_text: Callable[[], str]) -> str | None:

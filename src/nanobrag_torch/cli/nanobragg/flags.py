@@ -146,6 +146,11 @@ CENTRE = (
               f"XDS origin along {'fast' if axis == 'X' else 'slow'}, counted from 1") for axis in "XY"),
 )  # fmt: skip
 
+CUSTOM_VECTORS = (
+    ("fdet", "fast axis"), ("sdet", "slow axis"), ("odet", "detector normal"), ("beam", "direction of the beam"),
+    ("polar", "direction of polarization"),
+)  # fmt: skip
+
 AXES = (
     Flag(("-pivot",), values=WORD, special="pivot", subject="convention and axes", default="by convention",
          config="DetectorConfig.detector_pivot", shown="sample|beam",
@@ -155,11 +160,7 @@ AXES = (
     _convention("adxv", "beam", "beam +z, fast +x, slow -y"),
     _convention("denzo", "beam", "MOSFLM's frame, centre without the half pixel"),
     _convention("dials", "beam", "beam +z, fast +x, slow +y, spindle +y"),
-    _vector("fdet_vector", "DetectorConfig.custom_fdet_vector", "fast axis"),
-    _vector("sdet_vector", "DetectorConfig.custom_sdet_vector", "slow axis"),
-    _vector("odet_vector", "DetectorConfig.custom_odet_vector", "detector normal"),
-    _vector("beam_vector", "DetectorConfig.custom_beam_vector", "direction of the beam"),
-    _vector("polar_vector", "DetectorConfig.custom_polar_vector", "direction of polarization"),
+    *(_vector(f"{name}_vector", f"DetectorConfig.custom_{name}_vector", text) for name, text in CUSTOM_VECTORS),
     _vector("spindle_axis", "CrystalConfig.spindle_axis", "rotation axis of the crystal"),
     _vector("twotheta_axis", "DetectorConfig.twotheta_axis", "two-theta axis"),
     Flag(("-pix0_vector",), values=XYZ, puts=(("convention", "custom"), ("pix0_given", True)), shown="X Y Z",

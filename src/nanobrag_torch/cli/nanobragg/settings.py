@@ -258,6 +258,11 @@ def crystal_config(
     )
 
 
+_TURNS = ("rotx_deg", "roty_deg", "rotz_deg", "twotheta_deg")
+_SAMPLED = ("oversample", "oversample_omega", "oversample_polar", "oversample_thick")
+"""Fields that a request and a configuration of a detector both have."""
+
+
 def detector_config(request: Request, plane: Plane, mask: Any) -> DetectorConfig:
     """Everything about the detector. mask: [slow, fast], zero = skip, or None."""
     fast, slow = centre_of(request, plane)
@@ -271,15 +276,9 @@ def detector_config(request: Request, plane: Plane, mask: Any) -> DetectorConfig
         beam_center_s=slow,
         detector_convention=convention_of(request),
         detector_pivot=pivot_of(request),
-        detector_rotx_deg=request.rotx_deg,
-        detector_roty_deg=request.roty_deg,
-        detector_rotz_deg=request.rotz_deg,
-        detector_twotheta_deg=request.twotheta_deg,
+        **{f"detector_{name}": getattr(request, name) for name in _TURNS},
         **_custom_vectors(request),
-        oversample=request.oversample,
-        oversample_omega=request.oversample_omega,
-        oversample_polar=request.oversample_polar,
-        oversample_thick=request.oversample_thick,
+        **{name: getattr(request, name) for name in _SAMPLED},
         **_sensor(request),
         point_pixel=request.point_pixel,
         curved_detector=request.curved,

@@ -7,8 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from nanobrag_torch.cli.boundary import exit_code
-from nanobrag_torch.cli.dropin import answer, check_places, correction_lines
+from nanobrag_torch.cli.dropin import Command, check_places, correction_lines
 from nanobrag_torch.cli.noisify.flags import FLAGS, SUBJECTS, NoisifyRequest, parse
 
 if TYPE_CHECKING:
@@ -33,17 +32,10 @@ for bit; without it its defects are corrected, and each correction that changed 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0, or 2 after one line on stderr for bad input, or 130 when interrupted."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(NAME, lambda: _run(words))
+    return Command(NAME, INTRODUCTION, NOTES, FLAGS, SUBJECTS, _run).main(argv)
 
 
-def _run(words: Sequence[str]) -> int:
-    from nanobrag_torch.cli.nanobragg.help import help_of
-
-    text = answer(words, NAME, lambda: help_of(INTRODUCTION, FLAGS, SUBJECTS, NOTES))
-    if text is not None:
-        print(text)
-        return 0
+def _run(words: Sequence[str]) -> None:
     request = parse(words)
     check_places(output_files(request), {})
     from nanobrag_torch.cli.noisify.images import images_of, write_images
@@ -60,7 +52,6 @@ def _run(words: Sequence[str]) -> int:
     write_images(images, scene)
     print("\n".join(f"wrote {path}" for _, path in output_files(request)))
     print(f"{scene.photons.size} pixels in {seconds:.2f} s")
-    return 0
 
 
 def output_files(request: NoisifyRequest) -> list[tuple[str, str]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 from nanobrag_torch.cli.nanobragg.flags import FILE, INT, REAL, WORD, Flag
 from nanobrag_torch.cli.nanobragg.parsing import apply_words, compat_of, last_value
+from nanobrag_torch.cli.nanobragg.request import HeaderWords, OutputWords
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.units import DEFAULT_FLUENCE
 
@@ -18,7 +19,23 @@ SPREADS = ("gauss", "fiber")
 
 
 @dataclass
-class NoisifyRequest:
+class DetectorWords:
+    """What the detector does to photons."""
+
+    gain: float = 1.0
+    readout: float = 0.0
+    flicker: float = 0.0
+    calibration: float = 0.03
+    calib_seed: int | None = None
+    unused_seed: int = 0
+    psf: str | None = None
+    psf_fwhm_um: float = 46.0
+    psf_radius: int = 0
+    bits: int = 16
+
+
+@dataclass
+class NoisifyRequest(DetectorWords, HeaderWords, OutputWords):
     """What the words ask for, in the units of the flags."""
 
     compat: str = "corrected"
@@ -26,36 +43,11 @@ class NoisifyRequest:
     header: str | None = None
     scale: float = 1.0
     fluence: float = DEFAULT_FLUENCE
-    gain: float = 1.0
-    adc: float = 40.0
-    readout: float = 0.0
-    flicker: float = 0.0
-    calibration: float = 0.03
-    seed: int | None = None
-    calib_seed: int | None = None
-    unused_seed: int = 0
-    psf: str | None = None
-    psf_fwhm_um: float = 46.0
-    psf_radius: int = 0
-    bits: int = 16
     detpixels_x: int = 0
     detpixels_y: int = 0
     detsize_x_mm: float | None = None
     detsize_y_mm: float | None = None
-    pixel_mm: float = 0.1
-    distance_mm: float = 100.0
-    lambda_A: float = 1.0
-    Xbeam_mm: float | None = None
-    Ybeam_mm: float | None = None
-    phi_deg: float = 0.0
     osc_deg: float = 1.0
-    intfile: str = "intimage.img"
-    noisefile: str = "noiseimage.img"
-    pgmfile: str = "image.pgm"
-    write_noise: bool = True
-    write_pgm: bool = True
-    fired: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
 
 _OFF = (("write_noise", False), ("readout", 0.0), ("flicker", 0.0), ("calibration", 0.0))

@@ -7,8 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from nanobrag_torch.cli.boundary import exit_code
-from nanobrag_torch.cli.dropin import answer, check_places, correction_lines
+from nanobrag_torch.cli.dropin import Command, check_places, correction_lines
 from nanobrag_torch.cli.nonbragg.flags import FLAGS, SUBJECTS, NonBraggRequest, parse
 from nanobrag_torch.errors import InputError
 
@@ -35,18 +34,12 @@ is named in one line. Exit code 2: bad input, one line on stderr, no file writte
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0, or 2 after one line on stderr for bad input, or 130 when interrupted."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(NAME, lambda: _run(words))
+    return Command(NAME, INTRODUCTION, NOTES, FLAGS, SUBJECTS, _run).main(argv)
 
 
-def _run(words: Sequence[str]) -> int:
-    from nanobrag_torch.cli.nanobragg.help import help_of
+def _run(words: Sequence[str]) -> None:
     from nanobrag_torch.cli.nanobragg.parsing import compat_of
 
-    text = answer(words, NAME, lambda: help_of(INTRODUCTION, FLAGS, SUBJECTS, NOTES))
-    if text is not None:
-        print(text)
-        return 0
     request = parse(words)
     check_places(output_files(request), {})
     from nanobrag_torch.cli.nonbragg.scene import prepare, rendered
@@ -59,14 +52,13 @@ def _run(words: Sequence[str]) -> int:
 
         print(measure(scene))
     if scene.table is None:
-        return 0
+        return
     begun = time.perf_counter()
     image = rendered(scene)
     seconds = time.perf_counter() - begun
     for line in (*_lines(scene), *_write(image, scene)):
         print(line)
     print(f"{image.size} pixels in {seconds:.2f} s")
-    return 0
 
 
 def output_files(request: NonBraggRequest) -> list[tuple[str, str]]:
