@@ -12,8 +12,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nanobrag_torch.lazy import lazily
 
 if TYPE_CHECKING:
     from nanobrag_torch.batches import render_batch
@@ -37,19 +38,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BeamConfig": "nanobrag_torch.config",
-    "CrystalConfig": "nanobrag_torch.config",
-    "DetectorConfig": "nanobrag_torch.config",
-    "Experiment": "nanobrag_torch.experiment",
-    "Simulator": "nanobrag_torch.simulator",
-    "loss_and_gradient": "nanobrag_torch.refinement.losses",
-    "normal_equations": "nanobrag_torch.refinement.normal_equations",
-    "render_batch": "nanobrag_torch.batches",
+    "batches": ("render_batch",),
+    "config": ("BeamConfig", "CrystalConfig", "DetectorConfig"),
+    "experiment": ("Experiment",),
+    "refinement.losses": ("loss_and_gradient",),
+    "refinement.normal_equations": ("normal_equations",),
+    "simulator": ("Simulator",),
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Public names are imported when first used, so that `nanoBragg -h` does not wait for torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazily(__name__, _HOMES)

@@ -330,10 +330,7 @@ class Simulator(SimulatorAttributes, SimulatorShown):
             scale = torch.where(_is_edge_on(geometry), 0.0, scale)
         config = self.detector.config
         scene = Scene(
-            panels=geometry.panels,
-            pixel_size=geometry.pixel_size,
-            sensor=self._sensor(geometry),
-            curvature=geometry.curvature,
+            **{**geometry.tensors(), "sensor": self._sensor(geometry)},
             incident=sources.incident,
             wavelengths=sources.wavelengths,
             source_weights=sources.weights * scale,

@@ -94,11 +94,23 @@ def random_table(size: int = 21, seed: int = 0) -> Tensor:
     return 20 + 80 * torch.rand((size, size, size), generator=generator, dtype=torch.float64)
 
 
+def _values(names: str, *values: Any) -> dict[str, Any]:
+    """Fields of a configuration, their names as the words of one text."""
+    return dict(zip(names.split(), values, strict=True))
+
+
+_CELL = "cell_a cell_b cell_c cell_alpha cell_beta cell_gamma"
+_TURNS = "detector_rotx_deg detector_roty_deg detector_rotz_deg detector_twotheta_deg"
+_SENSOR = "detector_thick_um detector_abs_um detector_thicksteps"
+_SPREADS = "hdiv_range_mrad vdiv_range_mrad dispersion_pct hdiv_steps vdiv_steps dispersion_steps"
+_FACE = "pixel_size_mm spixels fpixels oversample"
+
+
 def cubic_still() -> Example:
     """A cubic crystal, still, flat detector: the simplest thing."""
     return Example(
         CrystalConfig(cell_a=90.0, N_cells=(5, 5, 5), default_F=100.0, misset_deg=(11.0, 22.0, 33.0)),
-        DetectorConfig(distance_mm=100.0, pixel_size_mm=0.8, spixels=24, fpixels=20, oversample=1),
+        DetectorConfig(distance_mm=100.0, **_values(_FACE, 0.8, 24, 20, 1)),
     )
 
 
@@ -106,29 +118,16 @@ def triclinic_turned() -> Example:
     """A triclinic crystal with a table, a thick detector turned about every axis and by two-theta, a polarized beam."""
     return Example(
         CrystalConfig(
-            cell_a=62.0,
-            cell_b=71.0,
-            cell_c=83.0,
-            cell_alpha=75.0,
-            cell_beta=97.0,
-            cell_gamma=112.0,
+            **_values(_CELL, 62.0, 71.0, 83.0, 75.0, 97.0, 112.0),
             N_cells=(4, 5, 3),
             misset_deg=(5.0, -17.0, 29.0),
         ),
         DetectorConfig(
             distance_mm=90.0,
-            pixel_size_mm=0.8,
-            spixels=20,
-            fpixels=24,
-            oversample=2,
             detector_convention=DetectorConvention.ADXV,
-            detector_rotx_deg=5.0,
-            detector_roty_deg=-7.0,
-            detector_rotz_deg=11.0,
-            detector_twotheta_deg=8.0,
-            detector_thick_um=450.0,
-            detector_abs_um=250.0,
-            detector_thicksteps=3,
+            **_values(_FACE, 0.8, 20, 24, 2),
+            **_values(_TURNS, 5.0, -7.0, 11.0, 8.0),
+            **_values(_SENSOR, 450.0, 250.0, 3),
         ),
         BeamConfig(wavelength_A=1.1, polarization_factor=0.8),
         random_table(),
@@ -139,9 +138,7 @@ def phi_sweep() -> Example:
     """An orthorhombic crystal turning through two degrees, mosaic, in a divergent beam of two wavelengths."""
     return Example(
         CrystalConfig(
-            cell_a=60.0,
-            cell_b=75.0,
-            cell_c=90.0,
+            **_values(_CELL, 60.0, 75.0, 90.0, 90.0, 90.0, 90.0),
             N_cells=(5, 4, 3),
             misset_deg=(4.0, 5.0, 6.0),
             phi_start_deg=3.0,
@@ -152,23 +149,9 @@ def phi_sweep() -> Example:
             spindle_axis=(0.1, 0.2, 1.0),
         ),
         DetectorConfig(
-            close_distance_mm=85.0,
-            pixel_size_mm=0.8,
-            spixels=20,
-            fpixels=20,
-            oversample=1,
-            detector_convention=DetectorConvention.XDS,
+            close_distance_mm=85.0, detector_convention=DetectorConvention.XDS, **_values(_FACE, 0.8, 20, 20, 1)
         ),
-        BeamConfig(
-            wavelength_A=1.0,
-            hdiv_range_mrad=4.0,
-            hdiv_steps=2,
-            vdiv_range_mrad=3.0,
-            vdiv_steps=2,
-            dispersion_pct=1.0,
-            dispersion_steps=2,
-            polarization_factor=0.5,
-        ),
+        BeamConfig(wavelength_A=1.0, polarization_factor=0.5, **_values(_SPREADS, 4.0, 3.0, 1.0, 2, 2, 2)),
         random_table(seed=1),
     )
 

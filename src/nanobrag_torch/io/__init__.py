@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from nanobrag_torch.lazy import lazily
 
 _HOMES = {
-    "hkl": ("read_hkl_file", "write_fdump", "read_fdump", "try_load_hkl_or_fdump"),
-    "smv": ("read_smv", "write_smv", "parse_smv_header"),
-    "pgm": ("write_pgm",),
-    "mask": ("read_smv_mask", "create_circular_mask", "create_rectangle_mask"),
-    "source": ("read_sourcefile",),
-    "mosflm": ("read_mosflm_matrix", "reciprocal_to_real_cell"),
+    "io.hkl": ("read_hkl_file", "write_fdump", "read_fdump", "try_load_hkl_or_fdump"),
+    "io.smv": ("read_smv", "write_smv", "parse_smv_header"),
+    "io.pgm": ("write_pgm",),
+    "io.mask": ("read_smv_mask", "create_circular_mask", "create_rectangle_mask"),
+    "io.source": ("read_sourcefile",),
+    "io.mosflm": ("read_mosflm_matrix", "reciprocal_to_real_cell"),
 }
-_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = list(_MODULE_OF)  # noqa: PLE0605
-
-
-def __getattr__(name: str) -> Any:
-    """A public name, imported with its module when it is first asked for."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+__all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0605
+__getattr__ = lazily(__name__, _HOMES)

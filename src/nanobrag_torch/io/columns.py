@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from typing import TYPE_CHECKING
 
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.records.reflections import (
+    Floats,
+    Indices,
+    amplitudes_of_intensities,
+    mean_of_pair,
+    paired_rows,
+)
+
+if TYPE_CHECKING:
+    import gemmi
 
 _CALCULATED = re.compile(r"(?i)^(f[-_]?c(alc)?([-_(].*)?|fc[-_]?all.*|f[-_]?model.*|f_squared_calc|intensity_calc)$")
 _MAP = re.compile(r"(?i)fwt|^ph?2?fofc|2?fo-?fc|^fill|fom|^f_?map|delf|f_part")
@@ -35,6 +47,21 @@ class Quantity:
     def name(self) -> str:
         """The columns as people write them."""
         return "/".join(self.labels)
+
+    def amplitudes(self, read: Callable[[str], Floats]) -> list[tuple[Floats, Floats | None]]:
+        """Amplitudes and their standard deviations, for h and, where these are apart, for -h. read: a column."""
+        values = [read(label) for label in self.labels]
+        sigmas: list[Floats | None] = [read(label) for label in self.sigmas] or [*repeat(None, len(values))]
+        pairs = list(zip(values, sigmas, strict=True))
+        return [amplitudes_of_intensities(*pair) for pair in pairs] if self.intensity else pairs
+
+    def rows(
+        self, hkl: Indices, values: Sequence[tuple[Floats, Floats | None]], operations: gemmi.GroupOps, *, split: bool
+    ) -> tuple[Indices, Floats, Floats | None]:
+        """Indices, amplitudes and their standard deviations: of h, then of -h of acentric ones where they are split."""
+        if split:
+            return paired_rows(hkl, values[0], values[1], operations.centric_flag_array(hkl))
+        return (hkl, *(mean_of_pair(*values) if self.paired else values[0]))
 
 
 @dataclass(frozen=True)

@@ -163,19 +163,17 @@ def _check_image(found: ImageData) -> ImageData:
     return found
 
 
-def _check_reflections(found: Reflections) -> Reflections:
-    check_reflections(found)
-    return found
+def _checking(check: Callable[[T], None]) -> Callable[[T], T]:
+    def checked(found: T) -> T:
+        check(found)
+        return found
 
-
-def _check_atoms(found: AtomicModel) -> AtomicModel:
-    check_atoms(found)
-    return found
+    return checked
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "read_experiments": _check_experiments,
     "read_image": _check_image,
-    "read_reflections": _check_reflections,
-    "read_atoms": _check_atoms,
+    "read_reflections": _checking(check_reflections),
+    "read_atoms": _checking(check_atoms),
 }

@@ -14,15 +14,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output, read_input, unpacked_path
 from nanobrag_torch.io.columns import Quantity, choose
 from nanobrag_torch.io.fileformat import Choice, FileFormat
-from nanobrag_torch.records.reflections import (
-    Cell,
-    Floats,
-    Indices,
-    Reflections,
-    amplitudes_of_intensities,
-    mean_of_pair,
-    paired_rows,
-)
+from nanobrag_torch.records.reflections import Cell, Floats, Indices, Reflections
 
 if TYPE_CHECKING:
     import gemmi
@@ -53,14 +45,10 @@ def read_mtz(
     hkl = _indices(mtz, path, flag)
     chosen = choose(offered_by(mtz), column, anomalous, str(path))
     quantity = chosen.quantity
-    values = [_amplitudes(mtz, labels, quantity, which) for which in range(len(quantity.labels))]
+    values = quantity.amplitudes(lambda label: _known(mtz, labels[label]))
     split = quantity.paired and anomalous is not False
     group = _space_group(mtz, path, flag)
-    if split:
-        centric = group.operations().centric_flag_array(hkl)
-        hkl, amplitude, sigma = paired_rows(hkl, values[0], values[1], centric)
-    else:
-        amplitude, sigma = mean_of_pair(*values) if quantity.paired else values[0]
+    hkl, amplitude, sigma = quantity.rows(hkl, values, group.operations(), split=split)
     reflections = Reflections(
         hkl=hkl,
         amplitude=amplitude,
@@ -106,14 +94,6 @@ def _sigma(columns: list[gemmi.Mtz.Column], label: str) -> str | None:
     following = list(types)[place + 1 : place + 3]
     named = [name for name in (f"SIG{label}", f"SIG_{label}", f"SIG{label[1:]}") if types.get(name) == wanted]
     return next(iter(named + [name for name in following if types[name] == wanted]), None)
-
-
-def _amplitudes(
-    mtz: gemmi.Mtz, labels: dict[str, gemmi.Mtz.Column], quantity: Quantity, which: int
-) -> tuple[Floats, Floats | None]:
-    value = _known(mtz, labels[quantity.labels[which]])
-    sigma = _known(mtz, labels[quantity.sigmas[which]]) if quantity.sigmas else None
-    return amplitudes_of_intensities(value, sigma) if quantity.intensity else (value, sigma)
 
 
 def _known(mtz: gemmi.Mtz, column: gemmi.Mtz.Column) -> Floats:

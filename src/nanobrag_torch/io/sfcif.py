@@ -15,14 +15,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import read_input
 from nanobrag_torch.io.columns import Quantity, choose
 from nanobrag_torch.io.fileformat import Choice, FileFormat, FileStart
-from nanobrag_torch.records.reflections import (
-    Cell,
-    Floats,
-    Reflections,
-    amplitudes_of_intensities,
-    mean_of_pair,
-    paired_rows,
-)
+from nanobrag_torch.records.reflections import Cell, Floats, Reflections
 
 if TYPE_CHECKING:
     import gemmi
@@ -65,20 +58,15 @@ def read_sfcif(
     offered = [_with_known_sigma(quantity, tags) for quantity in _KNOWN if set(quantity.labels) <= set(tags)]
     chosen = choose(offered, column, anomalous, str(path))
     quantity = chosen.quantity
-    values = [_amplitudes(block, quantity, which) for which in range(len(quantity.labels))]
+    values = quantity.amplitudes(lambda label: _column(block, label))
     hkl = np.array(block.make_miller_array(), np.int32)
     kept = _reliable(block, tags)
     group = _space_group(block, path, flag)
     split = quantity.paired and anomalous is not False
     values = [(f[kept], None if s is None else s[kept]) for f, s in values]
-    if split:
-        centric = group.operations().centric_flag_array(hkl[kept])
-        indices, amplitude, sigma = paired_rows(hkl[kept], values[0], values[1], centric)
-    else:
-        indices = hkl[kept]
-        amplitude, sigma = mean_of_pair(*values) if quantity.paired else values[0]
+    hkl, amplitude, sigma = quantity.rows(hkl[kept], values, group.operations(), split=split)
     reflections = Reflections(
-        hkl=indices,
+        hkl=hkl,
         amplitude=amplitude,
         sigma=sigma,
         cell=_cell(block, path, flag),
@@ -121,12 +109,6 @@ def _with_known_sigma(quantity: Quantity, tags: list[str]) -> Quantity:
 
 def _column(block: gemmi.ReflnBlock, tag: str) -> Floats:
     return np.array(block.make_float_array(tag), np.float64)
-
-
-def _amplitudes(block: gemmi.ReflnBlock, quantity: Quantity, which: int) -> tuple[Floats, Floats | None]:
-    value = _column(block, quantity.labels[which])
-    sigma = _column(block, quantity.sigmas[which]) if quantity.sigmas else None
-    return amplitudes_of_intensities(value, sigma) if quantity.intensity else (value, sigma)
 
 
 def _reliable(block: gemmi.ReflnBlock, tags: list[str]) -> NDArray[np.bool_]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
+
+from nanobrag_torch.lazy import lazily
 
 _HOMES = {
     "models.beam": ("Beam",),
@@ -11,14 +12,12 @@ _HOMES = {
     "models.detector": ("Detector",),
     "config": ("BeamConfig", "CrystalConfig", "DetectorConfig"),
 }
-_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = list(_MODULE_OF)  # noqa: PLE0605
+__all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0605
+_attribute = lazily(__name__, _HOMES)
 
 
 def __getattr__(name: str) -> Any:
     """A public name, imported with its module when it is first asked for."""
     if name == "ExperimentModel":
         raise ImportError("ExperimentModel is not part of this package: parameters of a fit are in refinement")
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"nanobrag_torch.{_MODULE_OF[name]}"), name)
+    return _attribute(name)

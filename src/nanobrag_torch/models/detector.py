@@ -37,6 +37,17 @@ class Axes:
     spindle: Tensor
 
 
+class Axis:
+    """One of the axes of a geometry."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, geometry: DetectorGeometry, owner: type | None = None) -> Tensor:
+        axis: Tensor = getattr(geometry.axes, self.name)
+        return axis
+
+
 @dataclass(frozen=True)
 class DetectorGeometry:
     """The detector in the lab frame; metres. The scalars are what headers report (section 5.3, items 4 and 5)."""
@@ -55,30 +66,22 @@ class DetectorGeometry:
     Sclose: Tensor
     image_distance: Tensor  # the distance that automatic oversampling and a curved detector of the C program go by
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What a kernel's scene has of it, by name."""
+        return {name: getattr(self, name) for name in ("panels", "pixel_size", "sensor", "curvature")}
+
     @property
     def seen_from_behind(self) -> Tensor:
         """Which panels [P] turn their back to the crystal, or lie where their normal comes from."""
         return (self.panels[:, 0] * self.panels[:, 3]).sum(-1) < 0
 
-    @property
-    def beam(self) -> Tensor:
-        """Unit vector along the incident beam [3]."""
-        return self.axes.beam
+    beam, polar, spindle, twotheta_axis = map(Axis, ("beam", "polar", "spindle", "twotheta"))
+    """Vectors [3] of `axes`: along the incident beam, the polarization, the rotation axis, the two-theta axis."""
 
-    @property
-    def polar(self) -> Tensor:
-        """Unit vector of the polarization [3]."""
-        return self.axes.polar
 
-    @property
-    def spindle(self) -> Tensor:
-        """Unit vector of the rotation axis [3]."""
-        return self.axes.spindle
-
-    @property
-    def twotheta_axis(self) -> Tensor:
-        """The two-theta axis [3]."""
-        return self.axes.twotheta
+def _reported(origin: Tensor, fast: Tensor, slow: Tensor, spot: Tensor) -> dict[str, Tensor]:
+    """Where the beam and the normal through the sample meet the plane; spot: from the origin to the beam's place."""
+    return {"Fbeam": spot @ fast, "Sbeam": spot @ slow, "Fclose": -(origin @ fast), "Sclose": -(origin @ slow)}
 
 
 class Detector(DetectorAttributes):
@@ -163,10 +166,7 @@ class Detector(DetectorAttributes):
             axes=axes,
             distance=close / reported,
             close_distance=close,
-            Fbeam=spot @ fast,
-            Sbeam=spot @ slow,
-            Fclose=-(origin @ fast),
-            Sclose=-(origin @ slow),
+            **_reported(origin, fast, slow, spot),
             image_distance=image_distance,
         )
 
@@ -230,10 +230,7 @@ class Detector(DetectorAttributes):
             axes=axes,
             distance=distance,
             close_distance=close,
-            Fbeam=spot @ fast,
-            Sbeam=spot @ slow,
-            Fclose=-(origin @ fast),
-            Sclose=-(origin @ slow),
+            **_reported(origin, fast, slow, spot),
             image_distance=distance,
         )
 

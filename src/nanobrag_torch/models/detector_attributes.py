@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 TOLERANCE_M = 1e-6
 
 
+class PanelVector:
+    """One of the vectors of the first panel."""
+
+    def __init__(self, which: int) -> None:
+        self.which = which
+
+    def __get__(self, detector: DetectorAttributes, owner: type | None = None) -> Tensor:
+        return detector.geometry().panels[0, self.which].to(detector.dtype)
+
+
 class DetectorAttributes(ABC):
     """Tensors of the detector's dtype; metres. Of several panels, those of the first where nothing else is said."""
 
@@ -49,25 +59,8 @@ class DetectorAttributes(ABC):
         self.dtype = self.dtype if dtype is None else dtype
         return self
 
-    @property
-    def pix0_vector(self) -> Tensor:
-        """Outer corner of pixel (0, 0) [3]."""
-        return self._vector(0)
-
-    @property
-    def fdet_vec(self) -> Tensor:
-        """Unit vector of the fast axis [3], after all rotations."""
-        return self._vector(1)
-
-    @property
-    def sdet_vec(self) -> Tensor:
-        """Unit vector of the slow axis [3], after all rotations."""
-        return self._vector(2)
-
-    @property
-    def odet_vec(self) -> Tensor:
-        """Unit normal [3], after all rotations."""
-        return self._vector(3)
+    pix0_vector, fdet_vec, sdet_vec, odet_vec = map(PanelVector, range(4))
+    """Outer corner of pixel (0, 0), unit vectors of the fast and the slow axis, and normal [3], after all rotations."""
 
     @property
     def beam_vector(self) -> Tensor:
@@ -162,6 +155,3 @@ class DetectorAttributes(ABC):
             told[f"error_{name}"] = abs(float(is_at) - float(wanted))
         told["max_error"] = max(told["error_f"], told["error_s"])
         return told["max_error"] <= tolerance, told
-
-    def _vector(self, which: int) -> Tensor:
-        return self.geometry().panels[0, which].to(self.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nanobrag_torch.records.experiment import DetectorData, ExperimentData, Vector
+from nanobrag_torch.records.experiment import BeamData, CrystalData, DetectorData, ExperimentData, Vector
 from nanobrag_torch.records.symmetry import same_as_number
 
 PANEL = frozenset({
@@ -20,21 +20,24 @@ HEADER = PANEL | {
 
 def contents(data: ExperimentData) -> list[str]:
     """Everything that an experiment says, in words that formats name too."""
-    said = {**_of_beam(data), **_of_detector(data.detector), **_of_movement(data), **_of_crystal(data)}
+    said = {} if data.beam is None else _of_beam(data.beam)
+    said |= {**_of_detector(data.detector), **_of_movement(data)}
+    said |= {} if data.crystal is None else _of_crystal(data.crystal)
     return [*(name for name, is_said in said.items() if is_said), *data.not_kept]
 
 
-def _of_beam(data: ExperimentData) -> dict[str, bool]:
-    beam = data.beam
-    if beam is None:
-        return {}
+_KNOWN_OF_BEAM = (
+    ("polarization", "polarization_fraction"), ("spectrum", "spectrum_energies_eV"),
+    ("wavelength range", "wavelength_range_A"), ("wavelength for each image", "frame_wavelengths_A"),
+)  # fmt: skip
+"""Words for what a beam may have, and the fields that are not None then."""
+
+
+def _of_beam(beam: BeamData) -> dict[str, bool]:
     return {
         "beam": True,
         "oblique beam": bool(np.abs(beam.direction - [0, 0, 1]).max() > 1e-12),
-        "polarization": beam.polarization_fraction is not None,
-        "spectrum": beam.spectrum_energies_eV is not None,
-        "wavelength range": beam.wavelength_range_A is not None,
-        "wavelength for each image": beam.frame_wavelengths_A is not None,
+        **{word: getattr(beam, field) is not None for word, field in _KNOWN_OF_BEAM},
         "divergence": beam.divergence_deg is not None or beam.sigma_divergence_deg is not None,
         "flux": beam.flux is not None,
         f"probe {beam.probe}": beam.probe != "x-ray",
@@ -92,10 +95,7 @@ def _is_identity(matrix: Vector) -> bool:
     return bool(np.abs(matrix - np.eye(3)).max() < 1e-12)
 
 
-def _of_crystal(data: ExperimentData) -> dict[str, bool]:
-    crystal = data.crystal
-    if crystal is None:
-        return {}
+def _of_crystal(crystal: CrystalData) -> dict[str, bool]:
     return {
         "crystal": True,
         "space group setting": not same_as_number(crystal.space_group_hall),

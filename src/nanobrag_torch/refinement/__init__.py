@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nanobrag_torch.lazy import lazily
 
 if TYPE_CHECKING:
     from nanobrag_torch.refinement.columns import Columns
@@ -28,21 +29,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Columns": "columns",
-    "Gaussian": "targets",
-    "Parameter": "parameters",
-    "ParameterSet": "parameters",
-    "Poisson": "targets",
-    "Shoeboxes": "shoeboxes",
-    "StillResult": "result",
-    "StudentT": "targets",
-    "levenberg_marquardt": "solver",
-    "refine_still": "still",
+    "refinement.columns": ("Columns",),
+    "refinement.parameters": ("Parameter", "ParameterSet"),
+    "refinement.result": ("StillResult",),
+    "refinement.shoeboxes": ("Shoeboxes",),
+    "refinement.solver": ("levenberg_marquardt",),
+    "refinement.still": ("refine_still",),
+    "refinement.targets": ("Gaussian", "Poisson", "StudentT"),
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Public names are imported when first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"nanobrag_torch.refinement.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)

@@ -146,10 +146,7 @@ def _base_scene(data: ExperimentData, frame: int, choices: Choices) -> Scene:
     )
     one = torch.ones((), dtype=torch.float64)
     return Scene(
-        panels=geometry.panels,
-        pixel_size=geometry.pixel_size,
-        sensor=geometry.sensor,
-        curvature=geometry.curvature,
+        **geometry.tensors(),
         incident=incident,
         wavelengths=wavelengths,
         source_weights=weights,
@@ -309,14 +306,7 @@ def _of_size(lattice: Lattice, crystal: CrystalData, choices: Choices) -> list[P
     else:
         owners = list(names)
     found = [
-        Parameter(
-            name=name + end,
-            value=value,
-            unit="cells",
-            transform=Transform.POSITIVE,
-            prior=(value, float(LN["N"])),
-            tied_to=None if owner == name else owner + end,
-        )
+        _positive(name + end, value, "cells", LN["N"], tied_to=None if owner == name else owner + end)
         for name, value, owner in zip(names, values, owners, strict=True)
     ]
     if choices.N == 6:
@@ -324,21 +314,18 @@ def _of_size(lattice: Lattice, crystal: CrystalData, choices: Choices) -> list[P
     return found
 
 
+def _positive(name: str, value: float, unit: str, width: float, tied_to: str | None = None) -> Parameter:
+    """A parameter that stays above zero; width: how far off its logarithm may be."""
+    prior = value, float(width)
+    return Parameter(name=name, value=value, unit=unit, transform=Transform.POSITIVE, prior=prior, tied_to=tied_to)
+
+
 def _of_spread(crystal: CrystalData, choices: Choices, end: str) -> list[Parameter]:
     if choices.mosaic is False:
         return []
     value = crystal.half_mosaicity_deg or crystal.mosaicity_deg or DEFAULT_SPREAD_DEG
     names = {1: ("spread",), 3: FAMILIES["spread"][1:4], 6: FAMILIES["spread"][1:4]}[choices.spread]
-    found = [
-        Parameter(
-            name=name + end,
-            value=value,
-            unit="deg",
-            transform=Transform.POSITIVE,
-            prior=(value, float(LN["spread"])),
-        )
-        for name in names
-    ]
+    found = [_positive(name + end, value, "deg", LN["spread"]) for name in names]
     if choices.spread == 6:
         more = FAMILIES["spread"][4:]
         found += [Parameter(name=n + end, value=0.0, unit="deg", prior=(0.0, value)) for n in more]
