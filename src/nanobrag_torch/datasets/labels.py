@@ -71,15 +71,15 @@ def labels_of(
 
 
 def _assign(renderer: Renderer, frame: Frame, lattice: Lattice, shape: NDArray[np.int64]) -> _Assigned:
-    pixels = np.empty(lattice.photons.size, np.int32)
-    pixels = pixels[: spots.lit_pixels(lattice.photons, pixels)]
+    size = lattice.photons.size
+    pixels, places = np.empty(size, np.int32), np.empty((size, 3), np.int32)
+    lit = spots.lit_pixels(lattice.photons, shape, pixels, places)
+    pixels, places = pixels[:lit], places[:lit]
     wavelength = frame.plan.wavelength_A * ANGSTROM
-    codes = spots.nearest_codes(
-        pixels, frame.panels, renderer.pixel_size, shape, frame.incident, wavelength, lattice.middle
-    )
+    codes = spots.nearest_codes(places, frame.panels, renderer.pixel_size, frame.incident, wavelength, lattice.middle)
     unique, owners = _distinct(codes)
     hkl = spots.unpacked(unique)
-    sums, boxes = spots.measured(lattice.photons, pixels, owners, len(unique), shape)
+    sums, boxes = spots.measured(lattice.photons, pixels, places, owners, len(unique), shape)
     kept = (sums[:, spots.TOTAL] >= renderer.recipe.labels.min_photons) & hkl.any(axis=1)
     place = np.where(kept, np.cumsum(kept) - 1, -1)
     return _Assigned(pixels, place[owners], hkl[kept], sums[kept], boxes[kept])
@@ -152,28 +152,9 @@ def predicted(
     middle = np.linalg.norm(hkl @ np.linalg.inv(lattice.middle).T, axis=1)
     partiality = sums[:, spots.EXCITED]
     angle = sums[:, spots.ANGLE] / np.maximum(partiality, np.finfo(np.float64).tiny)
-    return _on_panel(renderer, frame, sums[:, :3], panel), partiality, angle, 1 / (middle * ANGSTROM)
-
-
-def _on_panel(renderer: Renderer, frame: Frame, rays: Reals, panel: NDArray[np.int32]) -> Reals:
-    """Where rays [n, 3] of any length meet their panels, in pixels; deeper in a sensor as photons are absorbed."""
-    origin, fast, slow, normal = (frame.panels[panel, i] for i in range(4))
-    length = np.linalg.norm(rays, axis=1, keepdims=True)
-    unit = rays / np.where(length > 0, length, 1)
-    cosine = (unit * normal).sum(1)
-    depth = _mean_depth(renderer.sensor[panel], renderer.layers, np.abs(cosine))
-    reach = ((origin * normal).sum(1) + depth) / np.where(cosine == 0, np.inf, cosine)
-    there = unit * reach[:, None] - origin
-    size = renderer.pixel_size[panel]
-    return np.stack(((there * fast).sum(1), (there * slow).sum(1)), axis=1) / size
-
-
-def _mean_depth(sensor: Reals, layers: int, cosine: Reals) -> Reals:
-    """Mean depth [n] (m) of what the layers of a sensor capture; sensor [n, 2] as a scene has it."""
-    step, attenuation = sensor[:, 0], sensor[:, 1]
-    depths = step[:, None] * np.arange(layers)
-    passed = np.exp(-depths * attenuation[:, None] / np.maximum(cosine, 1e-6)[:, None])
-    return np.asarray((depths * passed).sum(1) / passed.sum(1))
+    depths = np.column_stack((renderer.sensor, np.full(len(renderer.sensor), renderer.layers)))
+    position = spots.on_panels(sums[:, :3], frame.panels, panel, depths, renderer.pixel_size)
+    return position, partiality, angle, 1 / (middle * ANGSTROM)
 
 
 def _resolution(table: Columns) -> float:
@@ -183,7 +164,8 @@ def _resolution(table: Columns) -> float:
     visible = photons > VISIBLE_SIGMAS * np.sqrt(inside)
     if not visible.any():
         return float("nan")
-    return float(1 / np.quantile(1 / table["d_A"][visible].astype(np.float64), VISIBLE_SHARE))
+    spacings = np.sort(1 / table["d_A"][visible])
+    return float(1 / np.interp(VISIBLE_SHARE * (len(spacings) - 1), np.arange(len(spacings)), spacings))
 
 
 def _no_spots() -> Columns:

@@ -36,29 +36,30 @@ DARK = 100.0
 
 
 @compiled()
-def lit_pixels(photons: Array, pixels: Array) -> int:
-    """Fill `pixels` with the places of those above FLOOR; how many."""
-    count = 0
-    for place in range(photons.size):
-        if photons[place] > FLOOR:
-            pixels[count] = place
-            count += 1
+def lit_pixels(photons: Array, shape: Array, pixels: Array, places: Array) -> int:
+    """Fill `pixels` with those above FLOOR and `places` [n, 3] with their panel, slow and fast index; how many."""
+    count = pixel = 0
+    for panel in range(photons.size // (shape[0] * shape[1])):
+        for slow in range(shape[0]):
+            for fast in range(shape[1]):
+                if photons[pixel] > FLOOR:
+                    pixels[count] = pixel
+                    places[count, 0], places[count, 1], places[count, 2] = panel, slow, fast
+                    count += 1
+                pixel += 1
     return count
 
 
 @compiled()
-def nearest_codes(
-    pixels: Array, panels: Array, sizes: Array, shape: Array, incident: Array, wavelength: float, rows: Array
-) -> Array:
+def nearest_codes(places: Array, panels: Array, sizes: Array, incident: Array, wavelength: float, rows: Array) -> Array:
     """Packed h, k, l [n] of the reflection that each pixel belongs to.
 
-    panels [P, 4, 3] and sizes [P, 2] in m, shape [2] slow and fast pixels, rows [3, 3] of a, b, c in m.
+    places [n, 3] as of `lit_pixels`, panels [P, 4, 3] and sizes [P, 2] in m, rows [3, 3] of a, b, c in m.
     """
-    codes = np.empty(pixels.size, np.int64)
-    for i in range(pixels.size):
-        rest = pixels[i] % (shape[0] * shape[1])
-        p = pixels[i] // (shape[0] * shape[1])
-        fast, slow = (rest % shape[1] + 0.5) * sizes[p, 0], (rest // shape[1] + 0.5) * sizes[p, 1]
+    codes = np.empty(len(places), np.int64)
+    for i in range(len(places)):
+        p = places[i, 0]
+        fast, slow = (places[i, 2] + 0.5) * sizes[p, 0], (places[i, 1] + 0.5) * sizes[p, 1]
         x = panels[p, 0, 0] + fast * panels[p, 1, 0] + slow * panels[p, 2, 0]
         y = panels[p, 0, 1] + fast * panels[p, 1, 1] + slow * panels[p, 2, 1]
         z = panels[p, 0, 2] + fast * panels[p, 1, 2] + slow * panels[p, 2, 2]
@@ -80,10 +81,12 @@ def unpacked(codes: Array) -> Array:
 
 
 @compiled()
-def measured(photons: Array, pixels: Array, owners: Array, count: int, shape: Array) -> tuple[Array, Array]:
+def measured(
+    photons: Array, pixels: Array, places: Array, owners: Array, count: int, shape: Array
+) -> tuple[Array, Array]:
     """Sums [count, 5] over each reflection's own pixels and boxes [count, 5] around its bright ones.
 
-    owners [n]: the reflection of each of the pixels [n], or -1. Boxes end before FAST1 and SLOW1.
+    owners [n]: the reflection of each of the pixels [n] at places [n, 3], or -1. Boxes end before FAST1 and SLOW1.
     """
     sums, boxes = np.zeros((count, 5)), np.zeros((count, 5), np.int32)
     boxes[:, PANEL] = -1
@@ -95,19 +98,18 @@ def measured(photons: Array, pixels: Array, owners: Array, count: int, shape: Ar
     for i in range(pixels.size):
         own = owners[i]
         if own >= 0 and photons[pixels[i]] >= BORDER * sums[own, PEAK]:
-            _widen(boxes[own], pixels[i], shape)
+            _widen(boxes[own], places[i], shape)
     for i in range(pixels.size):
         own = owners[i]
         if own >= 0:
-            _add_inside(sums[own], boxes[own], photons[pixels[i]], pixels[i], shape)
+            _add_inside(sums[own], boxes[own], photons[pixels[i]], places[i])
     return sums, boxes
 
 
 @compiled()
-def _widen(box: Array, pixel: int, shape: Array) -> None:
+def _widen(box: Array, place: Array, shape: Array) -> None:
     """Make a box hold a pixel and its neighbours on the panel; a reflection on two panels keeps the first."""
-    rest, panel = pixel % (shape[0] * shape[1]), pixel // (shape[0] * shape[1])
-    fast, slow = rest % shape[1], rest // shape[1]
+    panel, slow, fast = place[0], place[1], place[2]
     if box[PANEL] < 0:
         box[PANEL] = panel
         box[FAST0], box[SLOW0] = shape[1], shape[0]
@@ -118,9 +120,8 @@ def _widen(box: Array, pixel: int, shape: Array) -> None:
 
 
 @compiled()
-def _add_inside(sums: Array, box: Array, value: float, pixel: int, shape: Array) -> None:
-    rest, panel = pixel % (shape[0] * shape[1]), pixel // (shape[0] * shape[1])
-    fast, slow = rest % shape[1], rest // shape[1]
+def _add_inside(sums: Array, box: Array, value: float, place: Array) -> None:
+    panel, slow, fast = place[0], place[1], place[2]
     inside = box[FAST0] <= fast < box[FAST1] and box[SLOW0] <= slow < box[SLOW1] and panel == box[PANEL]
     if inside:
         sums[INSIDE] += value
@@ -217,3 +218,36 @@ def add_excited(
                 sums[i, 2] += weight * z / length
                 sums[i, EXCITED] += weight
                 sums[i, ANGLE] += weight * angles[step]
+
+
+@compiled()
+def on_panels(rays: Array, panels: Array, panel: Array, depths: Array, sizes: Array) -> Array:
+    """Where rays [n, 3] of any length meet their panels [n], in pixels along fast and slow [n, 2].
+
+    panels [P, 4, 3] origin, fast, slow, normal and sizes [P, 2] in m. depths [P, 3]: thickness of a layer (m), its
+    attenuation (1/m), number of layers: photons are absorbed at the mean depth of what the layers capture.
+    """
+    found = np.empty((rays.shape[0], 2))
+    for i in range(rays.shape[0]):
+        one, x, y, z = panels[panel[i]], rays[i, 0], rays[i, 1], rays[i, 2]
+        length = max(np.sqrt(x * x + y * y + z * z), 1e-300)
+        x, y, z = x / length, y / length, z / length
+        cosine = x * one[3, 0] + y * one[3, 1] + z * one[3, 2]
+        close = one[0, 0] * one[3, 0] + one[0, 1] * one[3, 1] + one[0, 2] * one[3, 2]
+        reach = (close + _mean_depth(depths[panel[i]], abs(cosine))) / cosine if cosine != 0 else 0.0
+        x, y, z = reach * x - one[0, 0], reach * y - one[0, 1], reach * z - one[0, 2]
+        for axis in range(2):
+            along = x * one[1 + axis, 0] + y * one[1 + axis, 1] + z * one[1 + axis, 2]
+            found[i, axis] = along / sizes[panel[i], axis]
+    return found
+
+
+@compiled()
+def _mean_depth(layers: Array, cosine: float) -> float:
+    if layers[0] <= 0:
+        return 0.0
+    deep = passed = 0.0
+    for layer in range(int(layers[2])):
+        share = np.exp(-layer * layers[0] * layers[1] / max(cosine, 1e-6))
+        deep, passed = deep + layer * layers[0] * share, passed + share
+    return float(deep / passed)
