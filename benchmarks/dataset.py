@@ -246,7 +246,7 @@ def rates(_: int) -> Found:
             shards.make_shard(folder, 0, renderer)
             found[name] = images / (time.process_time() - begun), renderer.image_shape
     said = ", ".join(f"`{n}` ({s[-1]} x {s[-2]}) {rate:.3g}" for n, (rate, s) in found.items())
-    return Found("", said, True, sum(RATED.values()))
+    return Found("none", said, True, sum(RATED.values()))
 
 
 def finder(count: int) -> Found:
