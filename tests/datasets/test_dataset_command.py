@@ -196,7 +196,7 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
     (tmp_path / "recipe.toml").write_text(toml({**STILLS, "render": {"oversample": 1, "tolerance": 0.5}}))
     words = ["dataset", str(tmp_path / "recipe.toml"), "-o", str(tmp_path / "set"), "--shard", "0"]
     assert main(words) == 0
-    assert "up to 0.5 photons of a pixel are left out (render.tolerance)" in capsys.readouterr().err
+    assert "up to 0.5 photons of a pixel and lattice are left out (render.tolerance)" in capsys.readouterr().err
     assert main([*words, "-q"]) == 0 and "left out" not in capsys.readouterr().err
 
 

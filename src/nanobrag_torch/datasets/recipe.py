@@ -231,7 +231,7 @@ class RenderPart:
     """How finely images are computed, and what may be left out."""
 
     oversample: int = plain(0, low=0)  # sub-pixels along an edge; 0: as the narrowest spot needs
-    tolerance: float = plain(0.0, low=0)  # photons that a pixel may lose to steps that are left out; 0: 1e-10 of spots
+    tolerance: float = plain(0.0, low=0)  # photons a pixel and lattice that may be left out; 0: 1e-10 of spots
     dtype: str = plain("float32", accepted=("float32", "float64"))
 
 

@@ -106,9 +106,9 @@ def _make(
     from nanobrag_torch.workers import place_of_process
 
     place = place_of_process()
-    if folder.recipe.render.tolerance and not quiet and place.rank == 0:
-        left = f"up to {folder.recipe.render.tolerance:g} photons of a pixel are left out (render.tolerance)"
-        print(left, file=sys.stderr)
+    tolerance = folder.recipe.render.tolerance
+    if tolerance and not quiet and place.rank == 0:
+        print(f"up to {tolerance:g} photons of a pixel and lattice are left out (render.tolerance)", file=sys.stderr)
     if shard is not None:
         _require_unused("--shard", shard, workers=workers, cluster=cluster)
         folder.recipe.images_of(shard)
