@@ -39,9 +39,11 @@ COLUMNS = ("value", "gradients", "one_pass", "backward", "program")
 def page() -> str:
     """The whole page."""
     found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("cpu-*.json"))]
+    frames = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("frames-*.json"))]
     sparse = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("sparse-*.json"))]
     lines = [
         *(line for results in found for line in _machine(results)),
+        *(line for one in frames for line in _frames(one)),
         *(line for one in sparse for line in _sparse(one)),
     ]
     return "\n".join([INTRODUCTION, *lines]) + "\n"
@@ -71,10 +73,48 @@ def _machine(results: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield from (line for scene in results["scenes"] if "command_s" in scene for line in _shell(scene))
     if "first_compile" in results:
-        value, gradients = (results["first_compile"][name] for name in ("value_s", "gradients_s"))
-        yield f"First compile, nothing in the cache: {value:.1f} s before the first image,"
-        yield f"{gradients:.1f} s more before the first gradients."
+        yield from _first_compile(results["first_compile"])
         yield ""
+
+
+def _first_compile(found: dict[str, float]) -> Iterator[str]:
+    """How long the first image waits, and why that cannot be shortened much."""
+    yield f"First compile, nothing in the cache: {found['value_s']:.1f} s before the first image,"
+    yield f"{found['gradients_s']:.1f} s more before the first gradients."
+    if "value_llvm_s" not in found:
+        return
+    shares = [100 * found[f"{name}_llvm_s"] / found[f"{name}_s"] for name in ("value", "gradients")]
+    yield f"LLVM takes {shares[0]:.0f}% and {shares[1]:.0f}% of that, for {found['value_functions']:.0f} and"
+    yield f"{found['gradients_functions']:.0f} functions; the rest is numba's own work in Python, a function after"
+    yield "the other: types, lowering, the text of the code. No setting of LLVM brings the whole below that rest; what"
+    yield "helps is `nb warm`, which compiles kernels and types of numbers in as many processes as there are cores."
+
+
+FRAMES = {
+    "process_s": ("`nanoBragg`, an image of 64 x 64, a process each", "s"),
+    "batch_ms": ("`nanoBragg -batch`, 1000 such images, start included, each", "ms"),
+    "small_ms": ("`nb simulate`, 200 frames of 64 x 64, each", "ms"),
+    "large_ms": ("`nb simulate`, 8 frames of 1000 x 1000, each", "ms"),
+    "kernel_ms": ("the kernel alone for these", "ms"),
+    "large_over_kernel": ("one over the other", ""),
+}
+
+
+def _frames(results: dict[str, Any]) -> Iterator[str]:
+    """What comes on top of the kernel; an earlier state beside it where one was measured."""
+    yield f"## Many images, {results['machine']}"
+    yield ""
+    yield "What a program costs beside its kernel (`python -m benchmarks.frames`): small images in one process, and"
+    yield "series of frames with a table of 81527 unique amplitudes, N = 10 (small ones 5), written as CBF, on one"
+    yield f"thread. Load of the machine before the run: {results['load_before'][0]:.1f}."
+    yield ""
+    states = [results["frames"], *([results["before"]] if "before" in results else [])]
+    yield f"| | now |{' before |' * (len(states) - 1)}"
+    yield f"|---|{'---|' * len(states)}"
+    for name, (title, unit) in FRAMES.items():
+        shown = (f"{one[name]:.3g} {unit}".strip() if name in one else "" for one in states)
+        yield f"| {title} | {' | '.join(shown)} |"
+    yield ""
 
 
 def _sparse(results: dict[str, Any]) -> Iterator[str]:

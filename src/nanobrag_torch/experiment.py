@@ -11,6 +11,7 @@ convention in between.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,14 @@ from nanobrag_torch.config import (
     PanelConfig,
 )
 from nanobrag_torch.crystallography.structure_factors import attach_structure_factors, read_structure_factors
+from nanobrag_torch.crystallography.symmetry import Expansion, expand_to_p1
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.geometry import read_geometry, write_geometry
+from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.kernels.reference import Progress
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
+from nanobrag_torch.models.remembered import is_plain
 from nanobrag_torch.records.experiment import CrystalData, ExperimentData, GroupData, PanelData
 from nanobrag_torch.records.frames import electric_axis, incident, kahn_factor
 from nanobrag_torch.records.reflections import Reflections
@@ -121,18 +125,28 @@ class Experiment:
         """
         return _without_panel(self.simulator(frame, **simulator).record(seed, image=frame, progress=progress))
 
-    def simulator(self, frame: int = 0, **options: Any) -> Simulator:
-        """The Simulator of a frame, for pixels, gradients and refinement; its detector has `panels`."""
+    def simulator(self, frame: int = 0, *, kind: type[Simulator] = Simulator, **options: Any) -> Simulator:
+        """The Simulator of a frame, for pixels, gradients and refinement; its detector has `panels`.
+
+        kind: a class of Simulator to make it of.
+        """
         if not 0 <= frame < self.frames:
             raise InputError("frame", frame, f"0 to {self.frames - 1}")
         device = options.get("device", "cpu")
         crystal = Crystal(self.crystal_config(frame), device=device)
         if self.structure_factors is not None:
-            attach_structure_factors(crystal, self.structure_factors, default_F=self.options.get("default_F", 0.0))
+            chosen = {"default_F": self.options.get("default_F", 0.0), "expansion": self._expansion}
+            attach_structure_factors(crystal, self.structure_factors, **chosen)
         detector = Detector(self.detector_config(frame), device=device)
         assert self.data.detector is not None
         options["response"] = panel_response(self.data.detector, options.get("response"))
-        return Simulator(crystal, detector, beam_config=self.beam_config(frame), **options)
+        return kind(crystal, detector, beam_config=self.beam_config(frame), **options)
+
+    @cached_property
+    def _expansion(self) -> Expansion:
+        """Where symmetry puts the structure factors, which is the same in every frame."""
+        assert self.structure_factors is not None
+        return expand_to_p1(self.structure_factors)
 
     def crystal_config(self, frame: int = 0) -> CrystalConfig:
         """Orientation as the goniometer has it where the frame begins, and the frame's rotation in phi steps.
@@ -152,7 +166,7 @@ class Experiment:
         if self.data.goniometer is not None:
             goniometer = self.data.goniometer
             chosen.setdefault("spindle_axis", _setting(self.data, frame) @ goniometer.rotation_axis)
-        return CrystalConfig(**{k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in chosen.items()})
+        return CrystalConfig(**{k: _plain(v) for k, v in chosen.items()})
 
     def detector_config(self, frame: int = 0) -> DetectorConfig:
         """Panels in their groups; a group is moved by replacing its shift_mm and rotation_deg."""
@@ -164,13 +178,13 @@ class Experiment:
         panels = [_panel(panel, owner.get(i)) for i, panel in enumerate(self.data.detector.panels)]
         placed: dict[str, Any] = {
             "detector_convention": DetectorConvention.CUSTOM,
-            "custom_beam_vector": incident(beam).tolist(),
-            "panels": panels,
-            "groups": groups,
+            "custom_beam_vector": _plain(incident(beam)),
+            "panels": tuple(panels),
+            "groups": tuple(groups),
         }
         electric = electric_axis(beam)
         if electric is not None:
-            placed["custom_polar_vector"] = electric.tolist()
+            placed["custom_polar_vector"] = _plain(electric)
         return DetectorConfig(**{**placed, **self._options_of(DetectorConfig)})
 
     def beam_config(self, frame: int = 0) -> BeamConfig:
@@ -201,6 +215,77 @@ class Experiment:
         assert self.data.crystal is not None
         stars = _setting(self.data, frame) @ _fixed(self.data) @ _matrix_of_frame(self.data.crystal, frame)
         return {f"mosflm_{axis}_star": stars[:, i] for i, axis in enumerate("abc")}
+
+
+class _Turning(Simulator):
+    """A Simulator whose runs differ by phi_start_deg alone: of the scene only the lattice is made anew."""
+
+    _kept: tuple[Scene, Options, Tensor, Tensor] | None = None  # and spindle and rows of the cell
+
+    def _constants(self) -> tuple[Scene, Options, Tensor, Tensor]:
+        if self._kept is None:
+            self._kept = super().scene(), super().options(), self.geometry.spindle, self.crystal.cell(self.compat)[0]
+        return self._kept
+
+    def scene(self) -> Scene:
+        scene, _, spindle, rows = self._constants()
+        return replace(scene, lattice=self.crystal.lattice(spindle, self.compat, rows)[0].to(self.device))
+
+    def options(self) -> Options:
+        return self._constants()[1]
+
+
+class FrameRenderer:
+    """Renders frames of an experiment that does not change meanwhile: what frames share is made once.
+
+    Images are those of Experiment.simulate and Experiment.record; simulator: options of Simulator, as there.
+    """
+
+    def __init__(self, experiment: Experiment, **simulator: Any) -> None:
+        self.experiment, self._options = experiment, simulator
+        self._made: Simulator | None = None
+        data = experiment.data
+        self._beam_varies = data.beam is not None and (
+            data.beam.s0_at_scan_points is not None or data.beam.frame_wavelengths_A is not None
+        )
+        crystal_varies = data.crystal is not None and data.crystal.A_at_scan_points is not None
+        mount_varies = data.goniometer is not None and data.goniometer.setting_at_scan_points is not None
+        plain = all(map(is_plain, experiment.options.values()))
+        self._turns_only = plain and not (self._beam_varies or crystal_varies or mount_varies)
+
+    def simulator(self, frame: int) -> Simulator:
+        """The Simulator of a frame, which the next frame may change."""
+        made = self._made
+        if made is None:
+            made = self._made = self._first(frame)
+        elif not 0 <= frame < self.experiment.frames:
+            raise InputError("frame", frame, f"0 to {self.experiment.frames - 1}")
+        made.crystal.config = self.experiment.crystal_config(frame)
+        if self._beam_varies:
+            made.detector.config = self.experiment.detector_config(frame)
+            made.beam.config = self.experiment.beam_config(frame)
+        return made
+
+    def _first(self, frame: int) -> Simulator:
+        made = self.experiment.simulator(frame, kind=_Turning if self._turns_only else Simulator, **self._options)
+        table = made.crystal.hkl_data
+        made.crystal.hkl_data = None if table is None else table.to(made.dtype)
+        return made
+
+    def simulate(self, frame: int, *, progress: Progress | None = None) -> Tensor:
+        """The image of a frame, counted from 0."""
+        return _without_panel(self.simulator(frame).run(progress=progress))
+
+    def record(self, frame: int, *, seed: int, progress: Progress | None = None) -> Tensor:
+        """The image of a frame as its detector records it."""
+        return _without_panel(self.simulator(frame).record(seed, image=frame, progress=progress))
+
+
+def _plain(value: Any) -> Any:
+    """An array as numbers, which nobody can change in a vector; anything else as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return tuple(value.tolist()) if value.ndim == 1 else value.tolist()
 
 
 def _without_panel(image: Tensor) -> Tensor:
@@ -253,9 +338,9 @@ def _panel(panel: PanelData, group: str | None) -> PanelConfig:
     absorbs = panel.thickness_mm and panel.mu_per_mm  # a thickness alone does not say how much is absorbed
     good = panel.good_pixels()
     return PanelConfig(
-        origin_mm=panel.origin_mm.tolist(),
-        fast_axis=panel.fast.tolist(),
-        slow_axis=panel.slow.tolist(),
+        origin_mm=_plain(panel.origin_mm),
+        fast_axis=_plain(panel.fast),
+        slow_axis=_plain(panel.slow),
         pixel_size_mm=tuple(panel.pixel_size_mm),
         fpixels=panel.image_size[0],
         spixels=panel.image_size[1],
@@ -270,7 +355,7 @@ def _panel(panel: PanelData, group: str | None) -> PanelConfig:
 def _groups(group: GroupData, parent: str | None, owner: dict[int, str]) -> list[GroupConfig]:
     """The tree as a list; fills in which group each panel belongs to. Names are paths, so that none comes twice."""
     name = f"{parent or ''}/{group.name or 'detector'}"
-    own = GroupConfig(name=name, parent=parent, centre_mm=group.origin_mm.tolist())
+    own = GroupConfig(name=name, parent=parent, centre_mm=_plain(group.origin_mm))
     found = [own]
     for i, child in enumerate(group.children):
         if isinstance(child, GroupData):

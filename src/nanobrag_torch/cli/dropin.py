@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nanobrag_torch.cli.boundary import exit_code
 from nanobrag_torch.compat import RESPONSE_ROWS
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.atomic import OutputFile
+from nanobrag_torch.io.atomic import OutputFile, require_place
 from nanobrag_torch.io.ctext import format_g
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def check_places(files: Sequence[tuple[str, str]], taken: dict[Path, str]) -> No
 
     taken: resolved paths, and what they are; the outputs join them.
     """
+    tried: set[Path] = set()
     for flag, path in files:
         place = Path(path).resolve()
         if place in taken:
@@ -71,7 +72,10 @@ def check_places(files: Sequence[tuple[str, str]], taken: dict[Path, str]) -> No
         if place.exists() and not place.is_file() and not place.is_dir():
             continue  # a pipe or a device such as /dev/null takes anything, and opening it could wait
         taken[place] = flag
-        OutputFile(path, flag).discard()
+        require_place(path, flag)
+        if place.parent not in tried:
+            OutputFile(path, flag).discard()
+            tried.add(place.parent)
 
 
 def correction_lines(changed: Iterable[str], what: str = "image") -> Iterator[str]:

@@ -132,15 +132,21 @@ def calculated_reflections(
 
 
 def attach_structure_factors(
-    crystal: HoldsAmplitudes, reflections: Reflections, *, default_F: float | Tensor = 0.0
+    crystal: HoldsAmplitudes,
+    reflections: Reflections,
+    *,
+    default_F: float | Tensor = 0.0,
+    expansion: Expansion | None = None,
 ) -> Expansion:
     """Expand reflections to P1 and make them the crystal's table; missing ones get default_F.
+
+    expansion: that of the same reflections, where it is at hand.
 
     To refine amplitudes, make `crystal.hkl_data` from a vector of unique ones with `table_maker(expansion)`.
     """
     import torch
 
-    expansion = expand_to_p1(reflections)
+    expansion = expand_to_p1(reflections) if expansion is None else expansion
     crystal.hkl_data = amplitude_table(expansion, torch.from_numpy(reflections.amplitude), default_F=default_F)
     crystal.hkl_metadata = expansion.metadata
     return expansion

@@ -225,18 +225,29 @@ def require_writable(path: str | os.PathLike[str], flag: str = "output file") ->
     probe.discard()
 
 
+def require_place(path: str | os.PathLike[str], flag: str = "output file") -> None:
+    """Raise InputError for a name that no file can have, or whose file may not be replaced; tries nothing out."""
+    try:
+        _places(str(path))
+    except OSError as error:
+        raise InputError(flag, str(path), f"a file that can be written ({_reason(error)})") from error
+
+
 def _places(path: str) -> tuple[Path, Path | None]:
     """Final and temporary name, links followed; no temporary for what is not a regular file, such as /dev/null."""
-    given = Path(path)
     if path == "":
         raise FileNotFoundError("the name is empty")
-    if given.is_dir():
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError:  # or a link to nowhere
+        mode = 0
+    if stat.S_ISDIR(mode):
         raise IsADirectoryError("it is a folder")
-    if given.exists() and not os.access(given, os.W_OK):
+    if mode and not os.access(path, os.W_OK):
         raise PermissionError("permission denied")
-    if given.exists() and not given.is_file():
-        return given, None
-    final = Path(os.path.realpath(given))
+    if mode and not stat.S_ISREG(mode):
+        return Path(path), None
+    final = Path(os.path.realpath(path))
     remove_leftovers(final.parent)
     return final, part_of(final)
 

@@ -64,6 +64,7 @@ class HklTable:
     count: int  # lines counted, also those that a C reader never reaches
     non_integer: list[tuple[str, float]]  # axis and value of indices that the C program warns about
     tidied: bool = False  # lines of text were skipped, or columns past the fourth
+    commented: bool = False
 
 
 def read_hkl_file(
@@ -142,7 +143,7 @@ def read_hkl_arrays(path: str | os.PathLike[str], default_F: float = 0.0, *, sto
     grid = _fill(metadata, indices, amplitudes, default_F)
     if not np.isfinite(grid).all():
         raise InputError(FLAG, str(path), "finite structure factors")
-    return HklTable(grid, metadata, len(met), _not_whole(met), tidied)
+    return HklTable(grid, metadata, len(met), _not_whole(met), tidied, b"#" in text)
 
 
 def write_hkl_file(target: Target, grid: Grid, metadata: Metadata, *, flag: str = "hkl file") -> None:

@@ -11,6 +11,7 @@ _HOMES = {
     "models.crystal": ("Crystal",),
     "models.detector": ("Detector",),
     "config": ("BeamConfig", "CrystalConfig", "DetectorConfig"),
+    "utils.experiment_model": ("ExperimentModel",),
 }
 __all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0605
 _attribute = lazily(__name__, _HOMES)
@@ -18,6 +19,4 @@ _attribute = lazily(__name__, _HOMES)
 
 def __getattr__(name: str) -> Any:
     """A public name, imported with its module when it is first asked for."""
-    if name == "ExperimentModel":
-        raise ImportError("ExperimentModel is not part of this package: parameters of a fit are in refinement")
     return _attribute(name)

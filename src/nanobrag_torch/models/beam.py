@@ -13,6 +13,7 @@ from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import BeamConfig
 from nanobrag_torch.devices import checked_device
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.models.remembered import remembered
 from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.physics.polarization import polarization_matrix, unpolarized_matrix
 from nanobrag_torch.physics.rotations import unit
@@ -59,6 +60,7 @@ class Beam:
     def __repr__(self) -> str:
         return f"Beam({self.config!r}, {self.device})"
 
+    @remembered()
     def sources(self, beam: Tensor, polar: Tensor, compat: Compat = Compat()) -> Sources:  # noqa: B008
         """The table of sources about the beam direction [3] and polarization axis [3]; unit vectors.
 

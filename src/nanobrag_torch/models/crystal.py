@@ -21,6 +21,7 @@ from nanobrag_torch.devices import checked_device
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.hkl import read_hkl_file, write_fdump
 from nanobrag_torch.models.attributes import CellTensor, Setting
+from nanobrag_torch.models.remembered import remembered
 from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.physics import mosaicity
 from nanobrag_torch.physics.rotations import axis_rotation, quaternion_rotation, vector_rotation, xyz_rotation
@@ -40,6 +41,11 @@ TURNING = (
     "phi_start_deg", "osc_range_deg", "phi_steps", "mosaic_spread_deg", "mosaic_domains", "mosaic_seed", "spindle_axis",
 )  # fmt: skip
 """Fields of a CrystalConfig that say how a crystal turns and how mosaic it is."""
+BESIDE_THE_CELL = (
+    *TURNING, "phi_step_deg", "mosaic_sampling", "N_cells", "sample_size_mm", "shape", "fudge", "default_F", "F_scale",
+    "B_factor_A2", "interpolate",
+)  # fmt: skip
+"""Fields of a CrystalConfig that neither size nor orientation of the cell depends on."""
 _LOG = logging.getLogger(__name__)
 
 Triple = tuple[Tensor, Tensor, Tensor]
@@ -189,6 +195,7 @@ class Crystal:
         tensors = dict(zip(names, (*rows, *stars), strict=True)) | {"V": volume}
         return {name: tensor.to(self.dtype) for name, tensor in tensors.items()}
 
+    @remembered(*BESIDE_THE_CELL)
     def cell(self, compat: Compat = Compat()) -> tuple[Tensor, Tensor, Tensor]:  # noqa: B008
         """Direct rows [3, 3] (Angstrom), reciprocal rows [3, 3] (1/Angstrom) and volume [], float64 (section 6.3)."""
         stars = self._reciprocal(compat) @ self.orientation().T

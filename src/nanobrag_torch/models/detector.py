@@ -16,12 +16,18 @@ from nanobrag_torch.devices import checked_device
 from nanobrag_torch.models.conventions import CONVENTIONS
 from nanobrag_torch.models.detector_attributes import DetectorAttributes
 from nanobrag_torch.models.panels import panel_pixel_sizes, panel_sensors, panel_vectors
+from nanobrag_torch.models.remembered import remembered
 from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.physics.rotations import axis_rotation, unit, xyz_rotation
 from nanobrag_torch.units import DEGREES_PER_RADIAN, MICRON, MM
 
 DEFAULT_DISTANCE_MM = 100.0
 SMALLEST = 2.2250738585072014e-308
+READ_FOR_PIXELS = (
+    "mask_array", "roi_xmin", "roi_xmax", "roi_ymin", "roi_ymax", "oversample", "oversample_omega", "oversample_polar",
+    "oversample_thick", "point_pixel", "curved_detector",
+)  # fmt: skip
+"""Fields of a configuration that say how pixels are read, not where they are."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,7 @@ class Detector(DetectorAttributes):
         axis = self._tensor(defaults.twotheta if config.twotheta_axis is None else config.twotheta_axis)
         return Axes(normal=normal, twotheta=axis if compat.raw_twotheta_axis else unit(axis), **vectors)
 
+    @remembered(*READ_FOR_PIXELS)
     def geometry(self, compat: Compat = Compat()) -> DetectorGeometry:  # noqa: B008
         """Panel vectors and reported values, section 5.2 and 5.3."""
         if self.config.panels:
@@ -284,17 +291,23 @@ class Detector(DetectorAttributes):
         """Fast and slow coordinate (m) of the point that the pivot keeps, from the convention's own numbers."""
         config, kind = self.config, self.config.detector_convention
         pixel = self._tensor(config.pixel_size_mm) * MM
-        fast_size, slow_size = config.fpixels * pixel, config.spixels * pixel
-        half = {
-            DetectorConvention.MOSFLM: ((fast_size + pixel) / 2, (slow_size + pixel) / 2),
-            DetectorConvention.DENZO: ((fast_size + pixel) / 2, (slow_size + pixel) / 2),
-            DetectorConvention.ADXV: ((fast_size + pixel) / 2, (slow_size - pixel) / 2),
-        }.get(kind, (fast_size / 2, slow_size / 2))
+        slow_size, half = config.spixels * pixel, default_centre(config, self.device)
         fast = half[0] if config.beam_center_f is None else self._tensor(config.beam_center_f) * MM
         slow = half[1] if config.beam_center_s is None else self._tensor(config.beam_center_s) * MM
         if kind is DetectorConvention.MOSFLM:
             return fast + pixel / 2, slow + pixel / 2
         return fast, slow_size - slow if kind is DetectorConvention.ADXV else slow
+
+
+def default_centre(config: DetectorConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """beam_center_f and beam_center_s (m) where none are given, in the convention's own numbers."""
+    pixel = as_tensor(config.pixel_size_mm, device) * MM
+    fast_size, slow_size = config.fpixels * pixel, config.spixels * pixel
+    return {
+        DetectorConvention.MOSFLM: ((fast_size + pixel) / 2, (slow_size + pixel) / 2),
+        DetectorConvention.DENZO: ((fast_size + pixel) / 2, (slow_size + pixel) / 2),
+        DetectorConvention.ADXV: ((fast_size + pixel) / 2, (slow_size - pixel) / 2),
+    }.get(config.detector_convention, (fast_size / 2, slow_size / 2))
 
 
 def roi_bounds(low: int | None, high: int | None, count: int) -> tuple[int, int]:

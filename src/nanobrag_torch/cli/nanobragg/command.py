@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from nanobrag_torch.cli.nanobragg.prepared import Prepared
+    from nanobrag_torch.cli.progress import Report
     from nanobrag_torch.simulator import Simulator
 
 NAME = "nanoBragg"
@@ -38,14 +39,25 @@ def _run(words: Sequence[str]) -> int:
         if any(word in texts for word in words):
             print(text().rstrip())
             return 0
+    if "-batch" in words:
+        from nanobrag_torch.cli.nanobragg.batch import run_batch
+
+        return run_batch(words, _run_once)
+    if "-resume" in words:
+        raise InputError("-resume", "no -batch", "-batch FILE beside it")
+    return _run_once(words)
+
+
+def _run_once(words: Sequence[str], *, clock_seed: int | None = None, report: Report | None = None) -> int:
+    """One image. clock_seed: for seeds that nobody gave. report: takes the fraction done, in place of a meter."""
     from nanobrag_torch.cli.nanobragg.prepare import build, prepare
     from nanobrag_torch.cli.nanobragg.warnings import ineffective
 
-    prepared = prepare(words)
+    prepared = prepare(words, clock_seed=clock_seed)
     simulator = build(prepared)
     warnings = [*prepared.request.warnings, *ineffective(prepared)]
     _announce(prepared, simulator, warnings)
-    _render_and_write(prepared, simulator)
+    _render_and_write(prepared, simulator, report)
     return 0
 
 
@@ -63,13 +75,13 @@ def _announce(prepared: Prepared, simulator: Simulator, warnings: Sequence[str])
     print("\n".join(lines), flush=True)
 
 
-def _render_and_write(prepared: Prepared, simulator: Simulator) -> None:
+def _render_and_write(prepared: Prepared, simulator: Simulator, report: Report | None) -> None:
     from nanobrag_torch.cli.nanobragg import outputs
     from nanobrag_torch.cli.nanobragg.printout import printout_lines, trace_lines
     from nanobrag_torch.cli.nanobragg.report import closing_lines, speed_line
     from nanobrag_torch.cli.nanobragg.solid_angle import reported_solid_angle
 
-    image, seconds = _rendered(prepared, simulator)
+    image, seconds = _rendered(prepared, simulator, report)
     results = outputs.results_of(image, prepared)
     files = outputs.write_results(results, prepared, simulator)
     complaint = outputs.write_dump(prepared)
@@ -87,7 +99,7 @@ def _render_and_write(prepared: Prepared, simulator: Simulator) -> None:
     print(speed_line(seconds, image.size if wanted is None else wanted.numel(), simulator.steps), flush=True)
 
 
-def _rendered(prepared: Prepared, simulator: Simulator) -> tuple[NDArray[np.float32], float]:
+def _rendered(prepared: Prepared, simulator: Simulator, report: Report | None) -> tuple[NDArray[np.float32], float]:
     """The image (slow, fast) and the seconds that it took."""
     import torch
 
@@ -96,8 +108,8 @@ def _rendered(prepared: Prepared, simulator: Simulator) -> tuple[NDArray[np.floa
 
     share_random_state(simulator.crystal, prepared)  # what was printed before may have drawn from it
     begun = time.perf_counter()
-    with progress_meter(prepared.request.progress) as progress, torch.no_grad():
-        image = simulator.run(progress=progress)
+    with progress_meter(prepared.request.progress and report is None) as meter, torch.no_grad():
+        image = simulator.run(progress=meter if report is None else report)
     array: NDArray[np.float32] = image.to("cpu", torch.float32).numpy()
     return array, time.perf_counter() - begun
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from nanobrag_torch.cli.nanobragg import settings
+from nanobrag_torch.cli.nanobragg.flags import FLAGS
 from nanobrag_torch.cli.nanobragg.parsing import apply_words
 from nanobrag_torch.cli.nanobragg.request import Request
 from nanobrag_torch.cli.nanobragg.structure import StructureFactors, comments_cost_reflections
@@ -70,6 +71,9 @@ def correction_lines(scene: Scene) -> Iterator[str]:
 
 
 def _skewed_cell(scene: Scene) -> bool:
+    config = scene.simulator.crystal.config
+    if config.mosflm_a_star is None and (config.cell_alpha, config.cell_beta, config.cell_gamma) == (90, 90, 90):
+        return False
     right, skewed = (_lattice_and_shape(scene, compat) for compat in (Compat(), Compat(skewed_cell=True)))
     return any(_differ(a, b) for a, b in zip(right, skewed, strict=True))
 
@@ -147,7 +151,15 @@ def _parsed_otherwise(scene: Scene, switch: str) -> Request:
     return replace(other, close_distance_mm=scene.request.close_distance_mm)  # it may have been dropped for -distance
 
 
+def _is_shadowed(scene: Scene, switch: str) -> bool:
+    """Whether any word could be read as another flag when this defect of parsing is back."""
+    shadows = [flag.shadow for flag in FLAGS if flag.shadow_switch == switch]
+    return any(shadow in word for word in scene.words for shadow in shadows)
+
+
 def _misset_seed_is_misset(scene: Scene) -> bool:
+    if not _is_shadowed(scene, "misset_seed_is_misset"):
+        return False
     return _misset(_parsed_otherwise(scene, "misset_seed_is_misset")) != _misset(scene.request)
 
 
@@ -159,6 +171,8 @@ def _misset(request: Request) -> object:
 
 
 def _twotheta_axis_is_twotheta(scene: Scene) -> bool:
+    if not _is_shadowed(scene, "twotheta_axis_is_twotheta"):
+        return False
     return _places_otherwise(scene, _parsed_otherwise(scene, "twotheta_axis_is_twotheta"))
 
 
@@ -205,12 +219,17 @@ def _quotients_rounded_up(scene: Scene) -> bool:
 
 def _lopsided_divergence(scene: Scene) -> bool:
     simulator, geometry = scene.simulator, scene.simulator.geometry
+    beam = simulator.beam.config
+    if (beam.hdiv_range_mrad, beam.hdiv_steps, beam.vdiv_range_mrad, beam.vdiv_steps) == (0, 1, 0, 1):
+        return False
     aside, even = (simulator.beam.sources(geometry.beam, geometry.polar, Compat(lopsided_divergence=on)).directions
                    for on in (True, False))  # fmt: skip
     return aside.shape != even.shape or _differ(aside, even)
 
 
 def _normal_stays(scene: Scene) -> bool:
+    if scene.request.convention != DetectorConvention.CUSTOM.value:
+        return False
     detector = scene.simulator.detector
     stays, new = (detector.geometry(replace(scene.simulator.compat, normal_stays=on)).panels for on in (True, False))
     return _differ(stays, new)

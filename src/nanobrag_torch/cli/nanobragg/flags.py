@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 Kind = str  # "real", "int", "word" or "file"
 
@@ -24,7 +25,7 @@ SUBJECTS = (
 """Order of the groups in the help."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Flag:
     """One flag. `part` fires on any word that contains it, `whole` on that word alone."""
 
@@ -95,6 +96,12 @@ RUN: tuple[Flag, ...] = (
     Flag(whole=("-threads",), values=INT, sets=("threads",), stop=True, default="all cores", text="CPU threads"),
     Flag(whole=("-tolerance",), values=REAL, sets=("tolerance",), stop=True, default="0, the full sum",
          shown="photons", text="what a pixel may lose at most where steps that add next to nothing are left out"),
+    Flag(whole=("-batch",), values=FILE, sets=("batchfile",), stop=True,
+         text="run the command lines of this file, one a line, in one process; paths are relative to the file, flags "
+              "beside -batch come before those of each line, # begins a comment, each line has outputs of its own; "
+              "what lines print goes to FILE.log, errors name their line and the rest goes on; exit code of the worst"),
+    Flag(whole=("-resume",), puts=_on_off("resume", True), stop=True,
+         text="with -batch: leave out lines whose files are there already, whole and made of the same"),
     Flag(whole=("-pngfile",), values=FILE, sets=("pngfile",), stop=True, subject="outputs", default="none",
          text="picture for people: logarithmic grey, beam centre, resolution rings"),
     Flag(whole=("-gauss_hkl_xtal",), puts=_on_off("shape", "gauss_hkl"), stop=True, subject="crystal",
@@ -341,6 +348,18 @@ LONGER = frozenset((
 """Spellings in use that say no more and no less than the row whose part they contain."""
 
 FLAGS: tuple[Flag, ...] = RUN + CRYSTAL + CENTRE + AXES + DETECTOR + BEAM + FILES
+
+
+@lru_cache(2**14)
+def fired_by(word: str, table: tuple[Flag, ...] = FLAGS) -> tuple[Flag, ...]:
+    """The rows that a word fires, in order."""
+    return tuple(flag for flag in table if flag.matches(word))
+
+
+@lru_cache(16)
+def spellings_of(table: tuple[Flag, ...] = FLAGS) -> frozenset[str]:
+    """Every spelling that says no more than the row it fires."""
+    return LONGER.union(*(flag.names for flag in table))
 
 
 def flags_of_config(field: str) -> Iterator[Flag]:

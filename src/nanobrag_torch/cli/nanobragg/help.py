@@ -18,6 +18,7 @@ Renders the X-ray diffraction image of a small crystal, in photons per pixel.
 
   nanoBragg -cell 78 78 38 90 90 90 -default_F 100 -N 10 -lambda 1 -distance 100
   nanoBragg -mat A.mat -hkl P1.hkl -N 20 -osc 0.1 -phisteps 10 -pngfile picture.png
+  nanoBragg -batch runs.txt -resume
 """
 
 NOTES = """\

@@ -35,11 +35,15 @@ def output_files(request: Request) -> list[tuple[str, str]]:
     return files
 
 
+def input_files(request: Request) -> list[str]:
+    """Path of every file that the flags name for reading; the dump file is none of them."""
+    named = [request.hklfile, request.matfile, request.imgfile, request.maskfile, request.sourcefile]
+    return [path for path in named if path is not None] + [path for _, path in request.stolfiles]
+
+
 def check_outputs(request: Request) -> None:
     """Raise InputError for an output that cannot be written, is named twice, or is an input as well."""
-    inputs = [request.hklfile, request.matfile, request.imgfile, request.maskfile, request.sourcefile]
-    inputs += [path for _, path in request.stolfiles]
-    taken = {Path(path).resolve(): "an input file" for path in inputs if path is not None}
+    taken = {Path(path).resolve(): "an input file" for path in input_files(request)}
     dump = Path(request.dumpfile).resolve()
     if request.hklfile is not None and dump in taken:
         raise InputError("-dump", request.dumpfile, "a name of its own, not that of an input file")

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-from nanobrag_torch.cli.nanobragg.flags import FLAGS, LONGER, RUN, Flag
+from nanobrag_torch.cli.nanobragg.flags import FLAGS, RUN, Flag, fired_by, spellings_of
 from nanobrag_torch.cli.nanobragg.request import Request
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.errors import InputError
@@ -49,7 +49,7 @@ def header_files(words: Sequence[str]) -> tuple[str | None, str | None]:
 
 
 def apply_words(
-    request: Request, words: Sequence[str], compat: Compat, *, as_c_reads: bool, table: Sequence[Flag] = FLAGS
+    request: Request, words: Sequence[str], compat: Compat, *, as_c_reads: bool, table: tuple[Flag, ...] = FLAGS
 ) -> None:
     """Second pass: every word that begins with a dash is held against every row of the table, in order.
 
@@ -58,7 +58,7 @@ def apply_words(
     """
     known: set[int] = set()
     claimed: set[int] = set()
-    spellings = LONGER.union(*(flag.names for flag in table))
+    spellings = spellings_of(table)
     for at, word in enumerate(words):
         place = _Place(words, at, as_c_reads, claimed)
         before = len(request.fired)
@@ -70,12 +70,10 @@ def apply_words(
     request.warnings += _unclaimed(words, known | claimed, table)
 
 
-def _apply_word(request: Request, place: _Place, compat: Compat, table: Sequence[Flag]) -> bool:
+def _apply_word(request: Request, place: _Place, compat: Compat, table: tuple[Flag, ...]) -> bool:
     """Fire every row that matches one word; the places of the values it read are claimed."""
     matched = False
-    for flag in table:
-        if not flag.matches(place.word):
-            continue
+    for flag in fired_by(place.word, table):
         place.shadowed = bool(flag.shadow) and flag.shadow in place.word
         if place.shadowed and not getattr(compat, flag.shadow_switch):
             continue

@@ -33,8 +33,11 @@ LONGEST_WAVELENGTH_M = 1e-6
 """What is longer, in a table of X-ray sources, was meant in Angstrom."""
 
 
-def prepare(words: Sequence[str]) -> Prepared:
-    """Both passes over the command line, all input files and all automatic choices; no torch. Raises InputError."""
+def prepare(words: Sequence[str], *, clock_seed: int | None = None) -> Prepared:
+    """Both passes over the command line, all input files and all automatic choices; no torch. Raises InputError.
+
+    clock_seed: stands for the seeds that nobody gave; the clock's seconds unless given.
+    """
     compat = compat_of(words)
     as_c_reads = last_value(words, "-compat") == "c"
     ingested = ingest(words, as_c_finds=compat.close_distance_of_header_wins)
@@ -42,7 +45,8 @@ def prepare(words: Sequence[str]) -> Prepared:
     apply_words(request, words, compat, as_c_reads=as_c_reads)
     settings.check_request(request)
     check_outputs(request)
-    return _choose(words, compat, ingested, _nearer(request, compat))
+    prepared = _choose(words, compat, ingested, _nearer(request, compat))
+    return prepared if clock_seed is None else replace(prepared, clock_seed=clock_seed)
 
 
 def _nearer(request: Request, compat: Compat) -> Request:
@@ -154,9 +158,9 @@ def build(prepared: Prepared) -> Simulator:
     """The models and the simulator of a run. Imports torch. Raises InputError for an unusable device."""
     import torch
 
+    from nanobrag_torch.cli.nanobragg.settled import SettledSimulator
     from nanobrag_torch.models.crystal import Crystal
     from nanobrag_torch.models.detector import Detector
-    from nanobrag_torch.simulator import Simulator
 
     request, dtype = prepared.request, getattr(torch, prepared.request.dtype)
     device = _device(request.device)
@@ -166,7 +170,7 @@ def build(prepared: Prepared) -> Simulator:
     if any(size > 0 for size in sizes):
         crystal = Crystal(replace(config, N_cells=_cells(crystal, sizes, prepared)), dtype=dtype, device=device)
     _attach(crystal, prepared)
-    return Simulator(
+    return SettledSimulator(
         crystal,
         Detector(prepared.detector, dtype=dtype, device=device),
         beam_config=prepared.beam,

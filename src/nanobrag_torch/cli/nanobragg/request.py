@@ -21,6 +21,8 @@ class RunWords:
     threads: int | None = None
     tolerance: float = 0.0
     progress: bool = True
+    batchfile: str | None = None
+    resume: bool = False
     printout: bool = False
     printout_f: int | None = None
     printout_s: int | None = None

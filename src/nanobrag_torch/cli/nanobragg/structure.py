@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,12 @@ from nanobrag_torch.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from nanobrag_torch.io.hkl import HklTable
+
+MOST_KEPT = 4
+"""Tables that the runs of a batch share at most."""
+_KEPT: ContextVar[dict[tuple[object, ...], HklTable] | None] = ContextVar("tables", default=None)
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,7 @@ class StructureFactors:
     from_dump: bool = False
     non_integer: list[tuple[str, float]] = field(default_factory=list)
     tidied: bool = False  # lines of text were skipped, or columns past the fourth
+    commented: bool = False
 
 
 def structure_factors(request: Request, *, stop_at_text: bool) -> StructureFactors:
@@ -33,11 +42,14 @@ def structure_factors(request: Request, *, stop_at_text: bool) -> StructureFacto
     Raises InputError when nothing scatters, and for files that cannot be read.
     """
     if request.hklfile is not None:
-        from nanobrag_torch.io.hkl import read_hkl_arrays
-
-        table = read_hkl_arrays(request.hklfile, request.default_F, stop_at_text=stop_at_text)
+        table = _table(request.hklfile, request.default_F, stop_at_text)
         return StructureFactors(
-            table.grid, table.metadata, table.count, non_integer=table.non_integer, tidied=table.tidied
+            table.grid,
+            table.metadata,
+            table.count,
+            non_integer=table.non_integer,
+            tidied=table.tidied,
+            commented=table.commented,
         )
     if Path(request.dumpfile).exists():
         return _from_dump(request)
@@ -46,6 +58,31 @@ def structure_factors(request: Request, *, stop_at_text: bool) -> StructureFacto
     if "-dump" in request.fired:
         request.warnings.append(f"-dump: there is no file {request.dumpfile!r}; every reflection is -default_F")
     return StructureFactors()
+
+
+@contextmanager
+def tables_kept() -> Iterator[None]:
+    """While this lasts, a file of structure factors that several runs name is read once, as long as it is the same."""
+    before = _KEPT.set({})
+    try:
+        yield
+    finally:
+        _KEPT.reset(before)
+
+
+def _table(path: str, default_F: float, stop_at_text: bool) -> HklTable:
+    from nanobrag_torch.io.digest import file_mark
+    from nanobrag_torch.io.hkl import read_hkl_arrays
+
+    kept = _KEPT.get()
+    if kept is None:
+        return read_hkl_arrays(path, default_F, stop_at_text=stop_at_text)
+    key = (file_mark(path), default_F, stop_at_text)
+    if key not in kept:
+        while len(kept) >= MOST_KEPT:
+            del kept[next(iter(kept))]
+        kept[key] = read_hkl_arrays(path, default_F, stop_at_text=stop_at_text)
+    return kept[key]
 
 
 def _from_dump(request: Request) -> StructureFactors:
@@ -79,14 +116,12 @@ def structure_lines(request: Request, table: StructureFactors) -> Iterator[str]:
 
 def comments_cost_reflections(request: Request, table: StructureFactors) -> bool:
     """Whether the C program would have read another table, because it stops at a comment (D27)."""
-    if request.hklfile is None or not (table.tidied or b"#" in Path(request.hklfile).read_bytes()):
+    if request.hklfile is None or not (table.tidied or table.commented):
         return False
     import numpy as np
 
-    from nanobrag_torch.io.hkl import read_hkl_arrays
-
     try:
-        stopped = read_hkl_arrays(request.hklfile, request.default_F, stop_at_text=True)
+        stopped = _table(request.hklfile, request.default_F, stop_at_text=True)
     except InputError:
         return True
     return stopped.metadata != table.metadata or not np.array_equal(stopped.grid, table.grid)  # type: ignore[arg-type]

@@ -157,6 +157,8 @@ class _Job:
         made_of: dict[str, object],
         words: ResponseWords,
     ) -> None:
+        from nanobrag_torch.experiment import FrameRenderer
+
         self.experiment, self.simulator, self.noise, self.seed = experiment, simulator, noise, seed
         self.output, self.made_of = output, made_of
         self.recorded = noise or words.draws or (words.given and not output.fractions)
@@ -164,6 +166,7 @@ class _Job:
             assert experiment.data.beam is not None
             wavelength = experiment.data.beam.wavelength_A
             self.simulator["response"] = words.config(wavelength, counting=noise, dtype="int32")
+        self.frames = FrameRenderer(experiment, **self.simulator)
 
     def announce(self, frames: range) -> None:
         """Say what will be done, and how long it will take."""
@@ -171,7 +174,7 @@ class _Job:
             return
         from nanobrag_torch.cli.nb.simulate_plan import background_lines, plan_lines, time_lines
 
-        simulator = self.experiment.simulator(frames[0], **self.simulator)
+        simulator = self.frames.simulator(frames[0])
         for lines in (plan_lines, background_lines, time_lines):
             for line in lines(simulator, len(frames)):
                 say(line)
@@ -183,11 +186,10 @@ class _Job:
         from nanobrag_torch.cli.progress import progress_meter
 
         with progress_meter(shown and not Loudness.quiet, stream=sys.stderr) as progress:
-            options = {**self.simulator, "progress": progress}
             if self.recorded:
-                image = self.experiment.record(frame, seed=self.seed, **options)
+                image = self.frames.record(frame, seed=self.seed, progress=progress)
             else:
-                image = self.experiment.simulate(frame, **options)
+                image = self.frames.simulate(frame, progress=progress)
         photons: NDArray[Any] = image.cpu().numpy()
         return photons
 

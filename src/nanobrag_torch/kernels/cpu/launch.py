@@ -33,6 +33,8 @@ _value_of_most = _value.without(*RARE)
 
 STEPS_PER_CALL = 2**24
 """Pixel-steps after which a thread looks at what Python wants, about: to report progress, or to be interrupted."""
+STEPS_PER_THREAD = 2**18
+"""Pixel-steps below which waiting for a further thread takes as long as it helps."""
 
 
 def value(pixels: Tensor | None, scene: Scene, options: Options, progress: Progress | None = None) -> Tensor:
@@ -44,9 +46,10 @@ def value(pixels: Tensor | None, scene: Scene, options: Options, progress: Progr
     chunks[~packed.finite] = 0
     image[~packed.finite] = np.nan
     taken, total = np.zeros((len(chunks), 1), np.int64), int(chunks.sum())
-    most = max(1, STEPS_PER_CALL // (at.CHUNK * step_count(scene, options)))
+    steps = at.CHUNK * step_count(scene, options)
+    most = max(1, STEPS_PER_CALL // steps)
     render = _value if is_rare(packed) else _value_of_most
-    threads = min(thread_count(options), total)
+    threads = min(thread_count(options), total, 1 + total * steps // STEPS_PER_THREAD)
     begin = iter(range(0, len(chunks), -(-len(chunks) // max(1, threads))))
 
     def work(report: Progress | None = None) -> None:

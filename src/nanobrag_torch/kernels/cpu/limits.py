@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.problem import Options, Scene, step_count
@@ -21,6 +23,7 @@ FULLEST = 0.2
 FEWEST_STEPS = 8
 MOST_FOUND = 2**22
 """Steps of a pixel for which what was found is kept; 8 bytes each and thread."""
+_KEPT = threading.local()
 
 
 def limits_of(numbers: Mapping[str, Array], scene: Scene, options: Options) -> tuple[Array, Array]:
@@ -67,15 +70,24 @@ def _strongest(numbers: Mapping[str, Array], scene: Scene, options: Options) -> 
 def ceilings(scene: Scene, options: Options) -> Array:
     """F^2 [1 or B, ...] of the strongest of each reflection and its 26 neighbours, a margin of one about the table.
 
-    No element where F is interpolated, or there is no table.
+    No element where F is interpolated, or there is no table. A thread keeps the last ones: frames of one crystal have
+    the same table, and looking takes longer than a small image.
     """
-    table = scene.structure_factors.detach()
-    if table.numel() == 0 or options.interpolate:
+    given, others = scene.structure_factors.detach(), scene.default_F.detach()
+    if given.numel() == 0 or options.interpolate:
         return np.zeros((1, 0))
-    table, default = table.reshape(-1, *table.shape[-3:]).double().abs(), scene.default_F.detach().abs().reshape(-1)
+    kept: tuple[Tensor, Tensor, Array] | None = getattr(_KEPT, "ceilings", None)
+    if kept is not None and _is_same(kept[0], given) and _is_same(kept[1], others):
+        return kept[2]
+    table, default = given.reshape(-1, *given.shape[-3:]).double().abs(), others.abs().reshape(-1)
     count = max(len(table), len(default))
     table, default = table.expand(count, -1, -1, -1), default.expand(count)
     inside = torch.nn.functional.pad(torch.ones_like(table[0]), (2,) * 6)
     padded = torch.nn.functional.pad(table, (2,) * 6) + (1 - inside) * default[:, None, None, None]
-    highest: Array = torch.nn.functional.max_pool3d(padded, 3, stride=1).flatten(1).numpy()
-    return highest**2
+    highest: Array = torch.nn.functional.max_pool3d(padded, 3, stride=1).flatten(1).numpy() ** 2
+    _KEPT.ceilings = given.clone(), others.clone(), highest
+    return highest
+
+
+def _is_same(before: Tensor, now: Tensor) -> bool:
+    return before.dtype == now.dtype and torch.equal(before, now)
