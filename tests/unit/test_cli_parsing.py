@@ -103,6 +103,7 @@ ROWS = [
     ("-gauss_hkl_xtal", {"shape": "gauss_hkl"}), ("-gauss_star_xtal", {"shape": "gauss_star"}),
     ("-fudge 0.5", {"fudge": 0.5}), ("-seed 5", {"seed": 5}), ("-mosaic_seed 5", {"mosaic_seed": 5}),
     ("-misset_seed 5", {"misset_seed": 5}), ("-water 5", {"water_um": 5}),
+    ("-batch x", {"batchfile": "x"}), ("-resume", {"resume": True}),
     ("-compat c", {"compat": "c"}), ("-phi_mode spec", {"phi_mode": "spec"}), ("-dtype float64", {"dtype": "float64"}),
     ("-device cuda", {"device": "cuda"}), ("-kernel reference", {"kernel": "reference"}),
     ("-threads 2", {"threads": 2}), ("-tolerance 0.5", {"tolerance": 0.5}),
