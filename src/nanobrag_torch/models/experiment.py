@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
+
+from nanobrag_torch.lazy import lazily
+
+_attribute = lazily(__name__, {"utils.experiment_model": ("ExperimentModel",)})
 
 
 def __getattr__(name: str) -> Any:
     """ExperimentModel, imported when it is first asked for."""
-    if name != "ExperimentModel":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module("nanobrag_torch.utils.experiment_model").ExperimentModel
+    return _attribute(name)
