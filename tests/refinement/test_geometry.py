@@ -114,6 +114,7 @@ def test_the_command_leaves_a_detector(misplaced_shots, tmp_path, capsys):
     moves = json.loads((place / "moves.json").read_text())
     assert len(moves["groups"]) == 4 and moves["groups"][0]["shift_fast_sigma"] > 0
     assert (place / "residuals.png").stat().st_size > 5000
+    assert "How good: the distance of spots" in (place / "report.html").read_text()
     assert main([*words, "--free", "bend"]) == 2 and main([*words[:-1], "quadrant"]) == 2
 
 

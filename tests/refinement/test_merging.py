@@ -74,7 +74,8 @@ def test_merged_files_read_back(merged, tmp_path):
     wanted = {orbit(group, h): i for h, i in zip(merged.shared.hkl, merged.intensity, strict=True) if np.isfinite(i)}
     assert read.keys() == wanted.keys()
     assert all(read[key] == pytest.approx(wanted[key], rel=1e-5, abs=1e-3) for key in wanted)
-    assert names == ["merged.mtz", "statistics.json", "shots.parquet"]
+    assert names == ["merged.mtz", "statistics.json", "shots.parquet", "report.html"]
+    assert "CC1/2" in (tmp_path / "out" / "report.html").read_text()
     assert pyarrow.parquet.read_table(tmp_path / "out" / names[2]).to_pylist() == [{"name": "a", "sigma_z": None}]
     told = json.loads((tmp_path / "out" / names[1]).read_text())
     assert told["status"] == "merged" and len(told["shells"]) == 11

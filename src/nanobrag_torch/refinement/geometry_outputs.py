@@ -23,6 +23,8 @@ from nanobrag_torch.refinement.kept import read_kept
 from nanobrag_torch.refinement.reducers import Reducer
 from nanobrag_torch.refinement.result import moved_detector
 from nanobrag_torch.refinement.tables import write_table
+from nanobrag_torch.report.many_shots import write_geometry_page
+from nanobrag_torch.report.shot import PAGE
 from nanobrag_torch.workers import Place
 
 DETECTOR, GEOM, MOVED, PICTURE = "detector.expt", "detector.geom", "moves.json", "residuals.png"
@@ -67,7 +69,8 @@ def write(found: Geometry, data: ExperimentData, folder: str | os.PathLike[str])
         outputs.open(place / MOVED, "-o").write(json.dumps(as_text(found), indent=1).encode() + b"\n")
         tables = [write_table(outputs, place, PANELS, named), write_table(outputs, place, SHOTS, found.shots)]
         draw_residuals(found.rows, data.detector, outputs.open(place / PICTURE, "-o"))
-    return [DETECTOR, GEOM, MOVED, *tables, PICTURE]
+    write_geometry_page(place / PAGE, as_text(found), found.rows, found.shots)
+    return [DETECTOR, GEOM, MOVED, *tables, PICTURE, PAGE]
 
 
 def as_text(found: Geometry) -> dict[str, Any]:

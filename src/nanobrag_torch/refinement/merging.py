@@ -20,6 +20,8 @@ from nanobrag_torch.io.mtz_merged import write_merged_mtz
 from nanobrag_torch.refinement.merged import Merged
 from nanobrag_torch.refinement.tables import write_table
 from nanobrag_torch.refinement.verdict import FAILED
+from nanobrag_torch.report.many_shots import write_intensities_page
+from nanobrag_torch.report.shot import PAGE
 
 Floats = NDArray[np.float64]
 MERGED, STATISTICS, SHOTS = "merged.mtz", "statistics.json", "shots"
@@ -124,9 +126,10 @@ def write_merged(merged: Merged, folder: str | os.PathLike[str], shells: int = 1
             _write_mtz(merged, outputs.open(place / MERGED, "-o"))
             names.insert(0, MERGED)
         outputs.open(place / STATISTICS, "-o").write(json.dumps(text, indent=1, allow_nan=False).encode() + b"\n")
+    write_intensities_page(place / PAGE, text, merged.shots)
     if merged.status == FAILED:
         (place / MERGED).unlink(missing_ok=True)  # of an earlier run
-    return names
+    return [*names, PAGE]
 
 
 def _write_mtz(merged: Merged, file: BinaryIO) -> None:
