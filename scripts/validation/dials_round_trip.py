@@ -48,9 +48,9 @@ def experiment() -> ExperimentData:
     """The series, whose crystal stands askew."""
     turn = np.linalg.qr(np.array([[1.0, 2.0, 0.3], [-0.4, 1.0, 1.7], [0.9, -0.2, 1.0]]))[0]
     panel = PanelData(
-        origin_mm=[-65.0, 75.0, -180.0],
-        fast=[1.0, 0.0, 0.0],
-        slow=[0.0, -1.0, 0.0],
+        origin_mm=np.array([-65.0, 75.0, -180.0]),
+        fast=np.array([1.0, 0.0, 0.0]),
+        slow=np.array([0.0, -1.0, 0.0]),
         pixel_size_mm=(0.172, 0.172),
         image_size=(768, 860),
         trusted_range=(0, 1048500),
@@ -58,7 +58,7 @@ def experiment() -> ExperimentData:
     return ExperimentData(
         beam=BeamData(wavelength_A=0.98),
         detector=DetectorData(panels=(panel,)),
-        goniometer=GoniometerData(rotation_axis=[1.0, 0.0, 0.0]),
+        goniometer=GoniometerData(rotation_axis=np.array([1.0, 0.0, 0.0])),
         scan=ScanData(image_range=(1, FRAMES), oscillation_start_deg=0.0, oscillation_width_deg=WIDTH_DEG),
         crystal=CrystalData(real_space=np.diag(CELL) @ turn.T * np.linalg.det(turn), space_group_hall="P 2 2"),
     )
