@@ -68,9 +68,10 @@ from nanobrag_torch.refinement.verdict import FAILED, verdict
 SHAPES = (CrystalShape.GAUSS_HKL, CrystalShape.SQUARE, CrystalShape.ROUND)
 COARSE = Sampling(domains=25, oversample=1, phi_steps=5)
 SHAPE_SAMPLING = Sampling(domains=25, oversample=2, phi_steps=5, extrapolated=True)
-PINK = Sampling(domains=25, oversample=2, phi_steps=10, extrapolated=True)
+PINK = Sampling(domains=25, oversample=2, phi_steps=10)
 MANY_CHANNELS = 30
 FINE = Sampling(domains=25, oversample=2, phi_steps=10, extrapolated=True)
+UNCHECKED = Sampling(domains=25, oversample=3, phi_steps=10, extrapolated=True)
 NO_SPREAD = 0.1
 """Width that a spread gives to spots over the width that the crystal's size gives; less is no spread."""
 ROUGH = 1.0
@@ -360,7 +361,7 @@ class Refinement:
         return len(problem.model.base.wavelengths) > MANY_CHANNELS
 
     def _fine_sampling(self, problem: Problem) -> Sampling:
-        return PINK if self._is_pink(problem) else FINE
+        return PINK if self._is_pink(problem) else UNCHECKED
 
     def _without_spread(self, problem: Problem, state: State) -> tuple[Problem, State]:
         """Without mosaicity where the shot fits as well without, or its parameter has run away towards zero."""
