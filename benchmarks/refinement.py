@@ -253,8 +253,9 @@ def with_table(page: str) -> str:
     for name, row in ROWS.items():
         if found := kept(name):
             said, met = row.judge(found)
-            enough = f"{len(found)}" if len(found) >= row.count else f"{len(found)} of {row.count}"
-            lines.append(f"| {row.title} | {row.bar} | {said} | {'yes' if met else '**no**'} | {enough} |")
+            count = f"{len(found)}" if len(found) >= row.count else f"{len(found)} of {row.count}"
+            verdict = "**no**" if not met else "yes" if len(found) >= row.count else "so far"
+            lines.append(f"| {row.title} | {row.bar} | {said} | {verdict} | {count} |")
     before, _, rest = page.partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
     return f"{before}{MARKS[0]}\n" + "\n".join(lines) + f"\n{MARKS[1]}{after}"
