@@ -27,6 +27,8 @@ from shot_series import refined, write_series
 
 GOOD, BAD = 4, ("blank", "not a number", "saturated", "other indices")
 ALONE = Place()
+SOURCE = str(Path(company.__file__).parents[2])
+ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 
 def spoilt(number, data, counts, table):
@@ -136,10 +138,8 @@ def test_the_command_leaves_files_and_reads_no_image(folder, capsys, alone):
 
 def worker(folder, number):
     words = ["refine-intensities", "out", "-F", "start.mtz", "-o", "shared", "--reducer", "files", "--part", number]
-    source = str(Path(company.__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "nanobrag_torch.cli.nb", *words]
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
 
 
 def test_two_processes_with_files_find_the_same_though_one_is_killed(folder, alone):
@@ -172,3 +172,18 @@ def test_a_run_that_was_stopped_goes_on_from_its_last_step(folder, alone, monkey
     found = run(wanted, ALONE, Local())
     assert not begun and len(found.history) == len(alone.history)
     assert np.nanmax(np.abs(found.intensity / alone.intensity - 1)) < 1e-9
+
+
+def test_torchrun_goes_on_from_the_last_step_when_it_is_started_again(folder, alone):
+    script = Path(__file__).parents[1] / "interrupted_run.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(script), str(folder)]
+    died = subprocess.run(command, env=ENVIRONMENT, check=False, timeout=200, capture_output=True)
+    assert died.returncode != 0 and (folder / "died").exists()
+    subprocess.run(command, env=ENVIRONMENT, check=True, timeout=200, capture_output=True)
+    told = [(folder / f"torchrun_{rank}.txt").read_text() for rank in (0, 1)]
+    assert told == [f"converged {len(alone.history)} 0"] * 2  # neither began anew
+    last = sorted((folder / "torchrun" / "states").glob("step_*_00000.npz"))[-1]
+    with np.load(last) as state:
+        found = state["x"] * alone.shared.intensity.numpy()
+    assert np.abs(found / alone.intensity - 1)[alone.seen].max() < 1e-9
