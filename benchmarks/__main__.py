@@ -43,6 +43,11 @@ def main() -> None:
 
         many_shots(sys.argv[2:])
         return
+    if sys.argv[1:2] == ["sparse"]:
+        from benchmarks.sparse import main as sparse
+
+        sparse(sys.argv[2:])
+        return
     arguments = _arguments()
     names = arguments.scenes or ["b", *CASES]
     sketch = yardstick(arguments.yardstick) if arguments.yardstick else None

@@ -1,4 +1,4 @@
-"""What a frame costs when steps that add nothing are left out: `python -m benchmarks.sparse [--scale N]`.
+"""What a frame costs when steps that add nothing are left out: `make bench ARGS="sparse [--scale N]"`.
 
 Scene R, a frame of rotation: 4148 x 4362 pixels of 0.075 mm at 200 mm, cell 79.1 79.1 38.0, N = 60, 30 mosaic domains
 of 0.05 degrees in 10 phi steps of 0.01, 0.9795 Angstrom, structure factors of Wilson's distribution with B = 18. The
@@ -134,11 +134,11 @@ CASES: dict[str, tuple[CrystalShape, int, float | None]] = {
 }
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure, keep, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=int, default=1)
-    scale = parser.parse_args().scale
+    scale = parser.parse_args(arguments).scale
     found = {**_machine(), "scale": scale, "cases": {}}
     for name, (shape, oversample, share) in CASES.items():
         found["cases"][name] = compare(frame(shape, oversample, scale), share)
