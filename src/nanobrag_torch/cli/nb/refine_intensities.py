@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanobrag_torch.cli.nb.option_groups import takes
 from nanobrag_torch.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,43 +33,41 @@ How = Annotated[str, typer.Option("--reducer", help="How processes add up: auto,
 Part = Annotated[str | None, typer.Option(help="Which of how many processes with --reducer files, as 3/8 from 1.")]
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What both verbs ask: which intensities, what is known of them, and who works."""
+
+    column: Column = None
+    anomalous: Anomalous = False
+    wilson: Wilson = False
+    friedel: Friedel = None
+    shell_means: ShellMeans = None
+    shells: Shells = 10
+    workers: Workers = 1
+    reducer: How = "auto"
+    part: Part = None
+
+
+@takes(Shared, "shared")
 def refine_intensities(
     folder: Folder,
     structure_factors: Factors,
     output: Output,
-    column: Column = None,
-    anomalous: Anomalous = False,
     sigma_f: SigmaF = "0.2",
-    wilson: Wilson = False,
-    friedel: Friedel = None,
-    shell_means: ShellMeans = None,
     most_steps: Annotated[int, typer.Option("--max-steps", help="At most so many steps.")] = 12,
-    shells: Shells = 10,
-    workers: Workers = 1,
-    reducer: How = "auto",
-    part: Part = None,
+    *,
+    shared: Shared,
 ) -> None:
     """Refine the intensities that all shots share, and every shot with them."""
-    _shared({**locals(), "held": False})
+    _shared({**locals(), **vars(shared), "held": False})
 
 
+@takes(Shared, "shared")
 def merge(
-    folder: Folder,
-    structure_factors: Factors,
-    output: Output,
-    column: Column = None,
-    anomalous: Anomalous = False,
-    sigma_f: SigmaF = "inf",
-    wilson: Wilson = False,
-    friedel: Friedel = None,
-    shell_means: ShellMeans = None,
-    shells: Shells = 10,
-    workers: Workers = 1,
-    reducer: How = "auto",
-    part: Part = None,
+    folder: Folder, structure_factors: Factors, output: Output, sigma_f: SigmaF = "inf", *, shared: Shared
 ) -> None:
     """The quick look: intensities of all shots in one linear solve, every shot held as it was refined alone."""
-    _shared({**locals(), "held": True, "most_steps": 0})
+    _shared({**locals(), **vars(shared), "held": True, "most_steps": 0})
 
 
 def _shared(given: dict[str, Any]) -> None:
