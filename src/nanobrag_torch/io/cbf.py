@@ -160,6 +160,10 @@ def _experiment(file: CbfFile, records: dict[str, str]) -> record.ExperimentData
     )
 
 
+UNDATED_S = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC).timestamp()
+LATEST_S = datetime.datetime(9999, 1, 1, tzinfo=datetime.UTC).timestamp()
+
+
 def write_cbf(
     target: Target,
     counts: NDArray[np.integer],
@@ -171,8 +175,9 @@ def write_cbf(
 ) -> None:
     """Write counts (slow, fast) as image `index` of an experiment with one panel, as 32-bit numbers.
 
-    `created` is the time in the header, by default the present. Raises InputError for counts beyond 32 bits or of
-    another size than the panel, several panels, a beam that misses the panel's plane, or a file that cannot be written.
+    `created` is the time in the header, by default that of the exposure (of a scan that began in 2000 where nobody says
+    when it did): the same image has the same bytes. Raises InputError for counts beyond 32 bits or of another size than
+    the panel, several panels, a beam that misses the panel's plane, or a file that cannot be written.
     """
     from fabio.compression import compByteOffset
 
@@ -202,7 +207,7 @@ def _fits(counts: NDArray[Any]) -> bool:
 def cbf_header_text(data: record.ExperimentData, index: int = 0, created: datetime.datetime | None = None) -> str:
     """The text of a mini-CBF file up to its binary section."""
     own = own_entries(data, index)
-    moment = (created or datetime.datetime.now(datetime.UTC)).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
+    moment = (created or _moment(data, index)).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
     lines = [
         "###CBF: VERSION 1.5",
         "",
@@ -221,6 +226,16 @@ def cbf_header_text(data: record.ExperimentData, index: int = 0, created: dateti
         "",
     ]
     return "\r\n".join(lines)
+
+
+def _moment(data: record.ExperimentData, index: int) -> datetime.datetime:
+    """When an image is exposed."""
+    scan, seconds = data.scan, UNDATED_S
+    if scan is not None and scan.epochs is not None:
+        seconds = float(scan.epochs[index])
+    elif scan is not None and scan.exposure_times_s is not None:
+        seconds += float(np.sum(scan.exposure_times_s[:index]))
+    return datetime.datetime.fromtimestamp(min(max(seconds, 0.0), LATEST_S), datetime.UTC)
 
 
 def _records(data: record.ExperimentData, index: int) -> dict[str, str]:
