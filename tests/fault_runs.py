@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,8 @@ OUTPUTS = ("s_####.cbf", "s.nxs")
 FRAMES = 12
 SIZE = (160, 120)
 FIXED = "in.expt -N 8 8 8 --oversample 3 --phi-steps 8 --tolerance 0 --noise --allow-loss"
-COMMAND = "import sys; from nanobrag_torch.cli.nb.app import main; sys.exit(main())"
+COMMAND = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2); "
+COMMAND += "from nanobrag_torch.cli.nb.app import main; sys.exit(main())"
 
 
 def experiment() -> ExperimentData:
@@ -53,14 +55,27 @@ def experiment() -> ExperimentData:
     )  # fmt: skip
 
 
-def start(folder: Path, output: str, *words: str, seed: int = 1) -> subprocess.Popen[str]:
-    """A run in a folder of its own, as a process."""
+def start(
+    folder: Path, output: str, *words: str, seed: int = 1, largest: int = resource.RLIM_INFINITY
+) -> subprocess.Popen[str]:
+    """A run in a folder of its own, as a process; largest: bytes that its files may have."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "in.expt").exists():
         write_expt(folder / "in.expt", [experiment()])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    command = [sys.executable, "-c", COMMAND, "simulate", *FIXED.split(), f"--seed={seed}", "-o", output, *words]
+    command = [
+        sys.executable,
+        "-c",
+        COMMAND,
+        str(largest),
+        "simulate",
+        *FIXED.split(),
+        f"--seed={seed}",
+        "-o",
+        output,
+        *words,
+    ]
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

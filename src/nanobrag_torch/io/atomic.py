@@ -128,6 +128,13 @@ class OutputFile(io.BufferedWriter):
         except OSError as error:
             raise self._failure(error) from error
 
+    def flush(self) -> None:
+        """As a file's flush; errors as those of write."""
+        try:
+            super().flush()
+        except OSError as error:
+            raise self._failure(error) from error
+
     def finish(self) -> None:
         """Bring everything to the disk, still under the temporary name."""
         try:
@@ -148,7 +155,7 @@ class OutputFile(io.BufferedWriter):
 
     def discard(self) -> None:
         """Remove the temporary file."""
-        with suppress(OSError):
+        with suppress(OSError, InputError):  # what is thrown away need not be whole
             self.close()
         if self._temporary is not None:
             with suppress(OSError):
@@ -200,7 +207,11 @@ def open_output(target: Target, flag: str = "output file") -> Iterator[BinaryIO]
         yield target
         return
     with OutputSet() as outputs:
-        yield outputs.open(target, flag)
+        output = outputs.open(target, flag)
+        try:
+            yield output
+        except OSError as error:  # numpy writes past `write`
+            raise output._failure(error) from error
 
 
 @contextmanager
@@ -214,6 +225,8 @@ def output_path(path: str | os.PathLike[str], flag: str = "output file") -> Iter
     try:
         yield output._temporary or output._final
         output.commit()
+    except OSError as error:  # HDF5 raises it too
+        raise output._failure(error) from error
     finally:
         output.discard()
 
@@ -253,4 +266,4 @@ def _places(path: str) -> tuple[Path, Path | None]:
 
 
 def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+    return (os.strerror(error.errno) if error.errno else " ".join(str(error).split())).lower()
