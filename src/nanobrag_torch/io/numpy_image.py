@@ -36,8 +36,10 @@ def read_npy_image(path: Path, frame: int = 0) -> ImageData:
 
 
 def _write(path: Path, pixels: NDArray[Any], data: ExperimentData | None, options: ImageOptions) -> None:
+    memory = io.BytesIO()  # numpy's own writing to a file says nothing of a disk that is full at the end
+    np.save(memory, np.ascontiguousarray(pixels), allow_pickle=False)
     with open_output(path) as file:
-        np.save(file, np.ascontiguousarray(pixels), allow_pickle=False)
+        file.write(memory.getbuffer())
 
 
 FORMAT = FileFormat(
