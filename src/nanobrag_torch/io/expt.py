@@ -243,9 +243,15 @@ def _goniometer(node: Node) -> record.GoniometerData:
     return record.GoniometerData.from_axes(axes, angles, names, node["scan_axis"].whole(), **more)
 
 
+MOST_FRAMES = 2**24
+"""Images of a scan, of each of which numbers are kept."""
+
+
 def _scan(node: Node) -> record.ScanData:
     first, last = node["image_range"].whole_pair()
     frames, table = last - first + 1, node.get("properties") or node
+    if frames > MOST_FRAMES:
+        raise node["image_range"].fail(f"a scan of {MOST_FRAMES} images at most")
     start, width = _oscillation(node, table, frames)
     offset = node.get("batch_offset")
     return record.ScanData(
