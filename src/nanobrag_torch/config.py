@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 
 MOST_STEPS = 2**22
 """Of a count whose every step is held in memory: domains, steps of a rotation, sources along an axis."""
-MOST_PARTS = 2**14
-"""Sub-pixels along an edge, layers of a sensor: each is summed for every pixel."""
+MOST_LAYERS = 2**14
+"""Of a sensor: each is summed for every pixel."""
+MOST_SUBPIXELS = 100_000
+"""Along an edge of a pixel: their squares are summed for every pixel."""
 MOSAIC_DOMAINS = 10
 """Domains for a spread whose domains nobody counted: as the C program has them."""
 
@@ -270,7 +272,8 @@ class DetectorConfig(Checked):
         require_positive(self, "pixel_size_mm", "spixels", "fpixels")
         require_at_least(self, 0, "detector_thick_um", "detector_abs_um")
         require_at_least(self, 1, "detector_thicksteps")
-        require_at_most(self, MOST_PARTS, "detector_thicksteps", "oversample")
+        require_at_most(self, MOST_LAYERS, "detector_thicksteps")
+        require_at_most(self, MOST_SUBPIXELS, "oversample")
         vectors = ("fdet_vector", "sdet_vector", "odet_vector", "beam_vector", "polar_vector", "spindle_axis")
         require_length(self, 3, "twotheta_axis", "pix0_vector_mm", *(f"custom_{v}" for v in vectors))
         require_nonzero(self, "twotheta_axis", *(f"custom_{v}" for v in vectors))

@@ -95,9 +95,13 @@ def _are_equal(before: list[Tensor], now: list[Tensor]) -> bool:
 
 
 def _is_ordinary(tensor: Tensor) -> bool:
-    """Whether a tensor is nothing but its values: no gradient, no transform and no mode of torch is about it."""
+    """Whether a tensor is nothing but its values: no gradient, no transform and no mode of torch is about it.
+
+    Those of other devices are not, for whoever compares them waits for the device.
+    """
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    return type(tensor) is Tensor and not (tensor.requires_grad or tensor.is_inference() or wrapped)
+    plain = type(tensor) is Tensor and tensor.device.type == "cpu"
+    return plain and not (tensor.requires_grad or tensor.is_inference() or wrapped)
 
 
 def _tensors(value: Any) -> list[Tensor]:
