@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.blocks import next_block
-from nanobrag_torch.kernels.cpu.bounds import thin
-from nanobrag_torch.kernels.cpu.geometry import aim
 from nanobrag_torch.kernels.cpu.intrinsics import entry, stage
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch, Sums
 from nanobrag_torch.kernels.cpu.pull import (
     clear_kept,
     clear_pull,
     keep_offset,
-    nothing_seen,
     pull_factors,
     pull_polarization,
     pull_sample,
     pull_scattering,
-    recall_capture,
-    recall_omega,
+    recall,
     recall_polarization,
+    step_of,
 )
-from nanobrag_torch.kernels.cpu.slopes import add_lattices_and_slopes, begin_source
+from nanobrag_torch.kernels.cpu.slopes import add_lattices_and_slopes
 from nanobrag_torch.kernels.cpu.value import begin, look_at_source, once, sample, store
 
 
@@ -42,8 +39,7 @@ def adjoint(
     Their values go into out, unless it is empty.
     """
     while first < last:
-        used, lanes, panel = next_block(scratch, scene, first, min(last, (first // at.CHUNK + 1) * at.CHUNK))
-        lanes = thin(scratch, scene, lanes, panel)
+        used, lanes, panel = next_block(scratch, scene, first, last)
         first += used
         if lanes == 0:
             continue
@@ -65,19 +61,24 @@ def _pull_block(scratch: Scratch, scene: Packed, lanes: int, p: int, wants: Arra
         for sub in range(whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]):
             sample(v, lanes, panel, layer, sub, scene)
             clear_pull(v, lanes)
-            for s in range(scene.sources.shape[0]):
-                if look_at_source(scratch, scene, lanes, layer, sub, s):
-                    begin_source(v, scratch.w, lanes)
-                    add_lattices_and_slopes(scratch, scene, lanes, wants, sums)
-                    _pull_source(v, lanes, scene.sources[s], sums.sources[s], whole, wants)
+            _pull_sources(scratch, scene, lanes, layer, sub, wants, sums)
             if wants[at.WANT_FACTORS] or wants[at.WANT_SCATTERING]:
                 pull_sample(v, lanes, p, layer, sub, scene, sums)
         if wants[at.WANT_FACTORS] and not whole[at.EACH_CAPTURE] and not whole[at.LAST_CAPTURE]:
-            _pull_kept_capture(v, lanes, p, layer, scene, sums)
+            _pull_kept(v, lanes, p, layer, at.KEPT_CAPTURE, at.PULL_CAPTURE, scene, sums)
         if wants[at.WANT_FACTORS] and whole[at.LAYER_OMEGA] and not whole[at.EACH_OMEGA]:
-            _pull_kept_omega(v, lanes, p, layer, scene, sums)
+            _pull_kept(v, lanes, p, layer, at.KEPT_OMEGA, at.PULL_OMEGA, scene, sums)
     if wants[at.WANT_FACTORS]:
         _finish(v, lanes, p, scene, wants, sums)
+
+
+@stage(inline="always")
+def _pull_sources(scratch: Scratch, scene: Packed, lanes: int, layer: int, sub: int, wants: Array, sums: Sums) -> None:
+    """All sources of one sample."""
+    for s in range(scene.sources.shape[0]):
+        if look_at_source(scratch, scene, lanes, layer, sub, s):
+            add_lattices_and_slopes(scratch, scene, lanes, wants, sums)
+            _pull_source(scratch.v, lanes, scene.sources[s], sums.sources[s], scene.whole, wants)
 
 
 @stage(inline="always")
@@ -95,14 +96,9 @@ def _pull_source(v: Array, lanes: int, source: Array, of_source: Array, whole: A
 
 
 @stage()
-def _pull_kept_capture(v: Array, lanes: int, p: int, layer: int, scene: Packed, sums: Sums) -> None:
-    recall_capture(v, lanes, scene.panels[p], layer, scene)
-    pull_sample(v, lanes, p, layer, at.FIRST, scene, sums)
-
-
-@stage(inline="always")
-def _pull_kept_omega(v: Array, lanes: int, p: int, layer: int, scene: Packed, sums: Sums) -> None:
-    recall_omega(v, lanes, scene.panels[p], layer, scene)
+def _pull_kept(v: Array, lanes: int, p: int, layer: int, kept: int, pull: int, scene: Packed, sums: Sums) -> None:
+    """Through a factor that is formed once a layer."""
+    recall(v, lanes, scene.panels[p], layer, kept, pull, scene)
     pull_sample(v, lanes, p, layer, at.FIRST, scene, sums)
 
 
@@ -113,9 +109,9 @@ def _finish(v: Array, lanes: int, p: int, scene: Packed, wants: Array, sums: Sum
     if has_offset or wants[at.WANT_OFFSET]:
         _pull_offset(v, lanes, scene.panels[p], scene, sums)
     if has_offset or not scene.whole[at.EACH_OMEGA]:
-        _pull_kept_omega(v, lanes, p, at.FIRST, scene, sums)
+        _pull_kept(v, lanes, p, at.FIRST, at.KEPT_OMEGA, at.PULL_OMEGA, scene, sums)
     if has_offset or scene.whole[at.LAST_CAPTURE]:
-        _pull_kept_capture(v, lanes, p, scene.whole[at.LAYERS] - 1, scene, sums)
+        _pull_kept(v, lanes, p, scene.whole[at.LAYERS] - 1, at.KEPT_CAPTURE, at.PULL_CAPTURE, scene, sums)
     if has_offset or not scene.whole[at.EACH_POLAR]:
         _pull_first_polarization(v, lanes, p, scene, sums)
 
@@ -136,14 +132,9 @@ def _pull_offset(v: Array, lanes: int, panel: Array, scene: Packed, sums: Sums) 
 @stage()
 def _pull_first_polarization(v: Array, lanes: int, p: int, scene: Packed, sums: Sums) -> None:
     """Let KEPT_POLAR flow back through the first source that each lane sees."""
-    nothing_seen(v, lanes)
-    left = lanes
-    for layer in range(scene.whole[at.LAYERS]):
-        for sub in range(scene.whole[at.OVERSAMPLE] * scene.whole[at.OVERSAMPLE]):
-            aim(v, lanes, scene.panels[p], layer, sub, scene.whole, scene.numbers)
-            for s in range(scene.sources.shape[0]):
-                if left == 0:
-                    return
-                left -= recall_polarization(v, lanes, s, scene)
-                pull_polarization(v, lanes, scene.sources[s], sums.sources[s])
-                pull_sample(v, lanes, p, layer, sub, scene, sums)
+    number = recall_polarization(v, lanes, p, at.FIRST, scene)
+    while number >= 0:
+        layer, sub, s = step_of(number, scene)
+        pull_polarization(v, lanes, scene.sources[s], sums.sources[s])
+        pull_sample(v, lanes, p, layer, sub, scene, sums)
+        number = recall_polarization(v, lanes, p, number + 1, scene)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nanobrag_torch.kernels.cpu import layout as at
-from nanobrag_torch.kernels.cpu.bounds import fill_tile
+from nanobrag_torch.kernels.cpu.bounds import fill_tile, thin
 from nanobrag_torch.kernels.cpu.intrinsics import stage
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 
@@ -11,9 +11,19 @@ NEAR_SLOW, NEAR_FAST = 8, 16
 """Pixels further from the first of a group than this begin a new group."""
 
 
+@stage(inline="always")
+def next_block(scratch: Scratch, scene: Packed, first: int, last: int) -> tuple[int, int, int]:
+    """Fill lanes with pixels from place `first` of the list, of its chunk: pixels used, lanes, panel.
+
+    Lanes are none where no lattice can add anything.
+    """
+    used, lanes, panel = _some_lanes(scratch, scene, first, min(last, (first // at.CHUNK + 1) * at.CHUNK))
+    return used, thin(scratch, scene, lanes, panel), panel
+
+
 @stage()
-def next_block(scratch: Scratch, scene: Packed, start: int, stop: int) -> tuple[int, int, int]:
-    """Fill lanes with the pixels from place `start` of the list: pixels used, lanes, panel.
+def _some_lanes(scratch: Scratch, scene: Packed, start: int, stop: int) -> tuple[int, int, int]:
+    """Pixels used, lanes, panel.
 
     `place` takes the position in the list, or -1 in lanes that only fill up a group; `box` whether groups are of
     neighbours, which lists of far-flung pixels are not worth.

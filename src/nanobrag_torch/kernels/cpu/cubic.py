@@ -15,10 +15,27 @@ NODE = -2
 """Index of lanes whose F is interpolated: neither a table index nor -1."""
 
 
-@stage(inline="always")
-def _place(a: Array, axis: int, x: float, y: float, z: float, grid: Array) -> Any:
-    """An index counted from the first of the table."""
-    return a[3 * axis] * x + a[3 * axis + 1] * y + a[3 * axis + 2] * z - grid[axis]
+@stage()
+def _corner(v: Array, j: int, a: Array, grid: Array) -> Any:
+    """Table index of the first of 64 nodes about a lane's hkl, and hkl less those of the second on each axis.
+
+    The index is negative unless all nodes are in the table; the rest means nothing then.
+    """
+    x, y, z = v[at.X + j], v[at.Y + j], v[at.Z + j]
+    h = a[0] * x + a[1] * y + a[2] * z - grid[0]
+    k = a[3] * x + a[4] * y + a[5] * z - grid[1]
+    l = a[6] * x + a[7] * y + a[8] * z - grid[2]
+    if not (_in_range(h, grid[3]) and _in_range(k, grid[4]) and _in_range(l, grid[5])):
+        return at.FIRST - 1, h, k, l
+    base_h, base_k, base_l = np.floor(h), np.floor(k), np.floor(l)
+    row = (int(base_h) - 1) * int(grid[4]) + int(base_k) - 1
+    return row * int(grid[5]) + int(base_l) - 1, h - base_h, k - base_k, l - base_l
+
+
+@stage(forceinline=True)
+def _in_range(place: float, size: float) -> bool:
+    """All four nodes are in the table."""
+    return not (place + 3 > size or place - 2 < 0)
 
 
 @stage()
@@ -39,8 +56,9 @@ def _lagrange_slopes(t: float) -> Weights:
 
 
 @stage()
-def _contract(table: Array, first: int, step_h: int, step_k: int, wh: Weights, wk: Weights, wl: Weights) -> float:
-    total = 0.0
+def _contract(table: Array, grid: Array, first: int, wh: Weights, wk: Weights, wl: Weights) -> float:
+    """The weighted sum of 64 nodes."""
+    step_k, step_h, total = int(grid[5]), int(grid[4]) * int(grid[5]), 0.0
     for i in range(4):
         for j in range(4):
             row = first + i * step_h + j * step_k
@@ -49,34 +67,24 @@ def _contract(table: Array, first: int, step_h: int, step_k: int, wh: Weights, w
     return total
 
 
-@stage(forceinline=True)
-def _in_range(place: float, size: float) -> bool:
-    """All four nodes are in the table."""
-    return not (place + 3 > size or place - 2 < 0)
-
-
 @stage()
 def interpolate(
     v: Array, w: Array, index: Array, lanes: int, a: Array, grid: Array, table: Array, slopes: bool
 ) -> None:
     """AMPLITUDE where the table has all nodes, marked in index; the slopes by hkl where asked for, else zero."""
-    step_k, step_h = int(grid[5]), int(grid[4]) * int(grid[5])
     for j in range(lanes):
-        x, y, z = v[at.X + j], v[at.Y + j], v[at.Z + j]
-        h, k, l = _place(a, 0, x, y, z, grid), _place(a, 1, x, y, z, grid), _place(a, 2, x, y, z, grid)
+        first, h, k, l = _corner(v, j, a, grid)
         if slopes:
             w[at.FH + j] = w[at.FK + j] = w[at.FL + j] = 0
-        if not (_in_range(h, grid[3]) and _in_range(k, grid[4]) and _in_range(l, grid[5])):
+        if first < 0:
             continue
         index[j] = NODE
-        base_h, base_k, base_l = np.floor(h), np.floor(k), np.floor(l)
-        first = (int(base_h) - 1) * step_h + (int(base_k) - 1) * step_k + int(base_l) - 1
-        wh, wk, wl = _lagrange(h - base_h), _lagrange(k - base_k), _lagrange(l - base_l)
-        w[at.AMPLITUDE + j] = _contract(table, first, step_h, step_k, wh, wk, wl)
+        wh, wk, wl = _lagrange(h), _lagrange(k), _lagrange(l)
+        w[at.AMPLITUDE + j] = _contract(table, grid, first, wh, wk, wl)
         if slopes:
-            w[at.FH + j] = _contract(table, first, step_h, step_k, _lagrange_slopes(h - base_h), wk, wl)
-            w[at.FK + j] = _contract(table, first, step_h, step_k, wh, _lagrange_slopes(k - base_k), wl)
-            w[at.FL + j] = _contract(table, first, step_h, step_k, wh, wk, _lagrange_slopes(l - base_l))
+            w[at.FH + j] = _contract(table, grid, first, _lagrange_slopes(h), wk, wl)
+            w[at.FK + j] = _contract(table, grid, first, wh, _lagrange_slopes(k), wl)
+            w[at.FL + j] = _contract(table, grid, first, wh, wk, _lagrange_slopes(l))
 
 
 @stage()
@@ -84,17 +92,20 @@ def scatter_nodes(
     v: Array, w: Array, index: Array, lanes: int, a: Array, grid: Array, weight: float, sums: Array
 ) -> None:
     """Add the gradient by the table of the lanes that `interpolate` marked."""
-    step_k, step_h = int(grid[5]), int(grid[4]) * int(grid[5])
     for j in range(lanes):
         if index[j] != NODE:
             continue
-        x, y, z = v[at.X + j], v[at.Y + j], v[at.Z + j]
-        h, k, l = _place(a, 0, x, y, z, grid), _place(a, 1, x, y, z, grid), _place(a, 2, x, y, z, grid)
-        base_h, base_k, base_l = np.floor(h), np.floor(k), np.floor(l)
-        first = (int(base_h) - 1) * step_h + (int(base_k) - 1) * step_k + int(base_l) - 1
-        wh, wk, wl = _lagrange(h - base_h), _lagrange(k - base_k), _lagrange(l - base_l)
+        first, h, k, l = _corner(v, j, a, grid)
+        wh, wk, wl = _lagrange(h), _lagrange(k), _lagrange(l)
         flow = 2.0 * weight * w[at.FLOW + j] * w[at.AMPLITUDE + j] * w[at.SQUARE + j]
-        for i in range(4):
-            for m in range(4):
-                for n in range(4):
-                    sums[first + i * step_h + m * step_k + n] += flow * wh[i] * wk[m] * wl[n]
+        _spread(sums, grid, first, flow, wh, wk, wl)
+
+
+@stage()
+def _spread(sums: Array, grid: Array, first: int, flow: float, wh: Weights, wk: Weights, wl: Weights) -> None:
+    """Add the gradient by an interpolated F to those by its 64 nodes."""
+    step_k, step_h = int(grid[5]), int(grid[4]) * int(grid[5])
+    for i in range(4):
+        for j in range(4):
+            for k in range(4):
+                sums[first + i * step_h + j * step_k + k] += flow * wh[i] * wk[j] * wl[k]

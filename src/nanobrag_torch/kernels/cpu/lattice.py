@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from nanobrag_torch.kernels.cpu import layout as at
+from nanobrag_torch.kernels.cpu.cubic import interpolate
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, larger, stage, vector_code
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
+from nanobrag_torch.kernels.cpu.products import nine, times, times_from
 
 NOTHING, OUTSIDE, INSIDE, PARTLY = -2, 0, 2, 4
 """Where a block lies in the table of structure factors, or that it has nothing to add."""
@@ -99,98 +101,98 @@ def _range_of_anchors(v: Array, lanes: int, x: float, y: float, z: float) -> Any
 def split_anchors(v: Array, w: Array, index: Array, lanes: int, a: Array, grid: Array) -> None:
     """float64: hkl at the anchor of each group, as float32 rest and table index of the nearest integers."""
     vector_code()
-    a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
-    low_h, low_k, low_l, size_k, size_l = grid[0], grid[1], grid[2], grid[4], grid[5]
+    m, low_h, low_k, low_l, size_k, size_l = nine(a), grid[0], grid[1], grid[2], grid[4], grid[5]
     for g in range(lanes // at.GROUP):
-        x, y, z = v[at.ANCHOR_X + g], v[at.ANCHOR_Y + g], v[at.ANCHOR_Z + g]
-        h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
+        h, k, l = times(m, v[at.ANCHOR_X + g], v[at.ANCHOR_Y + g], v[at.ANCHOR_Z + g])
         near_h, near_k, near_l = np.ceil(h - 0.5), np.ceil(k - 0.5), np.ceil(l - 0.5)
         w[at.REST_H + g], w[at.REST_K + g], w[at.REST_L + g] = h - near_h, k - near_k, l - near_l
         index[at.BASE + g] = np.int32(((near_h - low_h) * size_k + near_k - low_k) * size_l + near_l - low_l)
+
+
+@stage(forceinline=True, fastmath=FAST)
+def _peel_lane(w: Array, j: int, rest: Any, m: Any, half: Any) -> Any:
+    """float32: distances of a lane to the nearest integers, counted from those of its anchor; these integers."""
+    h, k, l = times_from(rest, m, w[at.DX + j], w[at.DY + j], w[at.DZ + j])
+    near_h, near_k, near_l = np.ceil(h - half), np.ceil(k - half), np.ceil(l - half)
+    w[at.DH + j], w[at.DK + j], w[at.DL + j] = h - near_h, k - near_k, l - near_l
+    return near_h, near_k, near_l
 
 
 @stage(fastmath=FAST)
 def peel(w: Array, lanes: int, a: Array) -> None:
     """float32: distance to the nearest integers, from the offsets to the anchors."""
     vector_code()
-    half = w.dtype.type(0.5)
-    a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
+    half, m = w.dtype.type(0.5), nine(a)
     for g in range(lanes // at.GROUP):
-        rest_h, rest_k, rest_l = w[at.REST_H + g], w[at.REST_K + g], w[at.REST_L + g]
+        rest = w[at.REST_H + g], w[at.REST_K + g], w[at.REST_L + g]
         for j in range(g * at.GROUP, g * at.GROUP + at.GROUP):
-            x, y, z = w[at.DX + j], w[at.DY + j], w[at.DZ + j]
-            h = rest_h + a0 * x + a1 * y + a2 * z
-            k = rest_k + a3 * x + a4 * y + a5 * z
-            l = rest_l + a6 * x + a7 * y + a8 * z
-            w[at.DH + j], w[at.DK + j], w[at.DL + j] = (
-                h - np.ceil(h - half),
-                k - np.ceil(k - half),
-                l - np.ceil(l - half),
-            )
+            _peel_lane(w, j, rest, m, half)
 
 
 @stage(fastmath=FAST)
 def peel_indexed(w: Array, index: Array, lanes: int, a: Array, grid: Array) -> None:
     """The same, with the table index of the nearest integers."""
     vector_code()
-    half, size_k, size_l = w.dtype.type(0.5), w.dtype.type(grid[4]), w.dtype.type(grid[5])
-    a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
+    half, m, size_k, size_l = w.dtype.type(0.5), nine(a), w.dtype.type(grid[4]), w.dtype.type(grid[5])
     for g in range(lanes // at.GROUP):
-        rest_h, rest_k, rest_l, base = w[at.REST_H + g], w[at.REST_K + g], w[at.REST_L + g], index[at.BASE + g]
+        rest, base = (w[at.REST_H + g], w[at.REST_K + g], w[at.REST_L + g]), index[at.BASE + g]
         for j in range(g * at.GROUP, g * at.GROUP + at.GROUP):
-            x, y, z = w[at.DX + j], w[at.DY + j], w[at.DZ + j]
-            h = rest_h + a0 * x + a1 * y + a2 * z
-            k = rest_k + a3 * x + a4 * y + a5 * z
-            l = rest_l + a6 * x + a7 * y + a8 * z
-            near_h, near_k, near_l = np.ceil(h - half), np.ceil(k - half), np.ceil(l - half)
-            w[at.DH + j], w[at.DK + j], w[at.DL + j] = h - near_h, k - near_k, l - near_l
+            near_h, near_k, near_l = _peel_lane(w, j, rest, m, half)
             index[j] = np.int32((near_h * size_k + near_k) * size_l + near_l) + base
+
+
+@stage(forceinline=True, fastmath=FAST)
+def _peel_wide_lane(v: Array, j: int, m: Any) -> Any:
+    """float64: distances of a lane to the nearest integers; these integers."""
+    h, k, l = times(m, v[at.X + j], v[at.Y + j], v[at.Z + j])
+    near_h, near_k, near_l = np.ceil(h - 0.5), np.ceil(k - 0.5), np.ceil(l - 0.5)
+    v[at.FAR_H + j], v[at.FAR_K + j], v[at.FAR_L + j] = h - near_h, k - near_k, l - near_l
+    return near_h, near_k, near_l
 
 
 @stage(fastmath=FAST)
 def peel_wide(v: Array, lanes: int, a: Array) -> None:
     """float64: distance to the nearest integers."""
     vector_code()
-    a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
+    m = nine(a)
     for j in range(lanes):
-        x, y, z = v[at.X + j], v[at.Y + j], v[at.Z + j]
-        h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
-        v[at.FAR_H + j], v[at.FAR_K + j], v[at.FAR_L + j] = (
-            h - np.ceil(h - 0.5),
-            k - np.ceil(k - 0.5),
-            l - np.ceil(l - 0.5),
-        )
+        _peel_wide_lane(v, j, m)
 
 
 @stage(fastmath=FAST)
 def peel_wide_indexed(v: Array, index: Array, lanes: int, a: Array, grid: Array) -> None:
     """The same, with the table index of reflections that are all in the table."""
     vector_code()
-    a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
-    size_k, size_l = grid[4], grid[5]
+    m, size_k, size_l = nine(a), grid[4], grid[5]
     base = (grid[0] * size_k + grid[1]) * size_l + grid[2]
     for j in range(lanes):
-        x, y, z = v[at.X + j], v[at.Y + j], v[at.Z + j]
-        h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
-        near_h, near_k, near_l = np.ceil(h - 0.5), np.ceil(k - 0.5), np.ceil(l - 0.5)
-        v[at.FAR_H + j], v[at.FAR_K + j], v[at.FAR_L + j] = h - near_h, k - near_k, l - near_l
+        near_h, near_k, near_l = _peel_wide_lane(v, j, m)
         index[j] = np.int32((near_h * size_k + near_k) * size_l + near_l - base)
+
+
+@stage(forceinline=True)
+def six(grid: Array) -> Any:
+    """The first hkl of a table and its size, read before a loop over lanes."""
+    return grid[0], grid[1], grid[2], grid[3], grid[4], grid[5]
+
+
+@stage(forceinline=True, fastmath=FAST)
+def place_or_none(near_h: Any, near_k: Any, near_l: Any, table: Any) -> Any:
+    """Table index of a reflection, -1 outside the table."""
+    low_h, low_k, low_l, size_h, size_k, size_l = table
+    ih, ik, il = near_h - low_h, near_k - low_k, near_l - low_l
+    inside = (ih >= 0) & (ih < size_h) & (ik >= 0) & (ik < size_k) & (il >= 0) & (il < size_l)
+    return np.int32((ih * size_k + ik) * size_l + il if inside else -1.0)
 
 
 @stage(fastmath=FAST)
 def peel_wide_checked(v: Array, index: Array, lanes: int, a: Array, grid: Array) -> None:
     """The same, with the table index of the nearest reflections, -1 outside the table."""
     vector_code()
-    a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
-    low_h, low_k, low_l, size_h, size_k, size_l = grid[0], grid[1], grid[2], grid[3], grid[4], grid[5]
+    m, table = nine(a), six(grid)
     for j in range(lanes):
-        x, y, z = v[at.X + j], v[at.Y + j], v[at.Z + j]
-        h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
-        near_h, near_k, near_l = np.ceil(h - 0.5), np.ceil(k - 0.5), np.ceil(l - 0.5)
-        v[at.FAR_H + j], v[at.FAR_K + j], v[at.FAR_L + j] = h - near_h, k - near_k, l - near_l
-        ih, ik, il = near_h - low_h, near_k - low_k, near_l - low_l
-        inside = (ih >= 0) & (ih < size_h) & (ik >= 0) & (ik < size_k) & (il >= 0) & (il < size_l)
-        index[j] = np.int32((ih * size_k + ik) * size_l + il if inside else -1.0)
+        near_h, near_k, near_l = _peel_wide_lane(v, j, m)
+        index[j] = place_or_none(near_h, near_k, near_l, table)
 
 
 @stage(fastmath=FAST)
@@ -235,10 +237,11 @@ def fill_amplitude(w: Array, lanes: int, default: Any) -> None:
 
 
 @stage(inline="always")
-def reflections(scratch: Scratch, scene: Packed, lanes: int, k: int, default: Any, filled: bool) -> bool:
-    """Distances to the nearest reflections of lattice k and their F; whether F is the default everywhere.
+def reflections(scratch: Scratch, scene: Packed, lanes: int, k: int, default: Any, filled: bool, slopes: bool) -> bool:
+    """Distances to the nearest reflections of lattice k and F there, or F in between and its slopes by hkl.
 
-    `filled` says whether it was so before, and `where` which ways are precise enough.
+    Whether F is the default everywhere; `filled` says whether it was so before, and `where` which ways are precise
+    enough.
     """
     w, index, where = scratch.w, scratch.places, scratch.where[k]
     if where & NARROW:
@@ -255,7 +258,15 @@ def reflections(scratch: Scratch, scene: Packed, lanes: int, k: int, default: An
         gather_or_default(w, index, lanes, scene.table, default)
     elif not filled:
         fill_amplitude(w, lanes, default)
+    if scene.whole[at.CUBIC]:
+        interpolate(scratch.v, w, index, lanes, scene.lattice[k], scene.grid, scene.table, slopes)
     return bool(where & (INSIDE | PARTLY) == 0)
+
+
+@stage(inline="always")
+def has_phases(scratch: Scratch, scene: Packed, k: int) -> Any:
+    """Whether PHASE rows were set with the distances of lattice k."""
+    return scene.numbers[at.PHASED] > 0 and scratch.where[k] & NARROW == 0
 
 
 @stage(inline="always")

@@ -14,8 +14,16 @@ import numpy as np
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.geometry import offsets
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, stage, vector_code
-from nanobrag_torch.kernels.cpu.lattice import EXACT_FLOAT32, gather_or_default, narrow_distances, narrow_phases
+from nanobrag_torch.kernels.cpu.lattice import (
+    EXACT_FLOAT32,
+    gather_or_default,
+    narrow_distances,
+    narrow_phases,
+    place_or_none,
+    six,
+)
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
+from nanobrag_torch.kernels.cpu.products import nine, times
 from nanobrag_torch.kernels.cpu.profiles import GRATING, form_squares, grating_squares, phases
 
 
@@ -119,20 +127,16 @@ def _peel_near(
 def _peel_pairs(v: Array, index: Array, slots: Array, used: int, lattice: Array, grid: Array) -> None:
     """float64: distances to the nearest reflections and their table indices, -1 outside the table."""
     vector_code()
-    low_h, low_k, low_l, size_h, size_k, size_l = grid[0], grid[1], grid[2], grid[3], grid[4], grid[5]
+    table = six(grid)
     for slot in range(used):
-        a = lattice[slots[at.GROUPS + slot]]
-        a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
+        m = nine(lattice[slots[at.GROUPS + slot]])
         origin, to = slots[slot] * at.GROUP, slot * at.GROUP
         xs, ys, zs = v[at.X + origin :], v[at.Y + origin :], v[at.Z + origin :]  # numba looks for negative places once
         for t in range(at.GROUP):
-            x, y, z = xs[t], ys[t], zs[t]
-            h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
+            h, k, l = times(m, xs[t], ys[t], zs[t])
             near_h, near_k, near_l = np.ceil(h - 0.5), np.ceil(k - 0.5), np.ceil(l - 0.5)
             v[at.FAR_H + to + t], v[at.FAR_K + to + t], v[at.FAR_L + to + t] = h - near_h, k - near_k, l - near_l
-            ih, ik, il = near_h - low_h, near_k - low_k, near_l - low_l
-            inside = (ih >= 0) & (ih < size_h) & (ik >= 0) & (ik < size_k) & (il >= 0) & (il < size_l)
-            index[to + t] = np.int32((ih * size_k + ik) * size_l + il if inside else -1.0)
+            index[to + t] = place_or_none(near_h, near_k, near_l, table)
 
 
 @stage(fastmath=FAST)

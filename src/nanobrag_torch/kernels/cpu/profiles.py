@@ -13,6 +13,7 @@ from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.geometry import LOG2_E
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, ORDERED, horner, power_of_two, stage, vector_code
 from nanobrag_torch.kernels.cpu.layout import Array
+from nanobrag_torch.kernels.cpu.products import add_six, square, symmetric
 from nanobrag_torch.physics.lattice_factor import TOPHAT_LIMIT, Profile
 from nanobrag_torch.polynomials import (
     BALL_32,
@@ -247,24 +248,24 @@ def form_slopes(w: Array, lanes: int, shape: Array, weight: Any) -> None:
         w[at.DL + j] = common * (hl * h + kl * k + ll * l)
 
 
+@stage(forceinline=True, fastmath=FAST)
+def by_form(w: Array, j: int, weight: Any) -> Any:
+    """Gradient of a lane by hh, hk, hl, kk, kl, ll of the quadratic form; before slopes replace the distances."""
+    common = w[at.FLOW + j] * weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j]) * w[at.BEND + j]
+    return square(common, w[at.DH + j], w[at.DK + j], w[at.DL + j])
+
+
 @stage(fastmath=FAST)
 def form_matrix(w: Array, lanes: int, weight: Any, single: Array) -> None:
-    """Add the gradient by the matrix of the quadratic form; before the slopes take the place of the distances."""
+    """Add the gradient by the matrix of the quadratic form."""
     vector_code()
-    hh = hk = hl = kk = kl = ll = w.dtype.type(0)
+    zero = w.dtype.type(0)
+    sums = zero, zero, zero, zero, zero, zero
     for j in range(lanes):
-        h, k, l = w[at.DH + j], w[at.DK + j], w[at.DL + j]
-        common = w[at.FLOW + j] * weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j]) * w[at.BEND + j]
-        ch, ck, cl = common * h, common * k, common * l
-        hh += ch * h
-        hk += ch * k
-        hl += ch * l
-        kk += ck * k
-        kl += ck * l
-        ll += cl * l
-    sums = (hh, hk, hl, hk, kk, kl, hl, kl, ll)
+        sums = add_six(sums, by_form(w, j, weight))
+    matrix = symmetric(sums)
     for i in range(9):
-        single[at.SHAPE_SUM + i] += sums[i]
+        single[at.SHAPE_SUM + i] += matrix[i]
 
 
 @stage(inline="always")
@@ -277,37 +278,33 @@ def add_values(w: Array, lanes: int, shape: Array, profile: int, weight: Any, ph
         add_squares(w, lanes, weight)
 
 
-@stage()
-def add_values_and_squares(
-    w: Array, lanes: int, shape: Array, profile: int, weight: Any, phased: bool, want_shape: int, single: Array
-) -> None:
-    """SUM += weight F^2 L^2, with SQUARE, and the gradient by the shape matrix if wanted."""
+@stage(inline="always")
+def pull_shape(w: Array, lanes: int, shape: Array, profile: int, weight: Any, single: Array) -> None:
+    """Add the gradient by the shape matrix, after `prepare`."""
     if profile == GRATING:
-        if not phased:
-            phases(w, lanes, shape)
-        grating_squares(w, lanes, shape)
-        if want_shape:
-            grating_cells(w, lanes, shape, weight)
-            add_cells(w, lanes, single)
-    else:
-        form_squares(w, lanes, shape, profile)
-        if want_shape:
-            form_matrix(w, lanes, weight, single)
-    add_squares(w, lanes, weight)
-
-
-@stage()
-def add_values_and_slopes(
-    w: Array, lanes: int, shape: Array, profile: int, weight: Any, phased: bool, want_shape: int, single: Array
-) -> None:
-    """The same, with the slopes by hkl in place of the distances."""
-    if profile != GRATING:
-        add_values_and_squares(w, lanes, shape, profile, weight, phased, want_shape, single)
-        form_slopes(w, lanes, shape, weight)
-        return
-    if not phased:
-        phases(w, lanes, shape)
-    if want_shape:
         grating_cells(w, lanes, shape, weight)
         add_cells(w, lanes, single)
-    grating_slopes(w, lanes, shape, weight)
+    else:
+        form_matrix(w, lanes, weight, single)
+
+
+@stage(inline="always")
+def prepare(w: Array, lanes: int, shape: Array, profile: int, phased: bool) -> None:
+    """PHASE rows of the grating, unless they are set; SQUARE and BEND of other shapes."""
+    if profile != GRATING:
+        form_squares(w, lanes, shape, profile)
+    elif not phased:
+        phases(w, lanes, shape)
+
+
+@stage()
+def add_terms(w: Array, lanes: int, shape: Array, profile: int, weight: Any, slopes: bool) -> None:
+    """SUM += weight F^2 L^2, with SQUARE, and with the slopes by hkl in place of the distances; after `prepare`."""
+    if profile == GRATING and slopes:
+        grating_slopes(w, lanes, shape, weight)
+        return
+    if profile == GRATING:
+        grating_squares(w, lanes, shape)
+    add_squares(w, lanes, weight)
+    if slopes:
+        form_slopes(w, lanes, shape, weight)

@@ -12,6 +12,7 @@ from nanobrag_torch.kernels.cpu.curved import unbend, unbend_by_lab_axes
 from nanobrag_torch.kernels.cpu.geometry import aim, decay, depth_index, plane_distance, scatter
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, stage, vector_code
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Sums
+from nanobrag_torch.kernels.cpu.products import add_six, plus, square, symmetric, times
 
 
 @stage(fastmath=FAST)
@@ -62,21 +63,22 @@ def pull_polarization(v: Array, lanes: int, source: Array, of_source: Array) -> 
     xy = (source[at.POLARIZATION + 1] + source[at.POLARIZATION + 3]) / 2
     xz = (source[at.POLARIZATION + 2] + source[at.POLARIZATION + 6]) / 2
     yz = (source[at.POLARIZATION + 5] + source[at.POLARIZATION + 7]) / 2
-    sxx = sxy = sxz = syy = syz = szz = 0.0
+    m, sums = symmetric((xx, xy, xz, yy, yz, zz)), (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     for j in range(lanes):
-        x, y, z, g = v[at.AIM_X + j], v[at.AIM_Y + j], v[at.AIM_Z + j], v[at.PULL_POLAR + j]
-        v[at.PULL_X + j] += g * (xx * x + xy * y + xz * z)
-        v[at.PULL_Y + j] += g * (xy * x + yy * y + yz * z)
-        v[at.PULL_Z + j] += g * (xz * x + yz * y + zz * z)
-        sxx += g * x * x
-        sxy += g * x * y
-        sxz += g * x * z
-        syy += g * y * y
-        syz += g * y * z
-        szz += g * z * z
-    sums = (sxx, sxy, sxz, sxy, syy, syz, sxz, syz, szz)
+        x, y, z = times(m, v[at.AIM_X + j], v[at.AIM_Y + j], v[at.AIM_Z + j])
+        v[at.PULL_X + j] += v[at.PULL_POLAR + j] * x
+        v[at.PULL_Y + j] += v[at.PULL_POLAR + j] * y
+        v[at.PULL_Z + j] += v[at.PULL_POLAR + j] * z
+        sums = add_six(sums, by_polarization(v, j))
+    matrix = symmetric(sums)
     for i in range(9):
-        of_source[at.POLARIZATION + i] += sums[i] / 2
+        of_source[at.POLARIZATION + i] += matrix[i] / 2
+
+
+@stage(forceinline=True, fastmath=FAST)
+def by_polarization(v: Array, j: int) -> Any:
+    """Twice the gradient of a lane by xx, xy, xz, yy, yz, zz of the matrix."""
+    return square(v[at.PULL_POLAR + j], v[at.AIM_X + j], v[at.AIM_Y + j], v[at.AIM_Z + j])
 
 
 @stage()
@@ -176,32 +178,25 @@ def _pull_omega(v: Array, lanes: int, panel: Array, of_panel: Array, layer: int,
 def _pull_positions(v: Array, lanes: int, panel: Array, of_panel: Array, layer: int, slow: float, fast: float) -> None:
     """PULL, by positions, to origin, axes, pixel size and layer step."""
     vector_code()
-    x = y = z = fx = fy = fz = sx = sy = sz = 0.0
+    x = y = z = 0.0
+    by_fast = by_slow = (0.0, 0.0, 0.0)
     for j in range(lanes):
-        gx, gy, gz = v[at.PULL_X + j], v[at.PULL_Y + j], v[at.PULL_Z + j]
-        along_fast, along_slow = v[at.FAST_INDEX + j] + fast, v[at.SLOW_INDEX + j] + slow
-        x += gx
-        y += gy
-        z += gz
-        fx += gx * along_fast
-        fy += gy * along_fast
-        fz += gz * along_fast
-        sx += gx * along_slow
-        sy += gy * along_slow
-        sz += gz * along_slow
-    _add_position_sums((x, y, z), (fx, fy, fz), (sx, sy, sz), panel, of_panel, layer)
+        pull, along_fast, along_slow = by_position(v, j, slow, fast)
+        x, y, z = x + pull[0], y + pull[1], z + pull[2]
+        by_fast, by_slow = plus(by_fast, along_fast, pull), plus(by_slow, along_slow, pull)
+    _add_position_sums((x, y, z), by_fast, by_slow, panel, of_panel, layer)
+
+
+@stage(forceinline=True, fastmath=FAST)
+def by_position(v: Array, j: int, slow: float, fast: float) -> Any:
+    """PULL of a lane, and how much of it goes to the fast and to the slow axis: its places along them, in pixels."""
+    pull = v[at.PULL_X + j], v[at.PULL_Y + j], v[at.PULL_Z + j]
+    return pull, v[at.FAST_INDEX + j] + fast, v[at.SLOW_INDEX + j] + slow
 
 
 @stage()
-def _add_position_sums(
-    plain: tuple[float, float, float],
-    fast: tuple[float, float, float],
-    slow: tuple[float, float, float],
-    panel: Array,
-    of_panel: Array,
-    layer: int,
-) -> None:
-    """fast and slow: sums weighted by pixel indices."""
+def _add_position_sums(plain: Any, fast: Any, slow: Any, panel: Array, of_panel: Array, layer: int) -> None:
+    """Gradients by positions, plain and weighted by pixel indices."""
     for i in range(3):
         of_panel[at.ORIGIN + i] += plain[i]
         of_panel[at.FAST_AXIS + i] += fast[i] * panel[at.FAST_SIZE]
@@ -227,23 +222,16 @@ def clear_kept(v: Array, lanes: int) -> None:
 
 
 @stage()
-def recall_capture(v: Array, lanes: int, panel: Array, layer: int, scene: Packed) -> None:
-    """Take the gradient by a layer's capture back to the first sub-pixel, and clear it; a sample's pull then."""
+def recall(v: Array, lanes: int, panel: Array, layer: int, kept: int, pull: int, scene: Packed) -> None:
+    """Take the row `kept`, gradient by a factor of a layer, to the row `pull` of the first sub-pixel, and clear it.
+
+    A sample's pull then.
+    """
     aim(v, lanes, panel, layer, at.FIRST, scene.whole, scene.numbers)
     clear_pull(v, lanes)
     for j in range(lanes):
-        v[at.PULL_CAPTURE + j] = v[at.KEPT_CAPTURE + j]
-        v[at.KEPT_CAPTURE + j] = 0.0
-
-
-@stage()
-def recall_omega(v: Array, lanes: int, panel: Array, layer: int, scene: Packed) -> None:
-    """Take the gradient by a layer's solid angle back to the first sub-pixel, and clear it; a sample's pull then."""
-    aim(v, lanes, panel, layer, at.FIRST, scene.whole, scene.numbers)
-    clear_pull(v, lanes)
-    for j in range(lanes):
-        v[at.PULL_OMEGA + j] = v[at.KEPT_OMEGA + j]
-        v[at.KEPT_OMEGA + j] = 0.0
+        v[pull + j] = v[kept + j]
+        v[kept + j] = 0.0
 
 
 @stage()
@@ -258,26 +246,59 @@ def keep_offset(v: Array, lanes: int, offset: float) -> None:
 
 
 @stage()
-def nothing_seen(v: Array, lanes: int) -> None:
+def _nothing_seen(v: Array, lanes: int) -> None:
     """Every lane is yet to see a source."""
     for j in range(lanes):
         v[at.KNOWN + j] = 0.0
         v[at.SEEN + j] = 1.0
 
 
-@stage()
-def recall_polarization(v: Array, lanes: int, s: int, scene: Packed) -> int:
-    """Take KEPT_POLAR to source s in lanes that see it as their first; how many do.
+@stage(inline="always")
+def step_of(number: int, scene: Packed) -> Any:
+    """Layer, sub-pixel and source of a step, in the order in which they are taken."""
+    sources, subs = scene.sources.shape[0], scene.whole[at.OVERSAMPLE] * scene.whole[at.OVERSAMPLE]
+    sample = number // sources
+    return sample // subs, sample % subs, number % sources
 
-    The very first source is that of all lanes if P is formed for each. A polarization's pull then, and a sample's.
+
+@stage()
+def recall_polarization(v: Array, lanes: int, p: int, number: int, scene: Packed) -> int:
+    """Take KEPT_POLAR to the first step from `number` on whose source some lanes see as their first; -1 for none.
+
+    Before step 0 no lane has seen a source. The very first source is that of all lanes if P is formed for each. A
+    polarization's pull then, and a sample's.
     """
-    if not scene.whole[at.EACH_POLAR]:
-        scatter(v, lanes, scene.sources[s], scene.numbers[at.DMIN])
+    if number == 0:
+        _nothing_seen(v, lanes)
+    count = scene.whole[at.LAYERS] * scene.whole[at.OVERSAMPLE] * scene.whole[at.OVERSAMPLE] * scene.sources.shape[0]
+    while number < count and not _all_known(v, lanes):
+        layer, sub, s = step_of(number, scene)
+        aim(v, lanes, scene.panels[p], layer, sub, scene.whole, scene.numbers)
+        if not scene.whole[at.EACH_POLAR]:
+            scatter(v, lanes, scene.sources[s], scene.numbers[at.DMIN])
+        if _recall_fresh(v, lanes):
+            return number
+        number += 1
+    return at.FIRST - 1
+
+
+@stage()
+def _all_known(v: Array, lanes: int) -> bool:
+    """Whether every lane has seen a source."""
+    least = 1.0
+    for j in range(lanes):
+        least = min(least, v[at.KNOWN + j])
+    return least > 0
+
+
+@stage()
+def _recall_fresh(v: Array, lanes: int) -> bool:
+    """Take KEPT_POLAR to lanes that see a source for the first time; whether any does."""
     clear_pull(v, lanes)
-    found = at.FIRST
+    found = False
     for j in range(lanes):
         fresh = v[at.SEEN + j] > v[at.KNOWN + j]
-        found += 1 if fresh else 0
+        found = found or fresh
         v[at.PULL_POLAR + j] = v[at.KEPT_POLAR + j] if fresh else 0.0
         v[at.KNOWN + j] = max(v[at.KNOWN + j], v[at.SEEN + j])
     return found

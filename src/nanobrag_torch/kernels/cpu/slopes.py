@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from nanobrag_torch.kernels.cpu import layout as at
-from nanobrag_torch.kernels.cpu.cubic import interpolate, scatter_nodes
+from nanobrag_torch.kernels.cpu.cubic import scatter_nodes
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, stage, vector_code
-from nanobrag_torch.kernels.cpu.lattice import INSIDE, NARROW, NOTHING, reflections
+from nanobrag_torch.kernels.cpu.lattice import INSIDE, NOTHING, has_phases, reflections
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch, Sums
-from nanobrag_torch.kernels.cpu.profiles import add_values, add_values_and_slopes, add_values_and_squares
+from nanobrag_torch.kernels.cpu.products import nine, plus
+from nanobrag_torch.kernels.cpu.profiles import add_terms, add_values, prepare, pull_shape
 
 
 @stage(fastmath=FAST)
@@ -25,6 +26,7 @@ def begin_source(v: Array, w: Array, lanes: int) -> None:
 @stage()
 def add_lattices_and_slopes(scratch: Scratch, scene: Packed, lanes: int, wants: Array, sums: Sums) -> None:
     """TOTAL and STEP_SUM of the lattices, and SLOPE, the gradient by q; the other gradients into sums."""
+    begin_source(scratch.v, scratch.w, lanes)
     w, count = scratch.w, scene.lattice.shape[0]
     default, filled = w.dtype.type(scene.numbers[at.DEFAULT_F]), False
     slopes = wants[at.WANT_LATTICE] > 0 or wants[at.WANT_SCATTERING] > 0
@@ -34,11 +36,8 @@ def add_lattices_and_slopes(scratch: Scratch, scene: Packed, lanes: int, wants: 
         for k in range(start, min(start + at.BATCH, count)):
             if scratch.where[k] == NOTHING:
                 continue
-            filled = reflections(scratch, scene, lanes, k, default, filled)
-            if scene.whole[at.CUBIC]:
-                interpolate(scratch.v, w, scratch.places, lanes, scene.lattice[k], scene.grid, scene.table, slopes)
-            phased = scene.numbers[at.PHASED] > 0 and scratch.where[k] & NARROW == 0
-            _add_lattice(w, lanes, k, scene, wants, sums, slopes, phased)
+            filled = reflections(scratch, scene, lanes, k, default, filled, slopes)
+            _add_lattice(w, lanes, k, scene, wants, sums, slopes, has_phases(scratch, scene, k))
             if wants[at.WANT_LATTICE]:
                 pull_lattice(w, lanes, sums.lattice[k])
             if wants[at.WANT_SCATTERING]:
@@ -56,14 +55,15 @@ def _add_lattice(
 ) -> None:
     """Value, squares and slopes of one lattice, as far as they are needed."""
     shape, profile, weight = scene.shape, scene.whole[at.PROFILE], scene.narrow[k, at.LATTICE_WEIGHT]
-    if slopes:
-        add_values_and_slopes(w, lanes, shape, profile, weight, phased, wants[at.WANT_SHAPE], sums.single)
-        if scene.whole[at.CUBIC]:
-            add_table_slopes(w, lanes, weight)
-    elif wants[at.WANT_WEIGHTS] or wants[at.WANT_SHAPE] or wants[at.WANT_TABLE]:
-        add_values_and_squares(w, lanes, shape, profile, weight, phased, wants[at.WANT_SHAPE], sums.single)
-    else:
+    if not (slopes or wants[at.WANT_WEIGHTS] or wants[at.WANT_SHAPE] or wants[at.WANT_TABLE]):
         add_values(w, lanes, shape, profile, weight, phased)
+        return
+    prepare(w, lanes, shape, profile, phased)
+    if wants[at.WANT_SHAPE]:
+        pull_shape(w, lanes, shape, profile, weight, sums.single)
+    add_terms(w, lanes, shape, profile, weight, slopes)
+    if slopes and scene.whole[at.CUBIC]:
+        add_table_slopes(w, lanes, weight)
 
 
 @stage(inline="always")
@@ -103,20 +103,12 @@ def add_table_slopes(w: Array, lanes: int, weight: Any) -> None:
 def pull_lattice(w: Array, lanes: int, of_lattice: Array) -> None:
     """Gradient by the lattice: sum of (slopes by hkl) q^T."""
     vector_code()
-    hx = hy = hz = kx = ky = kz = lx = ly = lz = w.dtype.type(0)
+    zero = w.dtype.type(0)
+    by_a = by_b = by_c = (zero, zero, zero)
     for j in range(lanes):
-        h, k, l = w[at.DH + j], w[at.DK + j], w[at.DL + j]
-        x, y, z = w[at.QX + j], w[at.QY + j], w[at.QZ + j]
-        hx += h * x
-        hy += h * y
-        hz += h * z
-        kx += k * x
-        ky += k * y
-        kz += k * z
-        lx += l * x
-        ly += l * y
-        lz += l * z
-    sums = (hx, hy, hz, kx, ky, kz, lx, ly, lz)
+        q = w[at.QX + j], w[at.QY + j], w[at.QZ + j]
+        by_a, by_b, by_c = plus(by_a, w[at.DH + j], q), plus(by_b, w[at.DK + j], q), plus(by_c, w[at.DL + j], q)
+    sums = (*by_a, *by_b, *by_c)
     for i in range(9):
         of_lattice[i] += sums[i]
 
@@ -125,7 +117,7 @@ def pull_lattice(w: Array, lanes: int, of_lattice: Array) -> None:
 def pull_q(w: Array, lanes: int, a: Array) -> None:
     """Gradient by q: lattice^T (slopes by hkl)."""
     vector_code()
-    a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
+    a0, a1, a2, a3, a4, a5, a6, a7, a8 = nine(a)
     for j in range(lanes):
         h, k, l = w[at.DH + j], w[at.DK + j], w[at.DL + j]
         w[at.GX + j] += a0 * h + a3 * k + a6 * l

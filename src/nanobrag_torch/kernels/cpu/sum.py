@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from nanobrag_torch.kernels.cpu import layout as at
-from nanobrag_torch.kernels.cpu.cubic import interpolate
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, stage, vector_code
-from nanobrag_torch.kernels.cpu.lattice import NARROW, NOTHING, reflections
+from nanobrag_torch.kernels.cpu.lattice import NOTHING, has_phases, reflections
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.profiles import add_values
 
@@ -25,16 +24,14 @@ def add_lattices(scratch: Scratch, scene: Packed, lanes: int) -> None:
 @stage()
 def sum_lattices(scratch: Scratch, scene: Packed, lanes: int, start: int, stop: int, filled: bool) -> bool:
     """SUM += weight F^2 L^2 of the lattices start .. stop; whether F is the default everywhere, as `filled` before."""
-    v, w = scratch.v, scratch.w
+    w = scratch.w
     default = w.dtype.type(scene.numbers[at.DEFAULT_F])
     for k in range(start, stop):
         if scratch.where[k] == NOTHING:
             continue
-        filled = reflections(scratch, scene, lanes, k, default, filled)
-        if scene.whole[at.CUBIC]:
-            interpolate(v, w, scratch.places, lanes, scene.lattice[k], scene.grid, scene.table, at.NO)
-        phased = scene.numbers[at.PHASED] > 0 and scratch.where[k] & NARROW == 0
-        add_values(w, lanes, scene.shape, scene.whole[at.PROFILE], scene.narrow[k, at.LATTICE_WEIGHT], phased)
+        filled = reflections(scratch, scene, lanes, k, default, filled, at.NO)
+        weight, phased = scene.narrow[k, at.LATTICE_WEIGHT], has_phases(scratch, scene, k)
+        add_values(w, lanes, scene.shape, scene.whole[at.PROFILE], weight, phased)
     return filled
 
 

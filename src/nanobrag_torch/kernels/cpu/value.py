@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.blocks import next_block
-from nanobrag_torch.kernels.cpu.bounds import thin
 from nanobrag_torch.kernels.cpu.geometry import (
     aim,
     captures,
@@ -35,7 +34,6 @@ def value(out: Array, taken: Array, most: int, scene: Packed, scratch: Scratch) 
             used = add_run(out, scratch, scene, first, last)
             if used == 0:
                 used, lanes, panel = next_block(scratch, scene, first, last)
-                lanes = thin(scratch, scene, lanes, panel)
                 if lanes:
                     if not (scene.whole[at.SPARSE] and add_tile(scratch, scene, lanes, scene.panels[panel])):
                         add_block(scratch, scene, lanes, scene.panels[panel])

@@ -84,14 +84,12 @@ def sine_slope(y: tl.tensor) -> Any:
 
 @jit
 def ball(y: tl.tensor) -> Any:
-    """3 (sin x - x cos x) / x^3 in powers of y = x^2 below one."""
-    return horner(y, BALL_FINE, COUNTS[5]) if y.dtype == tl.float64 else horner(y, BALL_COARSE, COUNTS[4])
-
-
-@jit
-def ball_slope(y: tl.tensor) -> Any:
-    """Its derivative by y."""
-    return horner(y, BALL_SLOPE_FINE, COUNTS[7]) if y.dtype == tl.float64 else horner(y, BALL_SLOPE_COARSE, COUNTS[6])
+    """3 (sin x - x cos x) / x^3 in powers of y = x^2 below one, and its derivative by y."""
+    if y.dtype == tl.float64:
+        value, slope = horner(y, BALL_FINE, COUNTS[5]), horner(y, BALL_SLOPE_FINE, COUNTS[7])
+    else:
+        value, slope = horner(y, BALL_COARSE, COUNTS[4]), horner(y, BALL_SLOPE_COARSE, COUNTS[6])
+    return value, slope
 
 
 @jit

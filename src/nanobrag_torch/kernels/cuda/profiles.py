@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import triton.language as tl
 
 from nanobrag_torch.kernels.cuda.jit import jit
-from nanobrag_torch.kernels.cuda.math import ball, ball_slope, sine, sine_slope, whole
+from nanobrag_torch.kernels.cuda.math import ball, sine, sine_slope, whole
 from nanobrag_torch.physics.lattice_factor import TOPHAT_LIMIT, Profile
 
 GRATING, SPHERE, GAUSS, _ = (tl.constexpr(int(profile)) for profile in Profile)
@@ -99,8 +99,9 @@ def of_form(x: tl.tensor, way: tl.constexpr) -> Any:
         near = y < 1.0
         small = tl.where(near, y, 0.0)
         far = 3.0 * (edge - (part + u * u * sine_slope(u * u)) / 3.141592653589793) / (s * s * PI2)
-        length = tl.where(near, ball(small), far)
-        slope = tl.where(near, ball_slope(small) * PI2, 1.5 * (edge - far) / (s * s))
+        inner, inner_slope = ball(small)
+        length = tl.where(near, inner, far)
+        slope = tl.where(near, inner_slope * PI2, 1.5 * (edge - far) / (s * s))
         value, slope = length * length, 2.0 * length * slope
     elif way.profile == GAUSS:
         value = tl.exp(-2.0 * x)

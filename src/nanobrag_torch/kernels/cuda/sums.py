@@ -40,6 +40,15 @@ class Flow(NamedTuple):
     q: tl.tensor  # in the image's type
 
 
+class Step(NamedTuple):
+    """Where hkl is taken of a sample and source: q, or that of anchors and the way from there; what flows; pixels."""
+
+    at: tl.tensor
+    offset: tl.tensor
+    flow: Flow
+    there: tl.tensor
+
+
 class Sums(NamedTuple):
     """Sums over lattices of weight F^2 L^2, its slopes by q (3), shape (6) and default F, and along directions."""
 
@@ -60,23 +69,14 @@ def flow_of(whole: tl.tensor, q: tl.tensor, way: tl.constexpr) -> Any:
 
 
 @jit
-def add_values(
-    at: tl.tensor,
-    offset: tl.tensor,
-    flow: Flow,
-    given: Given,
-    sink: Sink,
-    there: tl.tensor,
-    way: tl.constexpr,
-    wide: tl.constexpr,
-) -> Any:
+def add_values(step: Step, given: Given, sink: Sink, way: tl.constexpr, wide: tl.constexpr) -> Any:
     """Sum of weight F^2 L^2, float64; or a bound of its slopes by F; or these slopes times the flow to the sink."""
     cells, default = load_cells(given.shape, way), tl.load(given.default_F).to(way.real)
     total = tl.full([way.group, way.lanes], 0.0, tl.float64)
     for start in range(given.first, given.last, BATCH):
         part = tl.full([way.group, way.lanes], 0.0, way.real)
         for k in range(start, tl.minimum(start + BATCH, given.last)):
-            spot = spot_of(k, at, offset, given, way, wide)
+            spot = spot_of(k, step.at, step.offset, given, way, wide)
             f = amplitude(given.table, spot, default, given.grid, way).f
             weight = tl.load(given.lattice_weights + k)
             if way.job == VALUE:
@@ -86,9 +86,11 @@ def add_values(
                 if way.job == BOUND:
                     part += tl.abs(slope)
                 elif way.job == FACTORS:
-                    add_factors(sink.table.start, flow.whole * slope.to(tl.float64), spot, given.grid, there, way)
+                    flow = step.flow.whole * slope.to(tl.float64)
+                    add_factors(sink.table.start, flow, spot, given.grid, step.there, way)
                 else:
-                    write_factors(sink, flow.whole * slope.to(tl.float64), spot, given.grid, there, way)
+                    flow = step.flow.whole * slope.to(tl.float64)
+                    write_factors(sink, flow, spot, given.grid, step.there, way)
         total += part.to(tl.float64)
     return total
 
@@ -169,15 +171,7 @@ def by_hkl_of(term: tl.tensor, by_d: tl.tensor, twice: tl.tensor, found: Amplitu
 
 @jit
 def add_slopes(
-    at: tl.tensor,
-    offset: tl.tensor,
-    flow: Flow,
-    first: tl.tensor,
-    last: tl.tensor,
-    given: Given,
-    sink: Sink,
-    way: tl.constexpr,
-    wide: tl.constexpr,
+    step: Step, first: tl.tensor, last: tl.tensor, given: Given, sink: Sink, way: tl.constexpr, wide: tl.constexpr
 ) -> Any:
     """Sums of weight F^2 L^2 and of its slopes over some lattices; those by lattice go to the sink."""
     cells, default = load_cells(given.shape, way), tl.load(given.default_F).to(way.real)
@@ -186,7 +180,7 @@ def add_slopes(
     s0, s1, s2, s3, s4, s5 = zero, zero, zero, zero, zero, zero
     along = no_slopes(way.real, way)
     for k in range(first, last):
-        spot = spot_of(k, at, offset, given, way, wide)
+        spot = spot_of(k, step.at, step.offset, given, way, wide)
         found = amplitude(given.table, spot, default, given.grid, way)
         square, by_d, by_shape = slopes(spot.d, cells, way)
         weight = tl.load(given.lattice_weights + k)
@@ -205,9 +199,9 @@ def add_slopes(
         if way.by_lattice:
             by_weight = found.f * found.f * square
             if way.job == GRADIENTS:
-                lattice_gradients(sink.lattices.start + ROW * k, by_hkl, by_weight, flow, way)
+                lattice_gradients(sink.lattices.start + ROW * k, by_hkl, by_weight, step.flow, way)
             else:
-                along = lattice_slopes(along, k, by_hkl, by_weight, flow.q, sink, way)
+                along = lattice_slopes(along, k, by_hkl, by_weight, step.flow.q, sink, way)
         if way.by_table:
             along = table_slopes(along, spot, twice, given, sink, way)
     return Sums(value, (x, y, z), (s0, s1, s2, s3, s4, s5), by_default, along)
@@ -227,34 +221,23 @@ def added(a: Sums, b: Sums, way: tl.constexpr) -> Any:
 
 
 @jit
-def all_slopes(
-    at: tl.tensor, offset: tl.tensor, flow: Flow, given: Given, sink: Sink, way: tl.constexpr, wide: tl.constexpr
-) -> Any:
+def all_slopes(step: Step, given: Given, sink: Sink, way: tl.constexpr, wide: tl.constexpr) -> Any:
     """The same over all lattices of this program, float64."""
     none = tl.full([way.group, way.lanes], 0.0, tl.float64)
     found = Sums(none, (none, none, none), (none, none, none, none, none, none), none, no_slopes(tl.float64, way))
     for start in range(given.first, given.last, BATCH):
         last = tl.minimum(start + BATCH, given.last)
-        found = added(found, add_slopes(at, offset, flow, start, last, given, sink, way, wide), way)
+        found = added(found, add_slopes(step, start, last, given, sink, way, wide), way)
     return found
 
 
 @jit
-def part_of(
-    at: tl.tensor,
-    offset: tl.tensor,
-    flow: Flow,
-    given: Given,
-    sink: Sink,
-    there: tl.tensor,
-    way: tl.constexpr,
-    wide: tl.constexpr,
-) -> Any:
+def part_of(step: Step, given: Given, sink: Sink, way: tl.constexpr, wide: tl.constexpr) -> Any:
     """The sums that a job is about."""
     if (way.job == GRADIENTS) or (way.job == SLOPES):
-        found = all_slopes(at, offset, flow, given, sink, way, wide)
+        found = all_slopes(step, given, sink, way, wide)
     else:
-        found = add_values(at, offset, flow, given, sink, there, way, wide)
+        found = add_values(step, given, sink, way, wide)
     return found
 
 
@@ -263,12 +246,12 @@ def lattice_sums(q: tl.tensor, whole: tl.tensor, given: Given, sink: Sink, there
     """Sums over lattices, by float32 differences where they are precise enough; `whole`: gradient by the sum."""
     flow = flow_of(whole, q, way)
     if way.wide:
-        found = part_of(q, q, flow, given, sink, there, way, True)
+        found = part_of(Step(q, q, flow, there), given, sink, way, True)
     else:
         middle = anchors(q, way)
         offset = cast((q[0] - middle[0], q[1] - middle[1], q[2] - middle[2]), tl.float32)
         if close_enough(offset, given, way):
-            found = part_of(middle, offset, flow, given, sink, there, way, False)
+            found = part_of(Step(middle, offset, flow, there), given, sink, way, False)
         else:
-            found = part_of(q, offset, flow, given, sink, there, way, True)
+            found = part_of(Step(q, offset, flow, there), given, sink, way, True)
     return found

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.blocks import next_block
-from nanobrag_torch.kernels.cpu.bounds import thin
 from nanobrag_torch.kernels.cpu.curved import unbend, unbend_by_lab_axes
-from nanobrag_torch.kernels.cpu.geometry import aim
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, entry, stage, vector_code
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
+from nanobrag_torch.kernels.cpu.products import put_times
 from nanobrag_torch.kernels.cpu.pull import (
+    by_polarization,
+    by_position,
     clear_kept,
     clear_pull,
     keep_offset,
-    nothing_seen,
     pull_factors,
     pull_polarization,
     pull_scattering,
-    recall_capture,
-    recall_omega,
+    recall,
     recall_polarization,
     solid_angle_law,
+    step_of,
     through_capture,
     through_omega,
 )
 from nanobrag_torch.kernels.cpu.tangent import layout as rows
-from nanobrag_torch.kernels.cpu.tangent.lattice import begin_slopes, push_lattices
+from nanobrag_torch.kernels.cpu.tangent.lattice import push_lattices
 from nanobrag_torch.kernels.cpu.tangent.layout import Tally, Ways
 from nanobrag_torch.kernels.cpu.value import begin, look_at_source, once, sample
 
@@ -34,8 +34,7 @@ from nanobrag_torch.kernels.cpu.value import begin, look_at_source, once, sample
 def push(out: Array, first: int, last: int, scene: Packed, scratch: Scratch, ways: Ways, tally: Tally) -> None:
     """Slopes [T, n] of the pixels at places first .. last of the list, into out."""
     while first < last:
-        used, lanes, panel = next_block(scratch, scene, first, min(last, (first // at.CHUNK + 1) * at.CHUNK))
-        lanes = thin(scratch, scene, lanes, panel)
+        used, lanes, panel = next_block(scratch, scene, first, last)
         first += used
         if lanes == 0:
             continue
@@ -61,17 +60,13 @@ def _push_block(scratch: Scratch, scene: Packed, lanes: int, p: int, ways: Ways,
         for sub in range(whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]):
             sample(v, lanes, panel, layer, sub, scene)
             clear_pull(v, lanes)
-            for s in range(scene.sources.shape[0]):
-                if look_at_source(scratch, scene, lanes, layer, sub, s):
-                    begin_slopes(v, scratch.w, lanes)
-                    push_lattices(scratch, scene, lanes, ways, tally)
-                    _push_source(v, lanes, s, scene, ways, tally)
+            _push_sources(scratch, scene, lanes, layer, sub, ways, tally)
             if moves[rows.GEOMETRY]:
                 _push_sample(v, lanes, p, layer, sub, scene, ways, tally)
         if moves[rows.GEOMETRY] and not whole[at.EACH_CAPTURE] and not whole[at.LAST_CAPTURE]:
-            _push_kept_capture(v, lanes, p, layer, scene, ways, tally)
+            _push_kept(v, lanes, p, layer, at.KEPT_CAPTURE, at.PULL_CAPTURE, scene, ways, tally)
         if moves[rows.GEOMETRY] and whole[at.LAYER_OMEGA] and not whole[at.EACH_OMEGA]:
-            _push_kept_omega(v, lanes, p, layer, scene, ways, tally)
+            _push_kept(v, lanes, p, layer, at.KEPT_OMEGA, at.PULL_OMEGA, scene, ways, tally)
     if moves[rows.FACTORS]:
         _finish(v, lanes, p, scene, ways, tally)
     contract(v, tally.slopes, lanes, rows.COMMON, rows.COMMON_FOURS, ways.common)
@@ -102,6 +97,15 @@ def _add_four(v: Array, slopes: Array, lanes: int, a: float, b: float, c: float,
     vector_code()
     for j in range(lanes):
         slopes[j] += a * v[j] + b * v[at.ROW + j] + c * v[2 * at.ROW + j] + d * v[3 * at.ROW + j]
+
+
+@stage(inline="always")
+def _push_sources(scratch: Scratch, scene: Packed, lanes: int, layer: int, sub: int, ways: Ways, tally: Tally) -> None:
+    """All sources of one sample."""
+    for s in range(scene.sources.shape[0]):
+        if look_at_source(scratch, scene, lanes, layer, sub, s):
+            push_lattices(scratch, scene, lanes, ways, tally)
+            _push_source(scratch.v, lanes, s, scene, ways, tally)
 
 
 @stage()
@@ -147,13 +151,10 @@ def _push_polarization(v: Array, lanes: int, s: int, scene: Packed, ways: Ways, 
 def _polar_rows(v: Array, lanes: int) -> None:
     vector_code()
     for j in range(lanes):
-        x, y, z, g = v[at.AIM_X + j], v[at.AIM_Y + j], v[at.AIM_Z + j], v[at.PULL_POLAR + j]
-        v[rows.OF_POLAR + j] = g * x * x
-        v[rows.OF_POLAR + at.ROW + j] = g * x * y
-        v[rows.OF_POLAR + 2 * at.ROW + j] = g * x * z
-        v[rows.OF_POLAR + 3 * at.ROW + j] = g * y * y
-        v[rows.OF_POLAR + 4 * at.ROW + j] = g * y * z
-        v[rows.OF_POLAR + 5 * at.ROW + j] = g * z * z
+        xx, xy, xz, yy, yz, zz = by_polarization(v, j)
+        v[rows.OF_POLAR + j], v[rows.OF_POLAR + at.ROW + j], v[rows.OF_POLAR + 2 * at.ROW + j] = xx, xy, xz
+        v[rows.OF_POLAR + 3 * at.ROW + j], v[rows.OF_POLAR + 4 * at.ROW + j] = yy, yz
+        v[rows.OF_POLAR + 5 * at.ROW + j] = zz
 
 
 @stage()
@@ -222,28 +223,18 @@ def _bent_rows(v: Array, lanes: int, panel: Array, scene: Packed, tally: Tally) 
 def _position_rows(v: Array, lanes: int, slow: float, fast: float) -> None:
     vector_code()
     for j in range(lanes):
-        gx, gy, gz = v[at.PULL_X + j], v[at.PULL_Y + j], v[at.PULL_Z + j]
-        along_fast, along_slow = v[at.FAST_INDEX + j] + fast, v[at.SLOW_INDEX + j] + slow
-        v[rows.OF_PANEL + rows.BY_POSITION * at.ROW + j] = gx
-        v[rows.OF_PANEL + (rows.BY_POSITION + 1) * at.ROW + j] = gy
-        v[rows.OF_PANEL + (rows.BY_POSITION + 2) * at.ROW + j] = gz
-        v[rows.OF_PANEL + rows.BY_FAST * at.ROW + j] = gx * along_fast
-        v[rows.OF_PANEL + (rows.BY_FAST + 1) * at.ROW + j] = gy * along_fast
-        v[rows.OF_PANEL + (rows.BY_FAST + 2) * at.ROW + j] = gz * along_fast
-        v[rows.OF_PANEL + rows.BY_SLOW * at.ROW + j] = gx * along_slow
-        v[rows.OF_PANEL + (rows.BY_SLOW + 1) * at.ROW + j] = gy * along_slow
-        v[rows.OF_PANEL + (rows.BY_SLOW + 2) * at.ROW + j] = gz * along_slow
+        pull, along_fast, along_slow = by_position(v, j, slow, fast)
+        put_times(v, rows.OF_PANEL + rows.BY_POSITION * at.ROW + j, 1.0, pull)
+        put_times(v, rows.OF_PANEL + rows.BY_FAST * at.ROW + j, along_fast, pull)
+        put_times(v, rows.OF_PANEL + rows.BY_SLOW * at.ROW + j, along_slow, pull)
 
 
 @stage()
-def _push_kept_capture(v: Array, lanes: int, p: int, layer: int, scene: Packed, ways: Ways, tally: Tally) -> None:
-    recall_capture(v, lanes, scene.panels[p], layer, scene)
-    _push_sample(v, lanes, p, layer, at.FIRST, scene, ways, tally)
-
-
-@stage()
-def _push_kept_omega(v: Array, lanes: int, p: int, layer: int, scene: Packed, ways: Ways, tally: Tally) -> None:
-    recall_omega(v, lanes, scene.panels[p], layer, scene)
+def _push_kept(
+    v: Array, lanes: int, p: int, layer: int, kept: int, pull: int, scene: Packed, ways: Ways, tally: Tally
+) -> None:
+    """Through a factor that is formed once a layer."""
+    recall(v, lanes, scene.panels[p], layer, kept, pull, scene)
     _push_sample(v, lanes, p, layer, at.FIRST, scene, ways, tally)
 
 
@@ -255,9 +246,9 @@ def _finish(v: Array, lanes: int, p: int, scene: Packed, ways: Ways, tally: Tall
     if has_offset or moves[rows.OFFSETS]:
         _push_offset(v, lanes, scene.panels[p], scene)
     if moves[rows.GEOMETRY] and (has_offset or not whole[at.EACH_OMEGA]):
-        _push_kept_omega(v, lanes, p, at.FIRST, scene, ways, tally)
+        _push_kept(v, lanes, p, at.FIRST, at.KEPT_OMEGA, at.PULL_OMEGA, scene, ways, tally)
     if moves[rows.GEOMETRY] and (has_offset or whole[at.LAST_CAPTURE]):
-        _push_kept_capture(v, lanes, p, whole[at.LAYERS] - 1, scene, ways, tally)
+        _push_kept(v, lanes, p, whole[at.LAYERS] - 1, at.KEPT_CAPTURE, at.PULL_CAPTURE, scene, ways, tally)
     if (moves[rows.GEOMETRY] or moves[rows.POLARIZATIONS]) and (has_offset or not whole[at.EACH_POLAR]):
         _push_first_polarization(v, lanes, p, scene, ways, tally)
 
@@ -274,15 +265,10 @@ def _push_offset(v: Array, lanes: int, panel: Array, scene: Packed) -> None:
 @stage()
 def _push_first_polarization(v: Array, lanes: int, p: int, scene: Packed, ways: Ways, tally: Tally) -> None:
     """KEPT_POLAR through the first source that each lane sees."""
-    nothing_seen(v, lanes)
-    left, whole = lanes, scene.whole
-    for layer in range(whole[at.LAYERS]):
-        for sub in range(whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]):
-            aim(v, lanes, scene.panels[p], layer, sub, whole, scene.numbers)
-            for s in range(scene.sources.shape[0]):
-                if left == 0:
-                    return
-                left -= recall_polarization(v, lanes, s, scene)
-                _push_polarization(v, lanes, s, scene, ways, tally)
-                if ways.moves[rows.GEOMETRY]:
-                    _push_sample(v, lanes, p, layer, sub, scene, ways, tally)
+    number = recall_polarization(v, lanes, p, at.FIRST, scene)
+    while number >= 0:
+        layer, sub, s = step_of(number, scene)
+        _push_polarization(v, lanes, s, scene, ways, tally)
+        if ways.moves[rows.GEOMETRY]:
+            _push_sample(v, lanes, p, layer, sub, scene, ways, tally)
+        number = recall_polarization(v, lanes, p, number + 1, scene)

@@ -7,18 +7,10 @@ from typing import Any
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.cubic import interpolate
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, stage, vector_code
-from nanobrag_torch.kernels.cpu.lattice import INSIDE, NARROW, NOTHING, reflections
+from nanobrag_torch.kernels.cpu.lattice import INSIDE, NOTHING, has_phases, reflections
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
-from nanobrag_torch.kernels.cpu.profiles import (
-    GRATING,
-    add_squares,
-    form_slopes,
-    form_squares,
-    grating_cells,
-    grating_slopes,
-    grating_squares,
-    phases,
-)
+from nanobrag_torch.kernels.cpu.products import add_times, nine, times
+from nanobrag_torch.kernels.cpu.profiles import GRATING, add_terms, by_form, grating_cells, prepare
 from nanobrag_torch.kernels.cpu.slopes import add_table_slopes, pull_q
 from nanobrag_torch.kernels.cpu.tangent import layout as rows
 from nanobrag_torch.kernels.cpu.tangent.layout import Tally, Ways
@@ -39,6 +31,7 @@ def begin_slopes(v: Array, w: Array, lanes: int) -> None:
 def push_lattices(scratch: Scratch, scene: Packed, lanes: int, ways: Ways, tally: Tally) -> None:
     """STEP_SUM of the lattices; FACTOR times gradients by q into SLOPE, and by the rest into COMMON and slopes."""
     v, w, count, moves = scratch.v, scratch.w, scene.lattice.shape[0], ways.moves
+    begin_slopes(v, w, lanes)
     default, filled, slopes = w.dtype.type(scene.numbers[at.DEFAULT_F]), False, moves[rows.SLOPES] > 0
     shared = moves[rows.LATTICES] > 0 or moves[rows.SHAPES] > 0 or moves[rows.DEFAULTS] > 0
     for start in range(0, count, at.BATCH):
@@ -46,11 +39,8 @@ def push_lattices(scratch: Scratch, scene: Packed, lanes: int, ways: Ways, tally
         for k in range(start, min(start + at.BATCH, count)):
             if scratch.where[k] == NOTHING:
                 continue
-            filled = reflections(scratch, scene, lanes, k, default, filled)
-            if scene.whole[at.CUBIC]:
-                interpolate(v, w, scratch.places, lanes, scene.lattice[k], scene.grid, scene.table, slopes)
-            phased = scene.numbers[at.PHASED] > 0 and scratch.where[k] & NARROW == 0
-            _add_lattice(w, lanes, k, scene, moves, phased)
+            filled = reflections(scratch, scene, lanes, k, default, filled, slopes)
+            _add_lattice(w, lanes, k, scene, moves, has_phases(scratch, scene, k))
             if moves[rows.SCATTERING]:
                 pull_q(w, lanes, scene.narrow[k])
             if moves[rows.LATTICES]:
@@ -85,9 +75,8 @@ def _end_batch(v: Array, w: Array, lanes: int) -> None:
     vector_code()
     for j in range(lanes):
         v[at.STEP_SUM + j] += w[at.SUM + j]
-        v[at.SLOPE_X + j] += v[at.FACTOR + j] * w[at.GX + j]
-        v[at.SLOPE_Y + j] += v[at.FACTOR + j] * w[at.GY + j]
-        v[at.SLOPE_Z + j] += v[at.FACTOR + j] * w[at.GZ + j]
+    for axis in range(3):
+        _add_row(v[at.FACTOR :], w[at.GX + axis * at.ROW :], v[at.SLOPE_X + axis * at.ROW :], lanes)
 
 
 @stage(fastmath=FAST)
@@ -101,24 +90,13 @@ def _add_row(factor: Array, row: Array, total: Array, lanes: int) -> None:
 def _add_lattice(w: Array, lanes: int, k: int, scene: Packed, moves: Array, phased: bool) -> None:
     """Value of one lattice, and its gradients by shape and hkl as far as they are needed."""
     shape, profile, weight = scene.shape, scene.whole[at.PROFILE], scene.narrow[k, at.LATTICE_WEIGHT]
-    if profile == GRATING:
-        if not phased:
-            phases(w, lanes, shape)
-        if moves[rows.SHAPES]:
-            grating_cells(w, lanes, shape, weight)
-            _by_cells(w, lanes)
-        if moves[rows.SLOPES]:
-            grating_slopes(w, lanes, shape, weight)
-        else:
-            grating_squares(w, lanes, shape)
-            add_squares(w, lanes, weight)
-    else:
-        form_squares(w, lanes, shape, profile)
-        add_squares(w, lanes, weight)
-        if moves[rows.SHAPES]:
-            _by_form(w, lanes, weight)
-        if moves[rows.SLOPES]:
-            form_slopes(w, lanes, shape, weight)
+    prepare(w, lanes, shape, profile, phased)
+    if moves[rows.SHAPES] and profile == GRATING:
+        grating_cells(w, lanes, shape, weight)
+        _by_cells(w, lanes)
+    elif moves[rows.SHAPES]:
+        _by_form(w, lanes, weight)
+    add_terms(w, lanes, shape, profile, weight, moves[rows.SLOPES] > 0)
     if moves[rows.SLOPES] and scene.whole[at.CUBIC]:
         add_table_slopes(w, lanes, weight)
 
@@ -136,39 +114,29 @@ def _by_cells(w: Array, lanes: int) -> None:
 
 @stage(fastmath=FAST)
 def _by_form(w: Array, lanes: int, weight: Any) -> None:
-    """By the matrix of the quadratic form: hh, hk, hl, kk, kl, ll."""
+    """By the matrix of the quadratic form."""
     vector_code()
     first = rows.IN_BATCH + rows.BY_SHAPE * at.ROW
     for j in range(lanes):
-        h, k, l = w[at.DH + j], w[at.DK + j], w[at.DL + j]
-        common = weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j]) * w[at.BEND + j]
-        ch, ck, cl = common * h, common * k, common * l
-        w[first + j] += ch * h
-        w[first + at.ROW + j] += ch * k
-        w[first + 2 * at.ROW + j] += ch * l
-        w[first + 3 * at.ROW + j] += ck * k
-        w[first + 4 * at.ROW + j] += ck * l
-        w[first + 5 * at.ROW + j] += cl * l
+        hh, hk, hl, kk, kl, ll = by_form(w, j, weight)
+        w[first + j] += hh
+        w[first + at.ROW + j] += hk
+        w[first + 2 * at.ROW + j] += hl
+        w[first + 3 * at.ROW + j] += kk
+        w[first + 4 * at.ROW + j] += kl
+        w[first + 5 * at.ROW + j] += ll
 
 
 @stage(fastmath=FAST)
 def _by_lattice(w: Array, lanes: int, a: Array) -> None:
     """By a matrix B that moves every lattice A to (1 + B) A: slopes by hkl times hkl."""
     vector_code()
-    a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
+    m = nine(a)
     for j in range(lanes):
-        x, y, z = w[at.QX + j], w[at.QY + j], w[at.QZ + j]
-        h, k, l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
-        gh, gk, gl = w[at.DH + j], w[at.DK + j], w[at.DL + j]
-        w[rows.IN_BATCH + j] += gh * h
-        w[rows.IN_BATCH + at.ROW + j] += gh * k
-        w[rows.IN_BATCH + 2 * at.ROW + j] += gh * l
-        w[rows.IN_BATCH + 3 * at.ROW + j] += gk * h
-        w[rows.IN_BATCH + 4 * at.ROW + j] += gk * k
-        w[rows.IN_BATCH + 5 * at.ROW + j] += gk * l
-        w[rows.IN_BATCH + 6 * at.ROW + j] += gl * h
-        w[rows.IN_BATCH + 7 * at.ROW + j] += gl * k
-        w[rows.IN_BATCH + 8 * at.ROW + j] += gl * l
+        hkl = times(m, w[at.QX + j], w[at.QY + j], w[at.QZ + j])
+        add_times(w, rows.IN_BATCH + j, w[at.DH + j], hkl)
+        add_times(w, rows.IN_BATCH + 3 * at.ROW + j, w[at.DK + j], hkl)
+        add_times(w, rows.IN_BATCH + 6 * at.ROW + j, w[at.DL + j], hkl)
 
 
 @stage()
@@ -184,11 +152,9 @@ def _by_default(w: Array, index: Array, lanes: int, where: int, weight: Any) -> 
 def _along(w: Array, row: Array, lanes: int, a: Array) -> None:
     """Slope of one lattice along one direction of its matrix and weight."""
     vector_code()
-    a0, a1, a2, a3, a4, a5, a6, a7, a8 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
-    weight = a[at.LATTICE_WEIGHT]
+    m, weight = nine(a), a[at.LATTICE_WEIGHT]
     for j in range(lanes):
-        x, y, z = w[at.QX + j], w[at.QY + j], w[at.QZ + j]
-        by_h, by_k, by_l = a0 * x + a1 * y + a2 * z, a3 * x + a4 * y + a5 * z, a6 * x + a7 * y + a8 * z
+        by_h, by_k, by_l = times(m, w[at.QX + j], w[at.QY + j], w[at.QZ + j])
         own = weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j]) * w[at.SQUARE + j]
         row[j] += w[at.DH + j] * by_h + w[at.DK + j] * by_k + w[at.DL + j] * by_l + own
 
