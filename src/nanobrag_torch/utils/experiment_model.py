@@ -8,6 +8,7 @@ Every parameter begins at zero, where the configurations are those that were giv
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, TypeVar
@@ -31,7 +32,7 @@ INITS = ("frozen", "stage_a")
 Config = TypeVar("Config", CrystalConfig, DetectorConfig, BeamConfig)
 
 
-class Block(nn.Module, Generic[Config]):
+class Block(nn.Module, ABC, Generic[Config]):
     """A configuration and its parameters; frozen, it has none."""
 
     config: Config
@@ -51,8 +52,9 @@ class Block(nn.Module, Generic[Config]):
         config: Config = self.config
         return replace(config, **self._moved()) if self.free else config
 
+    @abstractmethod
     def _moved(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """Fields of the configuration that its parameters move, by name."""
 
     def _scaled(self, value: Any, name: str) -> Tensor:
         return as_tensor(value) * torch.exp(getattr(self, name).double())
