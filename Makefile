@@ -31,7 +31,7 @@ bench: $(STAMP)  ## measure; results go to benchmarks/results
 	$(BIN)/python -m benchmarks $(ARGS)
 
 fuzz: $(STAMP)  ## COUNT damaged files of every format, or of FORMAT: what becomes of them
-	$(BIN)/python tests/fuzz/fuzz_run.py --count $(or $(COUNT),1000) $(addprefix --format ,$(FORMAT)) $(ARGS)
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_run.py --count $(or $(COUNT),1000) $(addprefix --format ,$(FORMAT)) $(ARGS)
 
 docs: $(STAMP)  ## the documentation site, in docs/_build/html; warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

@@ -56,6 +56,7 @@ exclude_patterns = ["_build"]
 myst_heading_anchors = 4
 myst_enable_extensions = ["linkify"]
 autodoc_member_order = "bysource"
+toc_object_entries = False  # else every page carries the names of every object, and takes a second to write
 autodoc_typehints = "signature"
 python_use_unqualified_type_names = True
 suppress_warnings = ["ref.python"]  # a type such as range may bear the name of a field here and there
