@@ -15,44 +15,17 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
 from nanobrag_torch.io.expt_write import write_expt
-from nanobrag_torch.records.experiment import (
-    BeamData,
-    CrystalData,
-    DetectorData,
-    ExperimentData,
-    GoniometerData,
-    PanelData,
-    ScanData,
-)
+from small_scan import small_scan
 
 OUTPUTS = ("s_####.cbf", "s.nxs")
 FRAMES = 12
 SIZE = (160, 120)
+SCAN = small_scan(SIZE, FRAMES, 60.0)
+"""A detector that takes a tenth of a second an image."""
 FIXED = "in.expt -N 8 8 8 --oversample 3 --phi-steps 8 --tolerance 0 --noise --allow-loss"
 COMMAND = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2); "
 COMMAND += "from nanobrag_torch.cli.nb.app import main; sys.exit(main())"
-
-
-def experiment() -> ExperimentData:
-    """A detector that takes a tenth of a second an image, and a scan."""
-    panel = PanelData(
-        name="p", origin_mm=np.array([-8.0, 6.0, -60.0]), fast=np.array([1.0, 0, 0]), slow=np.array([0, -1.0, 0]),
-        pixel_size_mm=(0.1, 0.1), image_size=SIZE, thickness_mm=0.45, material="Si", mu_per_mm=3.9,
-        trusted_range=(-1.0, 65000.0),
-    )  # fmt: skip
-    return ExperimentData(
-        beam=BeamData(wavelength_A=1.0, polarization_fraction=0.97, polarization_normal=np.array([0, 1.0, 0])),
-        detector=DetectorData(panels=(panel,)),
-        goniometer=GoniometerData(rotation_axis=np.array([1.0, 0, 0])),
-        scan=ScanData(
-            image_range=(1, FRAMES), oscillation_start_deg=0, oscillation_width_deg=0.1,
-            exposure_times_s=np.full(FRAMES, 0.25),
-        ),
-        crystal=CrystalData(real_space=np.diag([30.0, 40, 50]), space_group_hall="P 1"),
-    )  # fmt: skip
 
 
 def start(
@@ -61,7 +34,7 @@ def start(
     """A run in a folder of its own, as a process; largest: bytes that its files may have."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "in.expt").exists():
-        write_expt(folder / "in.expt", [experiment()])
+        write_expt(folder / "in.expt", [SCAN])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     command = [

@@ -45,9 +45,9 @@ def grid(path):
 
 IMAGES = ("a.img", "a.cbf", "a.npy", "a.png")
 WRITERS = {
-    **{name: (lambda path: write_image(path, PIXELS, fault_runs.experiment(), allow_loss=True)) for name in IMAGES},
-    **{name: (lambda path: write_geometry(path, fault_runs.experiment(), allow_loss=True)) for name in ("a.geom",)},
-    "a.expt": lambda path: write_expt(path, [fault_runs.experiment()]),
+    **{name: (lambda path: write_image(path, PIXELS, fault_runs.SCAN, allow_loss=True)) for name in IMAGES},
+    **{name: (lambda path: write_geometry(path, fault_runs.SCAN, allow_loss=True)) for name in ("a.geom",)},
+    "a.expt": lambda path: write_expt(path, [fault_runs.SCAN]),
     "a.refl": lambda path: write_refl(path, table()),
     "a.mtz": lambda path: write_mtz(path, reflections()),
     "a.hkl": grid,

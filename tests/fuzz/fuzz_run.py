@@ -1,4 +1,4 @@
-"""Counts what becomes of damaged files: `python tests/fuzz/fuzz_run.py --count 20000 --format mtz`.
+"""Counts what becomes of damaged files: `make fuzz COUNT=20000 FORMAT=mtz`.
 
 The files are read in a process that is watched: one that dies, or takes longer than a reader may, is counted, and
 reading goes on behind the file that did it. Every file has a number that makes it again (`--first N --count 1`).

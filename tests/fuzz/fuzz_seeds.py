@@ -13,17 +13,9 @@ from nanobrag_torch.io.fileformat import ImageOptions
 from nanobrag_torch.io.formats import format_called, reads_experiments, reads_images
 from nanobrag_torch.io.mtz import write_mtz
 from nanobrag_torch.io.refl_write import write_refl
-from nanobrag_torch.records.experiment import (
-    BeamData,
-    CrystalData,
-    DetectorData,
-    ExperimentData,
-    GoniometerData,
-    PanelData,
-    ScanData,
-)
 from nanobrag_torch.records.reflections import Reflections
 from nanobrag_torch.records.tables import ReflectionData
+from small_scan import small_scan
 
 DATA = Path(__file__).parents[1] / "data"
 SIZE = (7, 5)
@@ -54,24 +46,6 @@ TREES: dict[str, Mutation] = {"expt": json_trees, "refl": msgpack_trees, "nxmx":
 def seeds(kind: str) -> list[bytes]:
     """The sound files of a kind."""
     return [*_stored(kind), *_made(kind)]
-
-
-def experiment() -> ExperimentData:
-    """A detector of one panel, a goniometer, one image and a crystal."""
-    panel = PanelData(
-        name="p", origin_mm=np.array([-0.35, 0.25, -100.0]), fast=np.array([1.0, 0, 0]), slow=np.array([0, -1.0, 0]),
-        pixel_size_mm=(0.1, 0.1), image_size=SIZE, thickness_mm=0.45, material="Si", mu_per_mm=3.9,
-        trusted_range=(-1.0, 65000.0),
-    )  # fmt: skip
-    return ExperimentData(
-        beam=BeamData(wavelength_A=1.0, polarization_fraction=0.97, polarization_normal=np.array([0, 1.0, 0])),
-        detector=DetectorData(panels=(panel,)),
-        goniometer=GoniometerData(rotation_axis=np.array([1.0, 0, 0])),
-        scan=ScanData(
-            image_range=(1, 1), oscillation_start_deg=0, oscillation_width_deg=0.1, exposure_times_s=np.full(1, 0.25)
-        ),
-        crystal=CrystalData(real_space=np.diag([30.0, 40, 50]), space_group_hall="P 1"),
-    )
 
 
 def _stored(kind: str) -> list[bytes]:
@@ -105,12 +79,12 @@ def _write(kind: str, path: Path) -> None:
     if kind in ("expt", "geom", "xparm", "mat"):
         write = format_called(names.get(kind, kind), reads_experiments, flag="seed").write_experiment
         assert write is not None
-        write(path, experiment())
+        write(path, small_scan(SIZE, 1, 100.0))
     elif kind in ("smv", "cbf", "nxmx"):
         pixels = np.arange(SIZE[0] * SIZE[1]).reshape(SIZE[::-1]).astype("i4")
         image_writer = format_called(kind, reads_images, flag="seed").write_image
         assert image_writer is not None
-        image_writer(path, pixels, experiment(), ImageOptions())
+        image_writer(path, pixels, small_scan(SIZE, 1, 100.0), ImageOptions())
     elif kind == "mtz":
         hkl = np.array([[1, 2, 3], [2, 0, 0], [3, 1, 4]], np.int32)
         found = Reflections(

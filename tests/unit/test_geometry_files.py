@@ -35,6 +35,7 @@ from nanobrag_torch.records.experiment import (
     ExperimentData,
     GoniometerData,
     PanelData,
+    ScanData,
 )
 from nanobrag_torch.records.frames import (
     BEAM_CENTRES,
@@ -189,6 +190,23 @@ def test_expt_nested_panels_are_placed_by_their_groups(tmp_path):
     assert data.crystal.space_group_hall == "P 2 2" and data.crystal.cell == pytest.approx((10, 20, 40, 90, 90, 90))
     np.testing.assert_allclose(data.crystal.A_at_scan_points[2], data.crystal.A)
     assert data.goniometer is None and data.identifier == "one"
+
+
+@pytest.mark.parametrize(
+    ("template", "numbers", "indices"),
+    [("a.nxs", (), [4, 5]), ("a.nxs", (9, 10), [9, 10]), ("a_####.cbf", (), None)],
+)
+def test_expt_has_what_dials_looks_for(tmp_path, template, numbers, indices):
+    """Crystals of every class by one name, and the place of each image in a file of several."""
+    crystal = CrystalData(real_space=np.eye(3) * 40, mosaicity_deg=0.2, half_mosaicity_deg=0.1, domain_size_A=900.0)
+    scan = ScanData(image_range=(5, 6), oscillation_start_deg=0.0, oscillation_width_deg=0.1)
+    data = ExperimentData(crystal=crystal, scan=scan, image_template=template, image_numbers=numbers)
+    write_geometry(tmp_path / "a.expt", data, allow_loss=True)
+    tree = json.loads((tmp_path / "a.expt").read_text())
+    (crystal_entry,) = tree["crystal"]
+    assert crystal_entry["__id__"] == "crystal"
+    assert (crystal_entry["ML_half_mosaicity_deg"], crystal_entry["ML_domain_size_ang"]) == (0.1, 900.0)
+    assert tree["imageset"][0].get("single_file_indices") == indices
 
 
 def test_expt_old_forms(tmp_path):

@@ -177,6 +177,21 @@ def test_what_is_not_known_is_left_out_of_headers(tmp_path):
     assert read_image(tmp_path / "a.cbf").experiment.detector.panels[0].trusted_range is None
 
 
+def test_headers_of_a_still_have_the_numbers_that_dials_asks_for(tmp_path):
+    """Exposure, cut-off and angles of mini-CBF and of SMV, 0 or the highest count where nobody knows them."""
+    data = replace(plain(trusted_range=None), scan=None, goniometer=None)
+    write_image(tmp_path / "a.cbf", noise((12, 20)), data, allow_loss=True)
+    text = open_cbf(tmp_path / "a.cbf").text
+    for record in ("Exposure_period 0.0 s", "Start_angle 0.0 deg.", "Angle_increment 0.0 deg.",
+                   "Count_cutoff 2147483647 counts"):  # fmt: skip
+        assert f"# {record}" in text
+    write_image(tmp_path / "a.img", noise((12, 20)), data, allow_loss=True)
+    header = HeaderText((tmp_path / "a.img").read_bytes()[:4096].split(b"\f")[0].decode())
+    assert [header.exact_real(key) for key in ("OSC_START", "OSC_RANGE")] == [0.0, 0.0]
+    # DIALS counts from the outer corner, along slow and fast
+    assert [header.exact_real(f"BEAM_CENTER_{axis}") for axis in "XY"] == pytest.approx([0.7, 1.1])
+
+
 def test_nxmx_mask_spectrum_and_wavelength_of_each_frame(tmp_path):
     mask = np.ones((12, 20), bool)
     mask[3, 4:9] = False
