@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nanobrag_torch.cli.nb.app import main
-from nanobrag_torch.io.geometry import write_geometry
-from nanobrag_torch.records.experiment import BeamData, CrystalData, DetectorData, ExperimentData, PanelData
+from nanobrag_torch.io.geometry import read_geometry, write_geometry
+from nanobrag_torch.records.experiment import (
+    BeamData,
+    CrystalData,
+    DetectorData,
+    ExperimentData,
+    GoniometerData,
+    PanelData,
+    ScanData,
+)
 from nanobrag_torch.response.photons import poisson_counts
 
 
@@ -51,6 +60,17 @@ def test_a_background_scales_with_the_area_of_the_beam(shot: Path, capsys: pytes
     whole, half = rendered(shot, *words), rendered(shot, *words, "--beam-size", "50um")
     np.testing.assert_allclose(whole, 4 * half, rtol=1e-6)
     assert "in a beam of 0.05 mm" in capsys.readouterr().out
+
+
+def test_images_are_called_by_their_numbers(shot: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a scan that begins with image 7, the line names image 8 where frame 1 is the first that is rendered."""
+    data = read_geometry(shot)
+    scan = ScanData(image_range=(7, 9), oscillation_start_deg=0.0, oscillation_width_deg=0.1)
+    axis = GoniometerData(rotation_axis=np.array([1.0, 0.0, 0.0]))
+    write_geometry(shot, replace(data, scan=scan, goniometer=axis))
+    words = ["--frames", "8", "-o", str(shot.parent / "image.npy"), "--oversample", "1"]
+    assert main(["simulate", str(shot), *words]) == 0
+    assert "a sample of pixels of image 8 has" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

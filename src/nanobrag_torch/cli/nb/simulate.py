@@ -216,9 +216,7 @@ def _write_one(job: _Job, frame: int, output: str) -> None:
     from nanobrag_torch.datasets.series import numbered
     from nanobrag_torch.io.images import write_image
 
-    scan = job.experiment.data.scan
-    number = frame + (1 if scan is None else scan.image_range[0])
-    name = numbered(output, number) if "#" in output or "%" in output else output
+    name = numbered(output, _number(job.experiment, frame)) if "#" in output or "%" in output else output
     write_image(name, job.pixels(frame, shown=True), job.experiment.data, index=frame, allow_loss=True)
     say(f"wrote {name}")
 
@@ -239,8 +237,14 @@ def _write_series(job: _Job, frames: range, output: str, resume: bool) -> None:
 def _draw(job: _Job, frame: int, picture: Path) -> None:
     from nanobrag_torch.io.png_image import write_png
 
-    write_png(picture, job.photons(frame), job.experiment.data, title=f"image {frame + 1}")
+    write_png(picture, job.photons(frame), job.experiment.data, title=f"image {_number(job.experiment, frame)}")
     say(f"wrote {picture}")
+
+
+def _number(experiment: Experiment, frame: int) -> int:
+    """Of the image that a frame, counted from 0, is called in its scan."""
+    scan = experiment.data.scan
+    return frame + (1 if scan is None else scan.image_range[0])
 
 
 def _tolerance(experiment: Experiment, frame: int, simulator: dict[str, Any], share: float) -> float:
@@ -253,7 +257,7 @@ def _tolerance(experiment: Experiment, frame: int, simulator: dict[str, Any], sh
     brightest = experiment.simulator(frame, **simulator).brightest()
     say(
         f"tolerance: a pixel may lose {share * brightest:.3g} photons, {share:g} of {brightest:.4g}, the most that a "
-        f"sample of pixels of image {frame + 1} has"
+        f"sample of pixels of image {_number(experiment, frame)} has"
     )
     return share * brightest
 
