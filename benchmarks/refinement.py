@@ -13,7 +13,6 @@ import json
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,9 @@ from benchmarks import refinement_cases as cases
 from benchmarks.refinement_cases import Case
 from benchmarks.refinement_pulls import pulls
 from benchmarks.refinement_worker import files, memory
+from benchmarks.rows import ROOT, between_marks
 
-ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "refinement", ROOT / "docs" / "refinement.md"
-MARKS = "<!-- results -->", "<!-- end of results -->"
 BAR = 0.0005, 0.002
 """Degrees and percent of the cell: what a fit at 1500 photons a spot has to reach."""
 Judged = tuple[str, bool]
@@ -249,16 +247,14 @@ def main(words: list[str] | None = None) -> None:
 
 def with_table(page: str) -> str:
     """The page with the table of results between its marks."""
-    lines = ["| what | bar | found | met | cases |", "|---|---|---|---|---|"]
+    lines = []
     for name, row in ROWS.items():
         if found := kept(name):
             said, met = row.judge(found)
             count = f"{len(found)}" if len(found) >= row.count else f"{len(found)} of {row.count}"
             verdict = "**no**" if not met else "yes" if len(found) >= row.count else "so far"
             lines.append(f"| {row.title} | {row.bar} | {said} | {verdict} | {count} |")
-    before, _, rest = page.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    return f"{before}{MARKS[0]}\n" + "\n".join(lines) + f"\n{MARKS[1]}{after}"
+    return between_marks(page, lines, "cases")
 
 
 if __name__ == "__main__":

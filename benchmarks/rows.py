@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -48,23 +49,37 @@ def measure_rows(
     unknown = set(given.rows) - set(rows)
     if unknown:
         parser.error(f"unknown rows {', '.join(sorted(unknown))}; known: {', '.join(rows)}")
-    known = json.loads(results.read_text()) if results.exists() else {}
     for name in given.rows or rows:
         found = rows[name][1](given.count or (counts or {}).get(name, 10))
-        known[name] = asdict(found)
         print(f"{name}: {found.found} ({'met' if found.met else 'not met'}: {found.bar})", flush=True)
-        results.write_text(json.dumps(known, indent=1) + "\n")
-    page.write_text(with_table(page.read_text(), known, rows, of))
+        keep(name, found, rows, results, page, of=of)
+
+
+def keep(name: str, found: Found, rows: Rows, results: Path, page: Path, *, of: str) -> None:
+    """Put a row among those that are kept by now, other processes' too, and write the table of all."""
+    with results.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        known = {**json.loads(file.read() or "{}"), name: asdict(found)}
+        file.truncate(0)
+        file.write(json.dumps(known, indent=1) + "\n")
+        page.write_text(with_table(page.read_text(), known, rows, of))
 
 
 def with_table(page: str, known: dict[str, Any], rows: Rows, of: str) -> str:
     """The page with the table of results between its marks."""
-    lines = [f"| what | bar | found | met | {of} |", "|---|---|---|---|---|"]
+    lines = []
     for name, (title, _) in rows.items():
         if name in known:
             row = known[name]
             met = "yes" if row["met"] else "**no**"
             lines.append(f"| {title} | {row['bar']} | {row['found']} | {met} | {row['count']} |")
+    return between_marks(page, lines, of)
+
+
+def between_marks(page: str, lines: list[str], of: str) -> str:
+    """The page with these lines as its table: what, bar, found, met, and how many of what is counted."""
     before, _, rest = page.partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
-    return f"{before}{MARKS[0]}\n" + "\n".join(lines) + f"\n{MARKS[1]}{after}"
+    whole = [f"| what | bar | found | met | {of} |", "|---|---|---|---|---|", *lines]
+    return f"{before}{MARKS[0]}\n" + "\n".join(whole) + f"\n{MARKS[1]}{after}"

@@ -52,3 +52,22 @@ def test_the_table_of_data_sets_is_up_to_date():
 
     known = json.loads(RESULTS.read_text())
     assert set(known) <= set(ROWS) and with_table(PAGE.read_text(), known, ROWS, "images or kills") == PAGE.read_text()
+
+
+def test_rows_that_are_measured_at_once_are_all_kept(tmp_path):
+    """The second row is kept, as by another process, while the first is being measured."""
+    from benchmarks.rows import MARKS, Found, measure_rows
+
+    results, page = tmp_path / "found.json", tmp_path / "page.md"
+    page.write_text(f"before\n{MARKS[0]}\n{MARKS[1]}\nafter\n")
+
+    def slow(count):
+        measure_rows(["quick"], rows, results, page, about="", of="images")
+        return Found("none", "one", True, count)
+
+    rows = {"slow": ("the slow one", slow), "quick": ("the quick one", lambda count: Found("1", "two", False, count))}
+    measure_rows(["slow", "--count", "3"], rows, results, page, about="", of="images")
+    assert json.loads(results.read_text()).keys() == {"slow", "quick"}
+    table = ["| what | bar | found | met | images |", "|---|---|---|---|---|"]
+    table += ["| the slow one | none | one | yes | 3 |", "| the quick one | 1 | two | **no** | 10 |"]
+    assert page.read_text().splitlines() == ["before", MARKS[0], *table, MARKS[1], "after"]

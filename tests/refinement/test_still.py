@@ -47,6 +47,18 @@ def test_intensities_are_those_of_the_truth(still):
     assert (found.partiality > 0).all() and (found.partiality <= 1).all()
 
 
+def test_a_box_that_is_left_out_has_no_sigma_z(still):
+    truth, exposure = still
+    counts = exposure.counts.copy()
+    fast, slow = np.floor(exposure.table.columns["xyzobs.px.value"][0, :2]).astype(int)
+    counts[slow - 3 : slow + 4, fast - 3 : fast + 4] += np.random.default_rng(1).choice([0, 200], (7, 7))
+    result = refined(truth, replace(exposure, counts=counts), check_sampling=False)
+    assert result.status == "converged" and any("left out" in note for note in result.notes)
+    dark = np.bincount(result.fit.problem.boxes.box, minlength=len(result.box_sigma_z)) == 0
+    assert dark.any() and (np.isnan(result.box_sigma_z) == dark).all()
+    assert result._repr_png_().startswith(b"\x89PNG")
+
+
 def test_a_frame_of_a_rotation_with_every_shape_tried(frame):
     truth, exposure = frame
     result = refined(truth, exposure, wrong_factors(truth.factors, 0.15, 5), shape="auto")

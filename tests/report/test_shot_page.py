@@ -9,6 +9,7 @@ from made_shot import BAD, record, write_shot
 
 from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.report.shoeboxes import extremes
 from nanobrag_torch.report.shot import write_shot_page
 from nanobrag_torch.report.shot_charts import shot_charts
 from nanobrag_torch.report.shot_data import read_shot_folder
@@ -143,6 +144,19 @@ def test_many_shots_have_one_page_that_leads_to_the_bad_ones(browser, tmp_path):
     pages = [link for link in links if link.endswith("shot_00005/report.html")]
     assert len(pages) == 1 and (tmp_path / "shot_00005" / "report.html").exists()
     assert is_drawn(browser)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_box_that_was_left_out_is_neither_shown_nor_counted(tmp_path):
+    arrays = write_shot(tmp_path, count=12, size=400)
+    pixels = {name: arrays[name][arrays["box"] != BAD] for name in ("pixel", "box", "data", "model", "spot", "variance")}
+    sigma_z = np.where(np.arange(12) == BAD, np.nan, arrays["sigma_z"])
+    np.savez_compressed(tmp_path / "boxes.npz", **{**arrays, **pixels, "sigma_z": sigma_z})
+    boxes = read_shot_folder(tmp_path).boxes
+    assert sorted(boxes.worst_first) == [i for i in range(12) if i != BAD]
+    assert all(BAD not in chosen for chosen in extremes(boxes).values())
+    write_shot_page(tmp_path)
+    assert "Fitted: 11 boxes" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("spoil", ["parameters.json", "boxes.npz", "refined.refl"])

@@ -21,6 +21,7 @@ def draw_boxes(result: StillResult, target: BinaryIO) -> None:
     from matplotlib.figure import Figure
 
     order = np.argsort(-result.box_sigma_z)
+    order = order[np.isfinite(result.box_sigma_z[order])]  # a box that was left out has no pixel to show
     middle = max(0, len(order) // 2 - EACH // 2)
     rows = {"worst": order[:EACH], "median": order[middle : middle + EACH], "best": order[::-1][:EACH]}
     figure = Figure(figsize=(1.3 * EACH, 12), layout="constrained")

@@ -111,8 +111,8 @@ def box_arrays(result: StillResult) -> dict[str, Any]:
 
     A row a pixel: `pixel` (flat index over [panel, slow, fast]), `box`, and in photons `data`, `model`, `spot` (the
     model without its background) and `variance` (of the data about the model). A row a box: `hkl`, `crystal`, `panel`,
-    `centre` (fast, slow), `corners` (fast0 fast1 slow0 slow1, ends excluded), `sigma_z`. `image_shape`: panel, slow,
-    fast.
+    `centre` (fast, slow), `corners` (fast0 fast1 slow0 slow1, ends excluded), `sigma_z` (NaN for a box that
+    the fit left out, which has no pixels). `image_shape`: panel, slow, fast.
     """
     assert result.fit is not None
     problem, state = result.fit.problem, result.fit.state

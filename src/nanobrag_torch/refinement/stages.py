@@ -176,8 +176,8 @@ def outliers(problem: Problem, state: State) -> tuple[Tensor, list[int]]:
     """
     z = problem.sigma_z(state)
     of_boxes = box_sigma_z(problem, z)
-    middle = of_boxes.median()
-    spread = MAD * (of_boxes - middle).abs().median()
+    middle = of_boxes.nanmedian()
+    spread = MAD * (of_boxes - middle).abs().nanmedian()
     bad = of_boxes > torch.maximum(middle + FAR_BOX * spread, torch.tensor(LEAST_BAD_BOX).double())
     if int(bad.sum()) > MOST_OUTLIERS * len(of_boxes):
         bad = torch.zeros_like(bad)
@@ -188,10 +188,10 @@ def outliers(problem: Problem, state: State) -> tuple[Tensor, list[int]]:
 
 
 def box_sigma_z(problem: Problem, z: Tensor) -> Tensor:
-    """Root mean square of (data - model) / sigma of every box [b]."""
+    """Root mean square of (data - model) / sigma of every box [b]; NaN where no pixel is left."""
     count = torch.bincount(problem.boxes.box, minlength=len(problem.boxes))
     total = torch.zeros(len(problem.boxes), dtype=torch.float64).index_add_(0, problem.boxes.box, z * z)
-    return torch.sqrt(total / count.clamp(min=1))
+    return torch.sqrt(total / count)
 
 
 def keep_pixels(problem: Problem, state: State, wanted: Tensor) -> tuple[Problem, State]:

@@ -14,6 +14,7 @@ from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.report.charts import BLUE, RED
 from nanobrag_torch.report.page import WIDTH, plot, words
 from nanobrag_torch.report.shot_data import Boxes
+from nanobrag_torch.report.shot_words import BAD_BOX
 
 EACH = 10  # boxes shown of the worst, the middle and the best
 CELL = 92  # screen pixels of a box
@@ -21,7 +22,6 @@ GAP = 0.06
 LIMIT = 5.0  # of residuals, in sigma
 VIEW = 372  # screen pixels of each of the three linked views
 BUDGET = 2_400_000  # bytes of pixels in the linked views
-BAD_BOX = 1.5
 KINDS = ("data", "model", "residual / sigma")
 _CHOOSE = """
 const i = order[slider.value - 1], [x, y] = centres[i];
@@ -33,7 +33,7 @@ text.text = says[i];
 
 def extremes(boxes: Boxes) -> dict[str, NDArray[np.int64]]:
     """Numbers of the boxes with the highest, the middle and the lowest sigma-Z."""
-    order = np.argsort(-boxes.sigma_z)
+    order = boxes.worst_first
     middle = max(0, len(order) // 2 - EACH // 2)
     return {"worst": order[:EACH], "middle": order[middle : middle + EACH], "best": order[::-1][:EACH]}
 
@@ -98,7 +98,7 @@ def linked_views(boxes: Boxes, experiment: ExperimentData) -> list[Any]:
     slow, fast = map(int, boxes.image_shape[1:])
     assert experiment.detector is not None and experiment.beam is not None
     plane = laboratory_plane(experiment.detector, experiment.beam) if several else pixel_plane((slow, fast))
-    order = np.argsort(-boxes.sigma_z)
+    order = boxes.worst_first
     chosen = _affordable(boxes, order)
     figures = _views(boxes, plane, chosen)
     says = words(

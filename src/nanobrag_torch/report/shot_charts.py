@@ -80,7 +80,7 @@ def _by_panel(boxes: Boxes) -> Chart:
 
 
 def _by_strength(boxes: Boxes, photons: Real) -> Chart:
-    seen = photons > 0
+    seen = (photons > 0) & np.isfinite(boxes.sigma_z)
     says = [_index(hkl) for hkl in boxes.hkl[seen]]
     points = Series(photons[seen], boxes.sigma_z[seen], says=says)
     return Chart("Residuals by strength", "photons of the spot", "sigma-Z of its box", [points], True, marks=(1.0,))

@@ -47,6 +47,12 @@ class Boxes:
         return len(self.hkl)
 
     @cached_property
+    def worst_first(self) -> Array:
+        """Numbers of the boxes with pixels, from the highest sigma-Z on; those that a fit left out have none."""
+        order = np.argsort(-self.sigma_z)
+        return np.asarray(order[np.bincount(self.box, minlength=len(self))[order] > 0])
+
+    @cached_property
     def z(self) -> Array:
         """(data - model) / sigma of every pixel [n]."""
         return np.asarray((self.data - self.model) / np.sqrt(self.variance))

@@ -58,7 +58,7 @@ def sentences(shot: Shot) -> Iterator[str]:
     """What a stranger needs to know, in order."""
     record, boxes = shot.record, shot.boxes
     if boxes is not None:
-        spots = f"{len(boxes)} boxes of pixels about reflections ({len(boxes.pixel)} pixels)"
+        spots = f"{len(boxes.worst_first)} boxes of pixels about reflections ({len(boxes.pixel)} pixels)"
         yield (
             f"Fitted: {spots}, by {len(shot.moved)} parameters of crystal, beam and detector, "
             f"with an intensity for each of {record['reflections']} reflections and a plane of background a box."
@@ -79,7 +79,7 @@ def sentences(shot: Shot) -> Iterator[str]:
 def warnings(shot: Shot) -> Iterator[str]:
     """What calls for attention, a phrase each."""
     if shot.boxes is not None and (bad := int((shot.boxes.sigma_z > BAD_BOX).sum())):
-        yield f"{bad} of {len(shot.boxes)} boxes have a sigma-Z above {BAD_BOX:g}"
+        yield f"{bad} of {len(shot.boxes.worst_first)} boxes have a sigma-Z above {BAD_BOX:g}"
     for p in shot.moved:
         off = _from_prior(p)
         if off is not None and off > FAR_FROM_PRIOR:
