@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.refl import read_refl
 from nanobrag_torch.refinement.still import refine_still
 from nanobrag_torch.refinement.synthetic import Start, errors, wrong_factors, wrong_start
 
@@ -47,7 +48,7 @@ def test_intensities_are_those_of_the_truth(still):
     assert (found.partiality > 0).all() and (found.partiality <= 1).all()
 
 
-def test_a_box_that_is_left_out_has_no_sigma_z(still):
+def test_a_box_that_is_left_out_has_no_sigma_z(still, tmp_path):
     truth, exposure = still
     counts = exposure.counts.copy()
     fast, slow = np.floor(exposure.table.columns["xyzobs.px.value"][0, :2]).astype(int)
@@ -57,6 +58,9 @@ def test_a_box_that_is_left_out_has_no_sigma_z(still):
     dark = np.bincount(result.fit.problem.boxes.box, minlength=len(result.box_sigma_z)) == 0
     assert dark.any() and (np.isnan(result.box_sigma_z) == dark).all()
     assert result._repr_png_().startswith(b"\x89PNG")
+    result.write(tmp_path)
+    written = read_refl(tmp_path / "refined.refl").column("nb.sigz")
+    assert ((written == 0) == dark).all() and np.allclose(written[~dark], result.box_sigma_z[~dark])
 
 
 def test_a_frame_of_a_rotation_with_every_shape_tried(frame):

@@ -149,7 +149,8 @@ def test_many_shots_have_one_page_that_leads_to_the_bad_ones(browser, tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_a_box_that_was_left_out_is_neither_shown_nor_counted(tmp_path):
     arrays = write_shot(tmp_path, count=12, size=400)
-    pixels = {name: arrays[name][arrays["box"] != BAD] for name in ("pixel", "box", "data", "model", "spot", "variance")}
+    of_pixels = "pixel", "box", "data", "model", "spot", "variance"
+    pixels = {name: arrays[name][arrays["box"] != BAD] for name in of_pixels}
     sigma_z = np.where(np.arange(12) == BAD, np.nan, arrays["sigma_z"])
     np.savez_compressed(tmp_path / "boxes.npz", **{**arrays, **pixels, "sigma_z": sigma_z})
     boxes = read_shot_folder(tmp_path).boxes

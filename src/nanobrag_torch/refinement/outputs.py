@@ -169,7 +169,7 @@ def reflection_table(result: StillResult) -> ReflectionData:
         "intensity.prf.variance": found.photons_sigma**2,
         "partiality": found.partiality,
         "background.mean": found.background,
-        "nb.sigz": result.box_sigma_z,
+        "nb.sigz": np.nan_to_num(result.box_sigma_z),  # 0 is what is not known, as in other columns
         "nb.scale": found.intensity / found.start,
         "nb.intensity": found.intensity,
         "nb.intensity.sigma": found.sigma,
