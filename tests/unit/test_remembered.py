@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig, PanelConfig
@@ -102,6 +103,35 @@ def test_sources_are_those_of_the_beam_that_is_asked_for():
     assert torch.equal(model.sources(beam.clone(), polar).directions, first.directions)
     moving = beam.clone().requires_grad_()
     assert model.sources(moving, polar).directions.requires_grad
+
+
+def test_a_tangent_of_the_beam_is_neither_lost_nor_left_behind():
+    beam, polar = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64), torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+    model = Beam(BeamConfig(hdiv_range_mrad=1.0, hdiv_steps=3))
+
+    def slope(given):
+        return forward_ad.unpack_dual(model.sources(given, polar).directions).tangent
+
+    for _ in range(2):
+        with forward_ad.dual_level():
+            moving = slope(forward_ad.make_dual(beam, torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)))
+            assert moving is not None and moving.abs().max() > 0
+            assert slope(beam) is None
+
+
+def test_a_change_while_a_result_is_made_is_not_kept_as_that_of_before(monkeypatch):
+    detector = Detector(DetectorConfig(distance_mm=120.0))
+    whole, given = Detector._distances, detector.config.distance_mm
+
+    def meanwhile(self, ratio):
+        self.config.distance_mm = 130.0
+        return whole(self, ratio)
+
+    monkeypatch.setattr(Detector, "_distances", meanwhile)
+    assert detector.geometry().close_distance.item() == pytest.approx(0.13)
+    monkeypatch.undo()
+    detector.config.distance_mm = given
+    assert detector.geometry().close_distance.item() == pytest.approx(0.12)
 
 
 def test_transforms_and_modes_of_torch_leave_nothing_behind():

@@ -108,7 +108,7 @@ class Detector(DetectorAttributes):
         return f"Detector({self.panel_count} x {shape} pixels, {self.config!r}, {self.device})"
 
     def invalidate_cache(self) -> None:
-        """Nothing to do: the detector is placed anew whenever it is asked for."""
+        """Nothing to do: what is kept of a detector is never that of other numbers."""
 
     @property
     def image_shape(self) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 P = ParamSpec("P")
 Model = TypeVar("Model")
@@ -54,14 +55,16 @@ def remembered(
         def recall(self: Model, /, *args: P.args, **kwargs: P.kwargs) -> Result:
             if kwargs or torch.compiler.is_compiling() or not _is_ordinary(torch.empty(0)):
                 return method(self, *args, **kwargs)
-            key = (method.__name__, self.device, *(a for a in args if not isinstance(a, Tensor)))  # type: ignore[attr-defined]
+            key = (method, self.device, *(a for a in args if not isinstance(a, Tensor)))  # type: ignore[attr-defined]
             given = [a for a in args if isinstance(a, Tensor)]
-            values = [v for name, v in vars(self.config).items() if name not in skipped]  # type: ignore[attr-defined]
+            values = _read(self, skipped)
             kept = _KEPT.setdefault(self, {})
             found = kept.get(key)
             if found is not None and _is_same(found.values, values) and _are_equal(found.given, given):
                 return cast(Result, _copied(found.result))
             result = method(self, *args, **kwargs)
+            if not _is_same(values, _read(self, skipped)):  # another thread changed them meanwhile
+                return result
             if all(is_plain(v, skipped) for v in values) and all(map(_is_ordinary, (*given, *_tensors(result)))):
                 if len(kept) >= MOST:
                     kept.clear()
@@ -71,6 +74,10 @@ def remembered(
         return recall
 
     return decorate
+
+
+def _read(model: Any, unseen: Collection[str]) -> list[Any]:
+    return [value for name, value in vars(model.config).items() if name not in unseen]
 
 
 def is_plain(value: Any, unseen: Collection[str] = ()) -> bool:
@@ -100,8 +107,10 @@ def _is_ordinary(tensor: Tensor) -> bool:
     Those of other devices are not, for whoever compares them waits for the device.
     """
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    plain = type(tensor) is Tensor and tensor.device.type == "cpu"
-    return plain and not (tensor.requires_grad or tensor.is_inference() or wrapped)
+    if type(tensor) is not Tensor or tensor.device.type != "cpu" or wrapped:
+        return False
+    moves = forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
+    return not (tensor.requires_grad or tensor.is_inference() or moves)
 
 
 def _tensors(value: Any) -> list[Tensor]:
