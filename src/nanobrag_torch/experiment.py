@@ -253,8 +253,8 @@ class FrameRenderer:
         plain = all(map(is_plain, experiment.options.values()))
         self._turns_only = plain and not (self._beam_varies or crystal_varies or mount_varies)
 
-    def simulator(self, frame: int) -> Simulator:
-        """The Simulator of a frame, which the next frame may change."""
+    def _simulator(self, frame: int) -> Simulator:
+        """The Simulator of a frame until the next; nobody else may have it, for it sees no change but that of phi."""
         made = self._made
         if made is None:
             made = self._made = self._first(frame)
@@ -274,11 +274,11 @@ class FrameRenderer:
 
     def simulate(self, frame: int, *, progress: Progress | None = None) -> Tensor:
         """The image of a frame, counted from 0."""
-        return _without_panel(self.simulator(frame).run(progress=progress))
+        return _without_panel(self._simulator(frame).run(progress=progress))
 
     def record(self, frame: int, *, seed: int, progress: Progress | None = None) -> Tensor:
         """The image of a frame as its detector records it."""
-        return _without_panel(self.simulator(frame).record(seed, image=frame, progress=progress))
+        return _without_panel(self._simulator(frame).record(seed, image=frame, progress=progress))
 
 
 def _plain(value: Any) -> Any:

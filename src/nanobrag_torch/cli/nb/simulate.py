@@ -174,7 +174,7 @@ class _Job:
             return
         from nanobrag_torch.cli.nb.simulate_plan import background_lines, plan_lines, time_lines
 
-        simulator = self.frames.simulator(frames[0])
+        simulator = self.experiment.simulator(frames[0], **self.simulator)
         for lines in (plan_lines, background_lines, time_lines):
             for line in lines(simulator, len(frames)):
                 say(line)
