@@ -13,7 +13,7 @@ from nanobrag_torch.background.amorphous import amorphous_values, slab_transmiss
 from nanobrag_torch.background.materials import MaterialConfig, length_mm, material_of
 from nanobrag_torch.background.measured import measure_profile
 from nanobrag_torch.background.profiles import ice_rings, molecule_squared, substance
-from nanobrag_torch.background.radial import radial_image
+from nanobrag_torch.background.radial import last_sine, radial_image
 from nanobrag_torch.config import PanelConfig
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.models.beam import Beam
@@ -131,6 +131,22 @@ def test_a_few_pixels_several_panels_and_many_sources():
         for i in range(12)
     ]
     assert torch.allclose(whole, torch.stack(one).mean(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("low", [-10.0, -2.0, 3.0])
+def test_a_panel_behind_the_sample_is_seen_up_to_straight_backwards(low, fused):
+    """The largest angle is inside the panel, or on an edge between two corners."""
+    panel = PanelConfig(origin_mm=(-60.0, low, low), fast_axis=(0, 1, 0), slow_axis=(0, 0, 1), fpixels=21, spixels=21)
+    there = scene(detector={"panels": [panel], "detector_convention": "custom"})
+    view, _ = view_of(there["sources"], there["polarization"], there["geometry"], there["image_shape"])
+    last = last_sine(view)
+    ramp = torch.linspace(0, last, 1000, dtype=torch.float64)[None]
+    flat = torch.ones_like(ramp)
+    sines, ones = (radial_image(None, view, t, last / 999, torch.float64, fused=fused) for t in (ramp, flat))
+    y, z = np.meshgrid(low + 0.1 * (np.arange(21) + 0.5), low + 0.1 * (np.arange(21) + 0.5))
+    cosine = -60 / np.sqrt(60**2 + y**2 + z**2)
+    assert np.abs((sines / ones).numpy() - np.sqrt((1 - cosine) / 2).ravel()).max() < 2e-6
 
 
 def _only(sources, i):

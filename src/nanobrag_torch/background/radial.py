@@ -26,6 +26,8 @@ from nanobrag_torch.physics.polarization import polarization_factor
 
 EDGE = 65
 """Places along each edge where the scattering angle is looked for; those of a flat panel are largest at a corner."""
+BACKWARDS = 0.5**0.5
+"""sin(theta) of a right angle to the beam. Beyond, the largest angle may be anywhere on a panel, even opposite the beam."""
 _AT_ONCE = 2**19
 _A_THREAD = 2**15
 _FILL: Callable[..., None] = render_rows
@@ -104,7 +106,8 @@ def _placed(position: Tensor, panel: Tensor, view: View) -> Tensor:
 
 
 def last_sine(view: View) -> float:
-    """The largest sin(theta) of any pixel and direction: that of some place on the edge of a panel."""
+    """The largest sin(theta) of any pixel and direction, that of some place on the edge of a panel; 1 where one is
+    behind the sample."""
     slow, fast = view.image_shape
     along_fast, along_slow = torch.linspace(0, fast, EDGE), torch.linspace(0, slow, EDGE)
     edge = torch.cat([
@@ -118,7 +121,8 @@ def last_sine(view: View) -> float:
     panel = torch.arange(len(origin), device=origin.device).expand(len(edge), -1).flatten()
     directions = torch.nn.functional.normalize(_placed(flat.reshape(-1, 3), panel, view).detach(), dim=-1)
     difference = directions[:, None] - view.incident.detach()
-    return float(0.5 * torch.linalg.vector_norm(difference, dim=-1).max())
+    largest = float(0.5 * torch.linalg.vector_norm(difference, dim=-1).max())
+    return 1.0 if largest > BACKWARDS else largest
 
 
 class _Fused(torch.autograd.Function):
