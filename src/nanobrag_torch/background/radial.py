@@ -27,7 +27,7 @@ from nanobrag_torch.physics.polarization import polarization_factor
 EDGE = 65
 """Places along each edge where the scattering angle is looked for; those of a flat panel are largest at a corner."""
 BACKWARDS = 0.5**0.5
-"""sin(theta) of a right angle to the beam. Beyond, the largest angle may be anywhere on a panel, even opposite the beam."""
+"""sin(theta) of a right angle to the beam. Beyond, the largest angle may be anywhere on a panel."""
 _AT_ONCE = 2**19
 _A_THREAD = 2**15
 _FILL: Callable[..., None] = render_rows
