@@ -475,6 +475,21 @@ def test_reflection_columns(tmp_path):
         found.column("intensity")
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "width"),
+    [("s1", "vec3<double>", 3), ("xyzobs.px.value", "vec3<double>", 3), ("profile.correlation", "double", 1)],
+)
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_reflections_with_numbers_that_are_not_finite(tmp_path, name, kind, width, number):
+    values = np.zeros((3, width), "<f8")
+    (tmp_path / "a.refl").write_bytes(table(**{name: [kind, [3, values.tobytes()]]}))
+    assert name in read_refl(tmp_path / "a.refl").columns
+    values[1, -1] = number
+    (tmp_path / "a.refl").write_bytes(table(**{name: [kind, [3, values.tobytes()]]}))
+    with pytest.raises(InputError, match=rf"a\.refl: column {name}, row 1.*finite"):
+        read_refl(tmp_path / "a.refl")
+
+
 def shoebox(kind, mask):
     """A box of 1 x 2 x 3 pixels on panel 4 as the file holds it."""
     head = struct.pack("<I6iB", 4, 10, 13, 20, 22, 5, 6, kind)

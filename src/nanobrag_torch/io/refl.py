@@ -38,7 +38,7 @@ def read_refl(path: str | os.PathLike[str], *, shoeboxes: bool = False) -> Refle
 
     miller_index (n, 3), panel (n,), bbox (n, 6) as fast0 fast1 slow0 slow1 frame0 frame1, s1 (n, 3) in 1/Angstrom,
     xyzobs.px.value (n, 3) as fast, slow, frame, flags (n,), and whatever else the file holds.
-    Raises InputError if the file cannot be read, is cut short or is no reflection table.
+    Raises InputError if the file cannot be read, is cut short, is no reflection table, or for a nan or an infinity.
     """
     tree = _unpacked(read_input(path, "reflection table", ACCEPTED), str(path))
     if not (isinstance(tree, list) and len(tree) == 3 and tree[0] == KIND and isinstance(tree[2], dict)):
@@ -86,7 +86,12 @@ def _column(entry: Any, name: str, rows: int, path: str) -> NDArray[Any]:
     if body[0] != rows or len(body[1]) != size:
         found = f"{body[0]} rows in {len(body[1])} bytes"
         raise InputError(f"{path}: column {name}", found, f"{rows} rows in {size} bytes")
-    return np.frombuffer(body[1], number).reshape(rows, *shape).copy()
+    values = np.frombuffer(body[1], number).reshape(rows, *shape)
+    wrong = ~np.isfinite(values)  # DIALS writes 0 for what it does not know
+    if wrong.any():
+        row = int(np.argwhere(wrong)[0, 0])
+        raise InputError(f"{path}: column {name}, row {row}", values[row].tolist(), "finite numbers")
+    return values.copy()
 
 
 FORMAT = FileFormat(
