@@ -9,9 +9,10 @@ import hdf5plugin
 import numpy as np
 import nxmx
 import pytest
-from dataset_recipes import SCAN, STILLS, changed
+from dataset_recipes import SCAN, STILLS, changed, toml
 from scipy.spatial.transform import Rotation
 
+from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.datasets import engine
 from nanobrag_torch.datasets.labels import labels_of
 from nanobrag_torch.datasets.reader import ShardReader
@@ -103,6 +104,18 @@ def test_a_spectrum_comes_from_the_file_of_the_detector(tmp_path):
         one = drawn.image(image)
         assert 1.2 < one.wavelength_A < 1.3
         assert np.allclose(np.sort(one.wavelengths_A) / one.wavelength_A * plan.wavelength_A, [0.99, 1.0, 1.02])
+
+
+@pytest.mark.parametrize(("spectrum", "said"), [("gauss", True), ("sase", True), ("file", False)])
+def test_a_spectrum_of_the_file_that_is_not_used_is_said(tmp_path, capsys, spectrum, said):
+    spectral(tmp_path)
+    tree = {**STILLS, "detector": {"file": str(tmp_path / "pink.expt")}, "beam": {"spectrum": spectrum}}
+    tree["dataset"] = {**STILLS["dataset"], "images": 1}
+    (tmp_path / "recipe.toml").write_text(toml(tree))
+    words = ["dataset", str(tmp_path / "recipe.toml"), "-o", str(tmp_path / "set"), "--shard", "0"]
+    assert main(words) == 0
+    assert (f"pink.expt is not used: beam.spectrum is {spectrum}, not file" in capsys.readouterr().err) == said
+    assert main([*words, "-q"]) == 0 and "not used" not in capsys.readouterr().err
 
 
 def test_an_image_of_a_spectrum_is_the_sum_of_its_lines(tmp_path):

@@ -84,6 +84,14 @@ def setting(recipe: Recipe) -> ExperimentData:
     )
 
 
+def unused_spectrum(recipe: Recipe) -> bool:
+    """Whether the detector's file has a spectrum that the recipe does not ask for."""
+    if not recipe.detector.file or recipe.beam.spectrum == "file":
+        return False
+    beam = read_geometry(recipe.detector.file).beam
+    return beam is not None and beam.spectrum_energies_eV is not None
+
+
 def spectrum_of(recipe: Recipe) -> tuple[Reals, Reals] | None:
     """Wavelengths (Angstrom) and weights of sum one of the spectrum in the detector's file; None unless asked for.
 

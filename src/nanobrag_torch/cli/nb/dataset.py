@@ -106,9 +106,8 @@ def _make(
     from nanobrag_torch.workers import place_of_process
 
     place = place_of_process()
-    tolerance = folder.recipe.render.tolerance
-    if tolerance and not quiet and place.rank == 0:
-        print(f"up to {tolerance:g} photons of a pixel and lattice are left out (render.tolerance)", file=sys.stderr)
+    if not quiet and place.rank == 0:
+        _say_what_is_left_out(folder.recipe)
     if shard is not None:
         _require_unused("--shard", shard, workers=workers, cluster=cluster)
         folder.recipe.images_of(shard)
@@ -133,6 +132,16 @@ def _make(
             else "other shards are missing yet"
         )
         typer.echo(f"{folder.path}: {words}")
+
+
+def _say_what_is_left_out(recipe: Recipe) -> None:
+    from nanobrag_torch.datasets.materials import unused_spectrum
+
+    tolerance, file = recipe.render.tolerance, recipe.detector.file
+    if tolerance:
+        print(f"up to {tolerance:g} photons of a pixel and lattice are left out (render.tolerance)", file=sys.stderr)
+    if unused_spectrum(recipe):
+        print(f"the spectrum in {file} is not used: beam.spectrum is {recipe.beam.spectrum}, not file", file=sys.stderr)
 
 
 def _by_engine(folder: Folder, workers: int | None, cluster: str | None, quiet: bool) -> Tally:
@@ -217,6 +226,7 @@ def _check(path: Path, recipe: Recipe, output: Path | None, workers: int | None)
         typer.echo(f"{name}: {material.space_group}, cell {' '.join(f'{x:g}' for x in material.cell)}")
     if spots:
         typer.echo(f"{min(spots)} to {max(spots)} spots in the sample of {len(samples)}")
+    _say_what_is_left_out(recipe)
     typer.echo(f"wrote {picture}")
 
 
