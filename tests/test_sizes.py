@@ -52,6 +52,22 @@ def test_memory_is_asked_for_before_it_is_taken():
         require_memory("field", 3, 1e15)
 
 
+def test_a_frame_is_read_of_a_series_that_no_memory_holds(tmp_path, capfd):
+    """Its size is that of a file with a hole; a list of amplitudes of that size, which is read whole, is refused."""
+    series = tmp_path / "series.nxs"
+    write_nxmx(series, noise((3, 12, 20)), plain())
+    whole = read_image(series, 0).pixels
+    os.truncate(series, 2**42)
+    assert np.array_equal(read_image(series, 0).pixels, whole)
+    assert nb(["show", str(series)]) == 0
+    capfd.readouterr()
+    amplitudes = tmp_path / "wide.hkl"
+    amplitudes.write_text("1 1 1 1\n")
+    os.truncate(amplitudes, 2**42)
+    assert nb(["show", str(amplitudes)]) == 2
+    assert "it needs" in one_line(capfd.readouterr().err)
+
+
 def test_what_unpacks_to_too_much_is_refused(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(atomic, "LARGEST_UNPACKED", 10**6)
     bomb = tmp_path / "bomb.hkl"

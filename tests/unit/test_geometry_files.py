@@ -477,7 +477,7 @@ def test_reflection_columns(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "kind", "width"),
-    [("s1", "vec3<double>", 3), ("xyzobs.px.value", "vec3<double>", 3), ("profile.correlation", "double", 1)],
+    [("s1", "vec3<double>", 3), ("xyzobs.px.value", "vec3<double>", 3), ("nb.intensity", "double", 1)],
 )
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_reflections_with_numbers_that_are_not_finite(tmp_path, name, kind, width, number):
@@ -488,6 +488,14 @@ def test_reflections_with_numbers_that_are_not_finite(tmp_path, name, kind, widt
     (tmp_path / "a.refl").write_bytes(table(**{name: [kind, [3, values.tobytes()]]}))
     with pytest.raises(InputError, match=rf"a\.refl: column {name}, row 1.*finite"):
         read_refl(tmp_path / "a.refl")
+
+
+def test_a_column_that_nobody_asks_for_may_have_0_over_0_in_it(tmp_path, caplog):
+    values = np.array([0.5, np.nan, 0.25], "<f8")
+    (tmp_path / "a.refl").write_bytes(table(**{"profile.correlation": ["double", [3, values.tobytes()]]}))
+    found = read_refl(tmp_path / "a.refl")
+    assert set(found.skipped) == {"shoebox", "profile.correlation"} and "s1" in found.columns
+    assert "profile.correlation is not read: it holds nan in row 1" in caplog.text
 
 
 def shoebox(kind, mask):

@@ -43,6 +43,7 @@ def read_input(path: str | os.PathLike[str], flag: str, accepted: str, *, unpack
     """
     require_ordinary(path, flag, accepted)
     try:
+        require_memory(flag, str(path), 2 * Path(path).stat().st_size)
         content = Path(path).read_bytes()
     except OSError as error:
         raise InputError(flag, str(path), f"{accepted} ({_reason(error)})") from error
@@ -61,9 +62,9 @@ def read_input(path: str | os.PathLike[str], flag: str, accepted: str, *, unpack
 
 
 def require_ordinary(path: str | os.PathLike[str], flag: str, accepted: str) -> None:
-    """Raise InputError for what is no file, or none of the size of files: a device or a pipe may never end.
+    """Raise InputError for what is no file: a device or a pipe may never end. What is not there is left to who opens it.
 
-    What is not there at all is left to who opens it.
+    Nothing is said of its size: of a series of images that no memory holds, one frame is read.
     """
     try:
         state = Path(path).stat()
@@ -71,7 +72,6 @@ def require_ordinary(path: str | os.PathLike[str], flag: str, accepted: str) -> 
         return
     if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
         raise InputError(flag, str(path), f"{accepted} (an ordinary file, no device and no pipe)")
-    require_memory(flag, str(path), 2 * state.st_size)
 
 
 def read_start(path: str | os.PathLike[str], flag: str, accepted: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -14,6 +15,7 @@ from nanobrag_torch.io.atomic import read_input
 from nanobrag_torch.io.fileformat import FileFormat
 from nanobrag_torch.records.tables import ReflectionData
 
+_LOG = logging.getLogger(__name__)
 ACCEPTED = "a DIALS reflection table (MessagePack)"
 KIND = "dials::af::reflection_table"
 VERSIONS = 1, 2
@@ -32,13 +34,17 @@ COLUMN_TYPES: dict[str, tuple[str, tuple[int, ...]]] = {
 }
 """Type of a column -> numbers of a row: numpy type and shape."""
 
+ASKED_FOR = ("s1", "d", "xyzobs.px.value", "xyzcal.px", "partiality", "delpsical.rad", "intensity.", "background.", "nb.")
+"""Columns of real numbers that some reader works with, by their beginnings. In others DIALS may have 0 over 0."""
+
 
 def read_refl(path: str | os.PathLike[str], *, shoeboxes: bool = False) -> ReflectionData:
     """The columns of a `.refl` file, with the pixels of its shoeboxes if wanted.
 
     miller_index (n, 3), panel (n,), bbox (n, 6) as fast0 fast1 slow0 slow1 frame0 frame1, s1 (n, 3) in 1/Angstrom,
-    xyzobs.px.value (n, 3) as fast, slow, frame, flags (n,), and whatever else the file holds.
-    Raises InputError if the file cannot be read, is cut short, is no reflection table, or for a nan or an infinity.
+    xyzobs.px.value (n, 3) as fast, slow, frame, flags (n,), and whatever else the file holds. A column with a nan or
+    an infinity is skipped when nobody works with it.
+    Raises InputError if the file cannot be read, is cut short, is no reflection table, or for a nan in such a column.
     """
     tree = _unpacked(read_input(path, "reflection table", ACCEPTED), str(path))
     if not (isinstance(tree, list) and len(tree) == 3 and tree[0] == KIND and isinstance(tree[2], dict)):
@@ -50,13 +56,14 @@ def read_refl(path: str | os.PathLike[str], *, shoeboxes: bool = False) -> Refle
     if not isinstance(rows, int) or not isinstance(data, dict):
         raise InputError(f"{path}: nrows, data", (type(rows).__name__, type(data).__name__), ACCEPTED)
     kinds = {name: _kind(entry, name, str(path)) for name, entry in data.items()}
-    known = {name: entry for name, entry in data.items() if kinds[name] in COLUMN_TYPES}
+    known = {name: _column(e, name, rows, str(path)) for name, e in data.items() if kinds[name] in COLUMN_TYPES}
+    columns = {name: values for name, values in known.items() if _is_finite(name, values, str(path))}
     boxes = kinds.get(SHOEBOX) == refl_shoebox.KIND and shoeboxes
     return ReflectionData(
         rows=rows,
         identifiers={int(key): str(value) for key, value in (content.get("identifiers") or {}).items()},
-        columns={name: _column(entry, name, rows, str(path)) for name, entry in known.items()},
-        skipped=tuple(name for name in data if name not in known and not (boxes and name == SHOEBOX)),
+        columns=columns,
+        skipped=tuple(name for name in data if name not in columns and not (boxes and name == SHOEBOX)),
         shoeboxes=refl_shoebox.shoeboxes_of(data[SHOEBOX], rows, f"{path}: column {SHOEBOX}") if boxes else (),
     )
 
@@ -86,12 +93,18 @@ def _column(entry: Any, name: str, rows: int, path: str) -> NDArray[Any]:
     if body[0] != rows or len(body[1]) != size:
         found = f"{body[0]} rows in {len(body[1])} bytes"
         raise InputError(f"{path}: column {name}", found, f"{rows} rows in {size} bytes")
-    values = np.frombuffer(body[1], number).reshape(rows, *shape)
-    wrong = ~np.isfinite(values)  # DIALS writes 0 for what it does not know
-    if wrong.any():
-        row = int(np.argwhere(wrong)[0, 0])
+    return np.frombuffer(body[1], number).reshape(rows, *shape).copy()
+
+
+def _is_finite(name: str, values: NDArray[Any], path: str) -> bool:
+    wrong = ~np.isfinite(values)
+    if not wrong.any():
+        return True
+    row = int(np.argwhere(wrong)[0, 0])
+    if name.startswith(ASKED_FOR):
         raise InputError(f"{path}: column {name}, row {row}", values[row].tolist(), "finite numbers")
-    return values.copy()
+    _LOG.warning("%s: column %s is not read: it holds %s in row %d", path, name, values[row].tolist(), row)
+    return False
 
 
 FORMAT = FileFormat(
