@@ -34,8 +34,9 @@ COLUMN_TYPES: dict[str, tuple[str, tuple[int, ...]]] = {
 }
 """Type of a column -> numbers of a row: numpy type and shape."""
 
-ASKED_FOR = ("s1", "d", "xyzobs.px.value", "xyzcal.px", "partiality", "delpsical.rad", "intensity.", "background.", "nb.")
-"""Columns of real numbers that some reader works with, by their beginnings. In others DIALS may have 0 over 0."""
+ASKED_FOR = {"s1", "d", "xyzobs.px.value", "xyzcal.px", "dials.xyzcal.px", "partiality", "delpsical.rad"}
+FAMILIES_ASKED_FOR = {"intensity", "background", "nb"}
+"""Columns of real numbers that some reader works with, and beginnings of such. In others DIALS may have 0 over 0."""
 
 
 def read_refl(path: str | os.PathLike[str], *, shoeboxes: bool = False) -> ReflectionData:
@@ -101,7 +102,7 @@ def _is_finite(name: str, values: NDArray[Any], path: str) -> bool:
     if not wrong.any():
         return True
     row = int(np.argwhere(wrong)[0, 0])
-    if name.startswith(ASKED_FOR):
+    if name in ASKED_FOR or name.partition(".")[0] in FAMILIES_ASKED_FOR:
         raise InputError(f"{path}: column {name}, row {row}", values[row].tolist(), "finite numbers")
     _LOG.warning("%s: column %s is not read: it holds %s in row %d", path, name, values[row].tolist(), row)
     return False
