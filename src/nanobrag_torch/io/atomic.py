@@ -64,7 +64,8 @@ def read_input(path: str | os.PathLike[str], flag: str, accepted: str, *, unpack
 def require_ordinary(path: str | os.PathLike[str], flag: str, accepted: str) -> None:
     """Raise InputError for what is no file: a device or a pipe may never end.
 
-    What is not there at all is left to who opens it. Nothing is said of its size: of a series of images that no memory holds, one frame is read.
+    What is not there at all is left to who opens it. Nothing is said of its size: of a series of images that no
+    memory holds, one frame is read.
     """
     try:
         state = Path(path).stat()
