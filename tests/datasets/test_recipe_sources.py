@@ -110,10 +110,9 @@ def test_a_spectrum_comes_from_the_file_of_the_detector(tmp_path):
 def test_a_spectrum_of_the_file_that_is_not_used_is_said(tmp_path, capsys, spectrum, said):
     spectral(tmp_path)
     detector = {"file": str(tmp_path / "pink.expt")}
-    few: dict = {"dataset": {**STILLS["dataset"], "images": 1}}
-    tree = {**STILLS, **few, "detector": detector, "beam": {"spectrum": spectrum}}
+    tree = {**STILLS, "detector": detector, "beam": {"spectrum": spectrum}}
     (tmp_path / "recipe.toml").write_text(toml(tree))
-    words = ["dataset", str(tmp_path / "recipe.toml"), "-o", str(tmp_path / "set"), "--shard", "0"]
+    words = ["dataset", str(tmp_path / "recipe.toml"), "-o", str(tmp_path / "set"), "--shard", "0", "--images", "1"]
     assert main(words) == 0
     assert (f"pink.expt is not used: beam.spectrum is {spectrum}, not file" in capsys.readouterr().err) == said
     assert main([*words, "-q"]) == 0 and "not used" not in capsys.readouterr().err
