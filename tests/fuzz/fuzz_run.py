@@ -7,14 +7,17 @@ reading goes on behind the file that did it. Every file has a number that makes 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import select
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 from fuzz_worker import KINDS, damaged
@@ -45,6 +48,9 @@ class Result:
 
 
 WORKER = Path(__file__).with_name("fuzz_worker.py")
+CHUNK = 1000
+STAGES = (1000, 5000)
+"""Files that every format gets before one gets more."""
 
 
 def fuzz(kind: str, count: int, first: int = 0, worker: Path = WORKER) -> Result:
@@ -112,6 +118,54 @@ def table(results: list[Result]) -> str:
     return "\n".join([head, *rows])
 
 
+def campaign(kinds: Sequence[str], count: int, path: Path, keep: Path | None = None) -> None:
+    """Fuzz `count` files of each kind in turns; a line of JSON is added to a file for each chunk that it lacks."""
+    done = {(each["format"], each["first"], each["files"]) for each in recorded(path)}
+    for stage in sorted({min(each, count) for each in (*STAGES, count)}):
+        for kind in kinds:
+            for first in range(0, stage, CHUNK):
+                files = min(CHUNK, count - first)
+                if (kind, first, files) not in done:
+                    done.add((kind, first, files))
+                    _record(path, fuzz(kind, files, first), first, keep)
+
+
+def _record(path: Path, result: Result, first: int, keep: Path | None) -> None:
+    tell(result, keep)
+    entry = {
+        "format": result.kind, "first": first, "files": result.counts.total(), "version": _version(),
+        **{name: result.counts[name] for name in OUTCOMES},
+        "peak_mb": result.peak_kb // 1024, "seconds": round(result.seconds, 1), "faults": result.faults,
+    }  # fmt: skip
+    with path.open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def _version() -> str:
+    """The commit of this tree, with a plus if it was changed since."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    commit, changed = (
+        subprocess.run([*git, *words], capture_output=True, text=True, check=False).stdout.strip()
+        for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+    )
+    return commit + ("+" if changed else "")
+
+
+def recorded(path: Path) -> list[dict[str, Any]]:
+    """The chunks that a campaign has written down."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def tell(result: Result, keep: Path | None) -> None:
+    """Print what went wrong, and keep the files that did."""
+    for index, outcome, detail in result.faults:
+        print(f"{result.kind} {index}: {outcome} {detail}", flush=True)
+        if keep:
+            keep.mkdir(parents=True, exist_ok=True)
+            (keep / f"{result.kind}-{index}").write_bytes(damaged(result.kind, index))
+    print(table([result]).splitlines()[-1], flush=True)
+
+
 def main() -> int:
     """Fuzz the kinds asked for; 1 if anything but accepting and refusing happened."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -119,16 +173,16 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first file")
     parser.add_argument("--format", choices=KINDS, action="append", help="all unless given; may be repeated")
     parser.add_argument("--keep", type=Path, help="folder for the files that were read neither well nor refused")
+    parser.add_argument("--results", type=Path, help="file that gets a line a chunk; chunks in it are not repeated")
     options = parser.parse_args()
+    kinds = options.format or KINDS
+    if options.results:
+        campaign(kinds, options.count, options.results, options.keep)
+        return 1 if any(each["faults"] for each in recorded(options.results)) else 0
     results = []
-    for kind in options.format or KINDS:
+    for kind in kinds:
         results.append(fuzz(kind, options.count, options.first))
-        for index, outcome, detail in results[-1].faults:
-            print(f"{kind} {index}: {outcome} {detail}", flush=True)
-            if options.keep:
-                options.keep.mkdir(parents=True, exist_ok=True)
-                (options.keep / f"{kind}-{index}").write_bytes(damaged(kind, index))
-        print(table(results[-1:]).splitlines()[-1], flush=True)
+        tell(results[-1], options.keep)
     print(table(results))
     return 1 if any(each.faults for each in results) else 0
 

@@ -74,3 +74,22 @@ def test_what_is_accepted_must_be_finite(tmp_path, monkeypatch):
     path.write_bytes(seeds("refl")[0])
     monkeypatch.setattr(fuzz_worker, "read", lambda kind, path: {"a": [np.array([1.0, np.nan])]})
     assert outcome("refl", path) == ("not finite", "['a']")
+
+
+def test_a_campaign_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    path, asked = tmp_path / "fuzz.jsonl", []
+    monkeypatch.setattr(fuzz_run, "CHUNK", 2)
+    monkeypatch.setattr(fuzz_run, "STAGES", (2,))
+
+    def counted(kind, count, first):
+        asked.append((kind, first, count))
+        result = fuzz_run.Result(kind)
+        for index in range(first, first + count):
+            result.count(index, "refused", "")
+        return result
+
+    monkeypatch.setattr(fuzz_run, "fuzz", counted)
+    fuzz_run.campaign(("mat", "hkl"), 2, path)
+    fuzz_run.campaign(("mat", "hkl"), 5, path)
+    assert asked == [("mat", 0, 2), ("hkl", 0, 2), ("mat", 2, 2), ("mat", 4, 1), ("hkl", 2, 2), ("hkl", 4, 1)]
+    assert [each["refused"] for each in fuzz_run.recorded(path)] == [2, 2, 2, 1, 2, 1]
