@@ -18,6 +18,7 @@ from nanobrag_torch.io.geometry import write_geometry
 from nanobrag_torch.io.hkl import write_hkl_file
 from nanobrag_torch.io.images import write_image
 from nanobrag_torch.io.mtz import write_mtz
+from nanobrag_torch.io.nxmx_write import write_nxmx
 from nanobrag_torch.io.refl_write import write_refl
 from nanobrag_torch.records.reflections import Reflections
 from nanobrag_torch.records.tables import ReflectionData
@@ -49,6 +50,7 @@ WRITERS = {
     **{name: (lambda path: write_geometry(path, fault_runs.SCAN, allow_loss=True)) for name in ("a.geom",)},
     "a.expt": lambda path: write_expt(path, [fault_runs.SCAN]),
     "a.refl": lambda path: write_refl(path, table()),
+    "a.nxs": lambda path: write_nxmx(path, np.stack([PIXELS] * fault_runs.FRAMES), fault_runs.SCAN),
     "a.mtz": lambda path: write_mtz(path, reflections()),
     "a.hkl": grid,
 }
@@ -89,11 +91,12 @@ def test_a_place_that_is_none_is_one_line(name, tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
-def test_frames_that_are_whole_stay_where_a_series_can_go_on(tmp_path):
-    """The disk is full after some frames: one line, and --resume makes the others."""
-    output = "s_####.cbf"
+@pytest.mark.parametrize("output", fault_runs.OUTPUTS)
+def test_frames_that_are_whole_stay_where_a_series_can_go_on(output, tmp_path):
+    """The disk is full after some frames, or when they are put together: one line, and --resume makes the others."""
     expected, folder = fault_runs.whole(tmp_path, output), tmp_path / "full"
-    code, said = fault_runs.ended(fault_runs.start(folder, output, largest=len(expected["s_0001.cbf"]) - 1))
+    largest = max(map(len, expected.values())) - 1
+    code, said = fault_runs.ended(fault_runs.start(folder, output, largest=largest))
     errors = [line for line in said.splitlines() if "error" in line]
     assert code == 2 and len(errors) == 1 and "file too large" in errors[0] and "Traceback" not in said, said
     assert all(content == expected[name] for name, content in fault_runs.images(folder).items())

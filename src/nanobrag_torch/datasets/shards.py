@@ -14,7 +14,7 @@ from nanobrag_torch.datasets.labels import Labels, labels_of
 from nanobrag_torch.datasets.render import Frame, Renderer
 from nanobrag_torch.datasets.store import FLAG, Folder
 from nanobrag_torch.datasets.truth import StillsTruth
-from nanobrag_torch.io.hdf5_frames import frame_dataset, memory_file
+from nanobrag_torch.io.hdf5_frames import frame_dataset, hdf5_output
 
 Array = NDArray[Any]
 
@@ -23,7 +23,7 @@ def make_shard(folder: Folder, number: int, renderer: Renderer, report: Callable
     """Write shard `number` of a data set. report is called with the images done. Raises InputError."""
     images = folder.recipe.images_of(number)
     with folder.writing(number) as place:
-        with memory_file(place / "h5", FLAG) as content:
+        with hdf5_output(place / "h5", FLAG) as (content, under):
             file = _ImageFile(content, renderer, len(images))
             rows, spots, truth = [], [], StillsTruth(renderer)
             for done, image in enumerate(images):
@@ -36,6 +36,7 @@ def make_shard(folder: Folder, number: int, renderer: Renderer, report: Callable
                     spots.append({"image": np.full(len(labels.spots["h"]), image, np.int64), **labels.spots})
                     if not folder.recipe.is_scan:
                         truth.add(frame.plan, labels.spots)
+                under.require_whole()
                 report(done + 1)
         write_rows(place / "images.parquet", rows)
         if spots:

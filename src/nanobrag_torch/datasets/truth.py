@@ -23,7 +23,7 @@ from nanobrag_torch.datasets.render import Renderer
 from nanobrag_torch.datasets.store import FLAG, Folder
 from nanobrag_torch.io.atomic import open_output
 from nanobrag_torch.io.expt_write import experiment_list
-from nanobrag_torch.io.hdf5_frames import memory_file
+from nanobrag_torch.io.hdf5_frames import hdf5_output
 from nanobrag_torch.io.nxmx_write import create_nxmx
 from nanobrag_torch.io.refl_write import write_refl
 from nanobrag_torch.records.experiment import CrystalData, DetectorData, ExperimentData, GroupData, ScanData
@@ -208,7 +208,7 @@ def _write_master(folder: Folder, renderer: Renderer, path: Path, images: range)
         source = h5py.VirtualSource(f"shards/{shard:05d}.h5", "recorded", (len(own), *shape), kind)
         first, last = max(own.start, images.start), min(own.stop, images.stop)
         layout[first - images.start : last - images.start] = source[first - own.start : last - own.start]
-    with memory_file(path, FLAG) as file:
+    with hdf5_output(path, FLAG) as (file, _):
         create_nxmx(file, _master_experiment(renderer, images), len(images), kind, layout=layout)
     return path
 

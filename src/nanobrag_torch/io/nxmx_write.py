@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.atomic import output_path
-from nanobrag_torch.io.hdf5_frames import frame_dataset
+from nanobrag_torch.io.hdf5_frames import frame_dataset, hdf5_output
 from nanobrag_torch.records import experiment as record
 from nanobrag_torch.records.frames import FRAMES, beam_on_panel, rotate_experiment, turn_to_z
 from nanobrag_torch.units import EV_ANGSTROM
@@ -59,14 +58,13 @@ def write_nxmx_chunks(
     flag: str = "output file",
 ) -> None:
     """Write frames that `compress_frame` has packed already, in order; `mark` says which series they are of."""
-    import h5py
-
-    with output_path(path, flag) as place, h5py.File(place, "w") as file:
+    with hdf5_output(path, flag) as (file, under):
         dataset = create_nxmx(file, data, frames, dtype)
         if mark is not None:
             file.attrs[MARK] = mark
         for index, chunk in enumerate(chunks):
             dataset.id.write_direct_chunk((index, 0, 0), chunk)
+            under.require_whole()
 
 
 def compress_frame(stacked: NDArray[Any]) -> bytes:
