@@ -132,6 +132,25 @@ def damage_and_resume(home: Path, output: str) -> None:
     assert code == 2 and "--seed 1 to 2" in said and images(folder) == expected
 
 
+OWNER = """
+import sys, time
+from pathlib import Path
+from nanobrag_torch.io.ownership import owned_folder
+with owned_folder(Path(sys.argv[1]), sys.argv[2], rank=int(sys.argv[4]) if len(sys.argv) > 4 else None):
+    print("owned", flush=True)
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+def owner(folder: Path, job: str, *words: str) -> subprocess.Popen[str]:
+    """A process that has a folder for a job; words: for how many seconds, and as which rank."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", OWNER, str(folder), job, *words]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "owned\n"
+    return process
+
+
 def main() -> int:
     """Kill runs of each kind of output, and start runs together in all mixtures of two to four."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])

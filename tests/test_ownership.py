@@ -18,7 +18,7 @@ from nanobrag_torch.io import ownership
 from nanobrag_torch.io.atomic import open_output
 from nanobrag_torch.io.ledger import Ledger
 from nanobrag_torch.io.leftovers import part_of, remove_leftovers
-from nanobrag_torch.io.ownership import is_alive, owned, read_claim
+from nanobrag_torch.io.ownership import is_alive, owned, owned_folder, read_claim
 from nanobrag_torch.io.processes import this_process
 
 
@@ -41,6 +41,23 @@ def test_an_output_has_one_owner(tmp_path):
             raise AssertionError("never entered")
         assert is_alive(tmp_path / ".a.nxs.lock")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("has", "asks"), [(None, 0), (None, 3), (0, None), (0, 3), (3, 3)])
+def test_a_folder_is_of_one_job_whoever_of_its_processes_comes_first(has, asks, tmp_path):
+    words = ["60"] if has is None else ["60", str(has)]
+    with fault_runs.owner(tmp_path / "out", "job", *words) as other:
+        with (
+            pytest.raises(InputError, match="no other run is writing"),
+            owned_folder(tmp_path / "out", "another", rank=asks),
+        ):
+            raise AssertionError("never entered")
+        if asks != has:
+            with owned_folder(tmp_path / "out", "job", rank=asks) as waited:
+                assert waited is False
+        other.kill()
+    with owned_folder(tmp_path / "out", "another", rank=asks) as waited:  # it is dead
+        assert waited is False
 
 
 def test_the_same_job_waits(tmp_path, monkeypatch):

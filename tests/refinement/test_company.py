@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+import fault_runs
 from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.amplitudes import read_reflections
@@ -134,6 +135,26 @@ def test_the_command_leaves_files_and_reads_no_image(folder, capsys, alone):
     assert main(["merge", str(folder / "out"), "-F", str(folder / "start.mtz"), "-o", str(folder / "quick")]) == 0
     assert main(["merge", str(folder), "-F", str(folder / "start.mtz"), "-o", str(folder / "none")]) == 2
     assert not (folder / "none").exists()
+    capsys.readouterr()
+    before = sorted(path.name for path in (folder / "m").iterdir())
+    with fault_runs.owner(folder / "m", "another", "60") as other:
+        for verb in ("merge", "refine-intensities", "refine-geometry"):
+            words = [verb, str(folder / "out"), "-o", str(folder / "m"), "-F", str(folder / "start.mtz")]
+            for more in ([], ["--workers", "2"], ["--reducer", "files", "--part", "2/2"]):
+                assert main([*words[: 4 if verb == "refine-geometry" else 6], *more]) == 2
+                said = capsys.readouterr().err
+                assert "no other run is writing" in said and len(said.splitlines()) == 1
+        other.kill()
+    assert sorted(path.name for path in (folder / "m").iterdir() if path.name != ".lock") == before
+
+
+def test_a_run_is_of_the_content_of_its_structure_factors(folder, tmp_path):
+    factors = tmp_path / "f.mtz"
+    factors.write_bytes(b"before")
+    request = Request(folder=folder / "out", structure_factors=factors, output=tmp_path / "a")
+    first, elsewhere = request.job(), replace(request, output=tmp_path / "b").job()
+    factors.write_bytes(b"after!")
+    assert first == elsewhere != request.job()
 
 
 def worker(folder, number):

@@ -1,6 +1,7 @@
 """From files to files: what `nb refine` and `nb predict` read and leave behind, and how they go on and fail."""
 
 import json
+import os
 import re
 import struct
 from dataclasses import replace
@@ -10,17 +11,21 @@ import msgpack
 import numpy as np
 import pytest
 
+import fault_runs
 from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.io import ownership
 from nanobrag_torch.io.expt import read_expts
 from nanobrag_torch.io.expt_write import write_expt
 from nanobrag_torch.io.images import write_image
 from nanobrag_torch.io.mtz import write_mtz
+from nanobrag_torch.io.ownership import owned_folder
 from nanobrag_torch.io.refl import read_refl
 from nanobrag_torch.io.refl_write import write_refl
 from nanobrag_torch.records.experiment import ExperimentData, ScanData, part_of_scan
 from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.inputs import image_of
+from nanobrag_torch.refinement.shots import Run, Task, fingerprint
 from nanobrag_torch.refinement.still import refine_still
 from nanobrag_torch.refinement.synthetic import Start, errors, wrong_factors, wrong_start
 
@@ -274,3 +279,59 @@ def test_the_image_of_a_frame_is_where_its_list_says(tmp_path):
     assert image_of(listed, tmp_path, 1) == (tmp_path / "all.nxs", 1)
     assert image_of(part_of_scan(listed, 2, 2), tmp_path, 1) == (tmp_path / "all.nxs", 3)
     assert image_of(replace(numbered, image_template="one_####.cbf"), tmp_path, 1) == (tmp_path / "one_0006.cbf", 0)
+
+
+def contents(folder):
+    """Of every file, hidden ones too."""
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_that_another_job_writes_is_left_alone(files, refined, capsys):
+    before = contents(refined)
+    with fault_runs.owner(refined, "another", "60") as other:
+        assert run(files, refined) == 2
+        other.kill()
+    said = capsys.readouterr().err
+    assert "no other run is writing" in said and len(said.splitlines()) == 1
+    assert contents(refined).items() >= before.items()
+
+
+def test_the_same_job_waits_and_reads_what_the_other_has_finished(files, refined, monkeypatch, capsys):
+    jobs = []
+
+    def noted(folder, job):
+        jobs.append(job)
+        return owned_folder(folder, job)
+
+    monkeypatch.setattr(ownership, "owned_folder", noted)
+    assert run(files, refined, "--resume") == 0
+    before, path = contents(refined), refined / "shot_00000" / "parameters.json"
+    written = path.stat().st_mtime_ns
+    with fault_runs.owner(refined, jobs[0], "1"):
+        assert run(files, refined) == 0
+    assert jobs[0] == jobs[1] and path.stat().st_mtime_ns == written
+    assert contents(refined)["refined.expt"] == before["refined.expt"] and ".lock" not in contents(refined)
+    assert "waiting for it" in capsys.readouterr().err
+
+
+def test_a_result_is_of_the_contents_of_all_files(tmp_path):
+    """Size and time of a file do not tell what is in it."""
+    names = ("a.expt", "a.refl", "a.mtz", "a.img", "a.lam", "a.npy")
+    for name in names:
+        (tmp_path / name).write_bytes(b"before")
+    expt, refl, mtz, image, spectrum, mask = (str(tmp_path / name) for name in names)
+    options = {"spectrum": spectrum, "mask": mask, "boxes": 30}
+    asked = Run(experiments=expt, reflections=refl, structure_factors=mtz, folder="out", options=options)
+    tasks = [Task(name="s", shot=0, frame=0, image=image, folder="out/s"),
+             Task(name="s", shot=0, frame=0, image=None, folder="out/s", named=image)]  # fmt: skip
+    for task in tasks:
+        marks = [fingerprint(asked, task), fingerprint(replace(asked, options={**options, "boxes": 31}), task)]
+        for name in names:
+            state = (tmp_path / name).stat()
+            (tmp_path / name).write_bytes(b"after!")
+            os.utime(tmp_path / name, ns=(state.st_atime_ns, state.st_mtime_ns))
+            marks.append(fingerprint(asked, task))
+        assert len(set(marks)) == 2 + len(names)
+        for name in names:
+            (tmp_path / name).write_bytes(b"before")
+        assert fingerprint(asked, task) == marks[0]

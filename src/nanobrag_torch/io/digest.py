@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from pathlib import Path
@@ -16,6 +17,16 @@ def file_digest(path: str | os.PathLike[str]) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(str(path), "a file that cannot be read", (error.strerror or str(error)).lower()) from error
+
+
+def remembered_digest(path: str | os.PathLike[str]) -> str:
+    """The same, of a file that is asked about many times: it is read again only when it has changed."""
+    return _digest_of(file_mark(path))
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest_of(mark: tuple[str, int, int, int, int]) -> str:
+    return file_digest(mark[0])
 
 
 def file_mark(path: str | os.PathLike[str]) -> tuple[str, int, int, int, int]:

@@ -89,13 +89,37 @@ def claimed(path: Path, *, run: str, fingerprint: str) -> Iterator[Claim | None]
 def owned(output: str | os.PathLike[str], job: str, *, flag: str = "-o") -> Iterator[bool]:
     """The right to write an output until the block ends; yields whether another run of the same job was waited for.
 
-    output: a file, a folder, or one name for a series; the claim lies beside it, hidden. job: a fingerprint of
-    everything that decides the result. Raises InputError at once where a living run of another job has the output, or
-    this process already, and where the claim cannot be written.
+    output: a file, or one name for a series; the claim lies beside it, hidden. job: a fingerprint of everything that
+    decides the result. Raises InputError at once where a living run of another job has the output, or this process
+    already, and where the claim cannot be written.
     """
-    path, waited = _lock_of(output), False
-    while (claim := _locked(path, job, str(output), flag)) is None:
-        waited = _wait(path, job, str(output), flag, waited)
+    with _owned(_lock_of(output), job, str(output), flag, SILENT_SECONDS) as waited:
+        yield waited
+
+
+@contextmanager
+def owned_folder(folder: Path, job: str, *, rank: int | None = None, flag: str = "-o") -> Iterator[bool]:
+    """The same of a folder, which is made; the claim lies in it.
+
+    rank: of a process that works together with others of the same job; each has a claim of its own. It also raises
+    where another job has the folder alone, and a process alone where another job's first process has it.
+    """
+    place, alone = folder / ".lock", rank is None
+    first, own = folder / ".process-0.lock", folder / f".process-{rank}.lock"
+    stale = SILENT_SECONDS if alone else STALE_SECONDS  # who is started again elsewhere goes on soon
+    with _owned(place if alone else own, job, str(folder), flag, stale) as waited:
+        for other in (first,) if alone else (place, first):
+            claim = read_claim(other)
+            if claim is not None and claim.get("fingerprint") != job and is_alive(other):
+                raise _refusal(claim, other, str(folder), flag)
+        yield waited
+
+
+@contextmanager
+def _owned(path: Path, job: str, output: str, flag: str, stale_seconds: float) -> Iterator[bool]:
+    waited = False
+    while (claim := _locked(path, job, output, flag, stale_seconds)) is None:
+        waited = _wait(path, job, output, flag, waited)
     with _kept(claim):
         yield waited
 
@@ -145,20 +169,28 @@ def _wait(path: Path, job: str, output: str, flag: str, waited: bool) -> bool:
     if claim is None:
         time.sleep(WAIT_SECONDS)
         return waited
-    who = f"process {claim.get('process')} on {str(claim.get('host')).split()[0]}"
     if claim.get("fingerprint") != job:
-        raise InputError(flag, output, f"an output that no other run is writing ({who} is; its claim is {path.name})")
+        raise _refusal(claim, path, output, flag)
     if this_process()._asdict().items() <= claim.items():
         raise InputError(flag, output, "an output that is not open in this process already")
     if not waited:
-        _LOG.warning("%s: %s is at the same job; waiting for it (its claim is %s)", output, who, path)
+        _LOG.warning("%s: %s is at the same job; waiting for it (its claim is %s)", output, _who(claim), path)
     time.sleep(WAIT_SECONDS)
     return True
 
 
-def _locked(path: Path, job: str, output: str, flag: str) -> Claim | None:
+def _refusal(claim: dict[str, Any], path: Path, output: str, flag: str) -> InputError:
+    accepted = f"an output that no other run is writing ({_who(claim)} is; its claim is {path.name})"
+    return InputError(flag, output, accepted)
+
+
+def _who(claim: dict[str, Any]) -> str:
+    return f"process {claim.get('process')} on {(str(claim.get('host')).split() or ['?'])[0]}"
+
+
+def _locked(path: Path, job: str, output: str, flag: str, stale_seconds: float) -> Claim | None:
     try:
-        return _taken(path, {"fingerprint": job}, SILENT_SECONDS)
+        return _taken(path, {"fingerprint": job}, stale_seconds)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(flag, output, f"a place that can be written ({reason})") from error

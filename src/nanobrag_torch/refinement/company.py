@@ -21,6 +21,7 @@ import torch
 import nanobrag_torch
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import open_output
+from nanobrag_torch.io.digest import file_digest
 from nanobrag_torch.refinement.asymmetric import Asymmetric
 from nanobrag_torch.refinement.ensemble import Ensemble
 from nanobrag_torch.refinement.kept import KEPT, KeptShot, fingerprint_of, gathered
@@ -76,9 +77,10 @@ def _left_out(shot: KeptShot, reason: str) -> Row:
             "from_best_sigmas": None, "reason": reason}  # fmt: skip
 
 
-def fingerprint(folder: Path, given: object) -> str:
-    """Of a run: the shots, the version, and everything that was asked for. The same in every process."""
-    text = json.dumps([fingerprint_of(kept_paths(folder)), nanobrag_torch.__version__, repr(given)])
+def fingerprint(folder: Path, given: object, *files: Path) -> str:
+    """Of a run: the shots, the version, everything that was asked for, contents of files. The same in every process."""
+    contents = [file_digest(file) for file in files]
+    text = json.dumps([fingerprint_of(kept_paths(folder)), nanobrag_torch.__version__, repr(given), contents])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -15,7 +15,7 @@ from nanobrag_torch.io.atomic import OutputSet
 from nanobrag_torch.io.crystfel_write import write_crystfel
 from nanobrag_torch.io.expt_write import write_expt
 from nanobrag_torch.records.experiment import DetectorData, ExperimentData
-from nanobrag_torch.refinement.company import everyones, kept_paths, own_shots
+from nanobrag_torch.refinement.company import everyones, fingerprint, kept_paths, own_shots
 from nanobrag_torch.refinement.geometry import Geometry, refine_geometry, start_panels
 from nanobrag_torch.refinement.group_moves import GroupMoves
 from nanobrag_torch.refinement.groups import MOVES
@@ -40,6 +40,10 @@ class Request:
     groups: str | Mapping[int, int] = "panel"
     free: tuple[str, ...] = ("shift", "tilt")
     pixels: bool = True
+
+    def job(self) -> str:
+        """A fingerprint of what decides the result. Raises InputError for a folder without shots."""
+        return fingerprint(self.folder, replace(self, output=Path()))
 
 
 def run(request: Request, place: Place, reducer: Reducer) -> tuple[Geometry, ExperimentData]:

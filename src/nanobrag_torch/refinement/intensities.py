@@ -31,10 +31,14 @@ class Request:
     prior: SharedPrior = SharedPrior()
     most_steps: int = 12
 
+    def job(self) -> str:
+        """A fingerprint of what decides the result. Raises InputError for a folder or a file that is not there."""
+        return fingerprint(self.folder, replace(self, output=Path()), self.structure_factors)
+
 
 def run(request: Request, place: Place, reducer: Reducer, say: Callable[[str], None] = print) -> Merged:
     """Refine or merge as one process of `place.size`; the first has the rows of all shots, the others no rows."""
-    mark = fingerprint(request.folder, replace(request, output=Path()))
+    mark = request.job()
     request.output.mkdir(parents=True, exist_ok=True)
     shared = Asymmetric.of(
         read_reflections(request.structure_factors, column=request.column), anomalous=request.anomalous
@@ -52,15 +56,16 @@ def run(request: Request, place: Place, reducer: Reducer, say: Callable[[str], N
     return replace(found, shots=tuple(everyones([*found.shots, *left_out], request.output, place, reducer)))
 
 
-def reducer_for(how: str, folder: Path, output: Path, asked: object, place: Place) -> Reducer:
+def reducer_for(how: str, output: Path, job: str, place: Place) -> Reducer:
     """The reducer that a command asks for: auto, torch or files. Raises InputError for another word.
 
-    asked: everything that decides the result; sums through files are kept apart by it, that none is taken for another.
+    job: a fingerprint of what decides the result; sums through files are kept apart by it, that none is taken for
+    another.
     """
     if how not in ("auto", "torch", "files"):
         raise InputError("--reducer", how, "auto, torch, files")
     if how == "files":
-        return Files(output / SUMS / fingerprint(folder, (asked, place.size)), place)
+        return Files(output / SUMS / f"{job}-{place.size}", place)
     if place.size == 1:
         return Local()
     if "MASTER_ADDR" not in os.environ:

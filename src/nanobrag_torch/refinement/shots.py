@@ -13,27 +13,37 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nanobrag_torch
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.digest import remembered_digest
 from nanobrag_torch.io.geometry import read_experiments
-from nanobrag_torch.refinement.inputs import shots_of
+from nanobrag_torch.refinement.inputs import image_of, shots_of
+from nanobrag_torch.refinement.kept import KEPT
 from nanobrag_torch.refinement.outputs import PARAMETERS
 
 if TYPE_CHECKING:
+    from nanobrag_torch.records.experiment import ExperimentData
     from nanobrag_torch.refinement.result import StillResult
 
 FINGERPRINT = "fingerprint"
+FILES = ("spectrum", "mask")
+"""Options that are files."""
 SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One exposure of a run: shot and frame number, its image where it is not the experiment's, and its folder."""
+    """One exposure of a run: shot and frame number, its image where it is not the experiment's, and its folder.
+
+    named: the image that the experiment names, if it is there.
+    """
 
     name: str
     shot: int
     frame: int
     image: str | None
     folder: str
+    named: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +72,8 @@ def tasks_of(
     for another number of images, or where nothing is left.
     """
     experiments = read_experiments(run.experiments)
-    places = []
-    for shot, members in enumerate(shots_of(experiments)):
+    shots, places = shots_of(experiments), []
+    for shot, members in enumerate(shots):
         scan = experiments[members[0]].scan
         count = 1 if scan is None else scan.frames
         wanted = range(count) if frames is None else [f for f in frames if 0 <= f < count]
@@ -80,8 +90,17 @@ def tasks_of(
         name = f"shot_{shot:05d}" if frames is None and places.count((shot, 0)) and _is_still(places, shot) else ""
         name = name or f"shot_{shot:05d}_{frame:05d}"
         image = given[place] if given else None
-        found.append(Task(name=name, shot=shot, frame=frame, image=image, folder=str(Path(run.folder) / name)))
+        named = None if image else _named_image(experiments[shots[shot][0]], run, frame)
+        folder = str(Path(run.folder) / name)
+        found.append(Task(name=name, shot=shot, frame=frame, image=image, folder=folder, named=named))
     return found
+
+
+def _named_image(data: ExperimentData, run: Run, frame: int) -> str | None:
+    try:
+        return str(image_of(data, Path(run.experiments).parent, frame)[0])
+    except InputError:  # pixels of the reflection table, or a line about the image, come later
+        return None
 
 
 def _is_still(places: Sequence[tuple[int, int]], shot: int) -> bool:
@@ -89,12 +108,19 @@ def _is_still(places: Sequence[tuple[int, int]], shot: int) -> bool:
 
 
 def fingerprint(run: Run, task: Task) -> str:
-    """Of everything that decides a task's result: names, sizes and times of the files, and the options."""
-    files = [run.experiments, run.reflections, run.structure_factors, task.image]
-    known = {name: Path(name).stat() for name in files if name and Path(name).exists()}
-    stats = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in known.items()]
-    text = json.dumps([stats, task.shot, task.frame, {k: repr(v) for k, v in sorted(run.options.items())}])
+    """Of everything that decides a task's result: the content of the files, the options, and the version."""
+    given = [run.experiments, run.reflections, run.structure_factors, task.image or task.named]
+    files = [*given, *(run.options.get(name) for name in FILES)]
+    contents = [remembered_digest(name) if name and Path(name).is_file() else name for name in files]
+    options = {k: repr(v) for k, v in sorted(run.options.items()) if k not in FILES}
+    text = json.dumps([nanobrag_torch.__version__, contents, task.shot, task.frame, options])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def job_of(run: Run, tasks: Sequence[Task]) -> str:
+    """The fingerprint of a whole run: of its tasks, and what is drawn of them."""
+    text = json.dumps([run.figures, [fingerprint(run, task) for task in tasks]])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def finished(run: Run, task: Task) -> dict[str, Any] | None:
@@ -136,7 +162,7 @@ def refine_one(run: Run, task: Task) -> dict[str, Any]:
 def keep(result: StillResult, task: Task, options: Mapping[str, Any]) -> None:
     """Leave what later steps need of a shot that has a fit, or nothing of an earlier one."""
     from nanobrag_torch.io.atomic import open_output
-    from nanobrag_torch.refinement.kept import KEPT, kept_shot, packed
+    from nanobrag_torch.refinement.kept import kept_shot, packed
 
     path = Path(task.folder) / KEPT
     path.unlink(missing_ok=True)
@@ -156,11 +182,15 @@ def refine_many(
 ) -> list[dict[str, Any]]:
     """Records of all tasks, in order; report is called with each record and how many are done.
 
-    resume: those that were done before are only read. The table of all is written at the end.
+    resume: those that were done before are only read; what an earlier run left of the others goes first, so that
+    nothing takes it for this run's. The table of all is written at the end.
     """
     Path(run.folder).mkdir(parents=True, exist_ok=True)
     before = {task.name: finished(run, task) if resume else None for task in tasks}
     left = [task for task in tasks if before[task.name] is None]
+    for task in left:
+        for name in (PARAMETERS, KEPT):
+            (Path(task.folder) / name).unlink(missing_ok=True)
     records = {name: record for name, record in before.items() if record is not None}
     for record in _results(run, left, workers):
         records[record["name"]] = record

@@ -212,17 +212,19 @@ def _run(run: Any, tasks: Sequence[Any], workers: int, resume: bool) -> list[dic
     import sys
 
     from nanobrag_torch.cli.progress import progress_meter
-    from nanobrag_torch.refinement.shots import refine_many
+    from nanobrag_torch.io.ownership import owned_folder
+    from nanobrag_torch.refinement.shots import job_of, refine_many
 
-    with progress_meter(len(tasks) > 1, stream=sys.stderr, what="refining") as meter:
+    with owned_folder(Path(run.folder), job_of(run, tasks)) as waited:
+        with progress_meter(len(tasks) > 1, stream=sys.stderr, what="refining") as meter:
 
-        def report(record: dict[str, Any], done: int) -> None:
-            print(line(record), flush=True)
-            if meter is not None:
-                meter(done / len(tasks))
+            def report(record: dict[str, Any], done: int) -> None:
+                print(line(record), flush=True)
+                if meter is not None:
+                    meter(done / len(tasks))
 
-        records = refine_many(run, tasks, workers=workers, resume=resume, report=report)
-    _collected(run, records)
+            records = refine_many(run, tasks, workers=workers, resume=resume or waited, report=report)
+        _collected(run, records)
     return records
 
 

@@ -23,17 +23,9 @@ def refine_geometry(
 ) -> None:
     """Refine where groups of panels stand, shared by all shots that nb refine has left in a folder."""
     from nanobrag_torch.cli.nb.refine import groups_of, words_of
-    from nanobrag_torch.cli.nb.refine_intensities import launched, place_of
-    from nanobrag_torch.workers import Place, joined
-
-    if workers > 1:
-        raise typer.Exit(launched(workers))
-    import torch
-
+    from nanobrag_torch.cli.nb.refine_intensities import company
     from nanobrag_torch.refinement.geometry_outputs import Request, run, write
-    from nanobrag_torch.refinement.intensities import reducer_for
 
-    torch.set_num_threads(1)
     request = Request(
         folder=folder,
         output=output,
@@ -41,9 +33,8 @@ def refine_geometry(
         free=words_of(free) or ("shift", "tilt"),
         pixels=not centroids,
     )
-    place = place_of(part, reducer)
-    with joined(place if reducer != "files" else Place()):
-        found, data = run(request, place, reducer_for(reducer, folder, output, request, place))
+    with company(workers, part, reducer, request) as (place, sums):
+        found, data = run(request, place, sums)
         if place.rank:
             return
         names = write(found, data, output)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -14,6 +16,7 @@ from nanobrag_torch.errors import InputError
 
 if TYPE_CHECKING:
     from nanobrag_torch.refinement.intensities import Request
+    from nanobrag_torch.refinement.reducers import Reducer
     from nanobrag_torch.workers import Place
 
 MOST_AGAIN = 2
@@ -71,22 +74,51 @@ def merge(
 
 
 def _shared(given: dict[str, Any]) -> None:
-    if given["workers"] > 1:
-        raise typer.Exit(launched(given["workers"]))
-    import torch
+    from nanobrag_torch.refinement.intensities import run
 
-    from nanobrag_torch.refinement.intensities import reducer_for, run
-    from nanobrag_torch.workers import Place, joined
-
-    torch.set_num_threads(1)
-    request, place = _request(given), place_of(given["part"], given["reducer"])
-    with joined(place if given["reducer"] != "files" else Place()):
-        found = run(request, place, reducer_for(given["reducer"], request.folder, request.output, request, place))
+    request = _request(given)
+    with company(given["workers"], given["part"], given["reducer"], request) as (place, reducer):
+        found = run(request, place, reducer)
         code = 0
         if place.rank == 0:
             code = _finish(found, request.output, given["shells"])
     if code:
         raise typer.Exit(code)
+
+
+class Asked(Protocol):
+    """What a verb asks of the shots of a folder."""
+
+    @property
+    def output(self) -> Path:
+        """The folder for the results."""
+
+    def job(self) -> str:
+        """A fingerprint of what decides them."""
+
+
+@contextmanager
+def company(workers: int, part: str | None, how: str, request: Asked) -> Iterator[tuple[Place, Reducer]]:
+    """Where this process stands among those that do the same, and how they add up; the output is theirs meanwhile.
+
+    With several workers this process only starts and watches them, and ends with their exit code.
+    """
+    from nanobrag_torch.io.ownership import owned_folder
+    from nanobrag_torch.refinement.intensities import reducer_for
+    from nanobrag_torch.workers import Place, joined
+
+    job = request.job()
+    if workers > 1:
+        with owned_folder(request.output, job):
+            raise typer.Exit(launched(workers))
+    import torch
+
+    torch.set_num_threads(1)
+    place = place_of(part, how)
+    reducer = reducer_for(how, request.output, job, place)
+    rank = place.rank if place.size > 1 else None
+    with owned_folder(request.output, job, rank=rank), joined(place if how != "files" else Place()):
+        yield place, reducer
 
 
 def _request(given: dict[str, Any]) -> Request:
