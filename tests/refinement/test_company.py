@@ -10,6 +10,7 @@ from pathlib import Path
 
 import gemmi
 import numpy as np
+import psutil
 import pyarrow.parquet
 import pytest
 
@@ -157,21 +158,17 @@ def test_a_run_is_of_the_content_of_its_structure_factors(folder, tmp_path):
     assert first == elsewhere != request.job()
 
 
-def worker(folder, number):
-    words = ["refine-intensities", "out", "-F", "start.mtz", "-o", "shared", "--reducer", "files", "--part", number]
+def test_a_killed_worker_is_started_again_and_finds_the_same(folder, alone):
+    words = ["refine-intensities", "out", "-F", "start.mtz", "-o", "shared", "--workers", "2"]
     command = [sys.executable, "-m", "nanobrag_torch.cli.nb", *words]
-    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-
-
-def test_two_processes_with_files_find_the_same_though_one_is_killed(folder, alone):
-    first, killed = worker(folder, "1/2"), worker(folder, "2/2")
-    end = time.monotonic() + 200
-    while not list((folder / "shared").glob("sums/*/sum_000090_00001.npy")) and time.monotonic() < end:
+    launcher = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not list((folder / "shared").glob("sums/*/sum_000090_00001.npy")) and launcher.poll() is None:
         time.sleep(0.01)
-    killed.kill()
-    killed.wait()
-    again = worker(folder, "2/2")
-    assert first.wait(200) == 0 and again.wait(200) == 0
+    (second,) = [p for p in psutil.Process(launcher.pid).children() if "2/2" in p.cmdline()]
+    second.kill()
+    _, said = launcher.communicate(timeout=200)
+    assert launcher.returncode == 0, said
+    assert b"process 2 was killed (signal 9) and is started again" in said
     mtz = gemmi.read_mtz_file(str(folder / "shared" / "merged.mtz"))
     found = np.array(mtz.column_with_label("I"))
     assert np.allclose(np.sort(found), np.sort(alone.intensity[alone.seen].astype(np.float32)), rtol=1e-6)
@@ -195,13 +192,12 @@ def test_a_run_that_was_stopped_goes_on_from_its_last_step(folder, alone, monkey
     assert np.nanmax(np.abs(found.intensity / alone.intensity - 1)) < 1e-9
 
 
-def test_torchrun_goes_on_from_the_last_step_when_it_is_started_again(folder, alone):
+def test_torchrun_goes_on_from_the_last_step_after_a_kill(folder, alone):
     script = Path(__file__).parents[1] / "interrupted_run.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [str(script), str(folder)]
-    died = subprocess.run(command, env=ENVIRONMENT, check=False, timeout=200, capture_output=True)
-    assert died.returncode != 0 and (folder / "died").exists()
-    subprocess.run(command, env=ENVIRONMENT, check=True, timeout=200, capture_output=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    ended = subprocess.run([*command, str(script), str(folder)], env=ENVIRONMENT, timeout=200, capture_output=True)
+    assert ended.returncode == 0, ended.stderr
+    assert (folder / "killed").exists() and b"exitcode: -9" in ended.stderr
     told = [(folder / f"torchrun_{rank}.txt").read_text() for rank in (0, 1)]
     assert told == [f"converged {len(alone.history)} 0"] * 2  # neither began anew
     last = sorted((folder / "torchrun" / "states").glob("step_*_00000.npz"))[-1]

@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from benchmarks.brute_force import dense_step
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.records.experiment import rotation_matrix
 from nanobrag_torch.refinement.asymmetric import Asymmetric
-from nanobrag_torch.refinement.ensemble import merge_intensities, refine_intensities
+from nanobrag_torch.refinement.ensemble import Ensemble, merge_intensities, refine_intensities
 from nanobrag_torch.refinement.model import Sampling
+from nanobrag_torch.refinement.reducers import Local
 from nanobrag_torch.refinement.shared_prior import SharedPrior
 from nanobrag_torch.refinement.shared_shot import SharedShot
 from nanobrag_torch.refinement.still import refine_still
@@ -76,6 +78,22 @@ def test_shots_find_intensities_together_that_a_merge_does_not(stills):
     assert all(row["sigma_z"] < 1.05 and row["weight"] == 1 and not row["reason"] for row in joint.shots)
     again = merge_intensities(shots_of(results, shared)[::-1], shared)
     assert np.abs(again.intensity / merged.intensity - 1).max() < 1e-9
+
+
+def test_a_step_is_that_of_the_dense_matrix_of_everything(stills):
+    """Of every parameter, plane and intensity, from the pixels: nothing is eliminated there."""
+    _, wrong, results = stills
+    shared = Asymmetric.of(wrong)
+    ensemble = Ensemble(shots_of(results, shared), shared, Local(), SharedPrior())
+    ensemble.begin()
+    equations = ensemble.equations()
+    answer = ensemble.system(equations, damped=False).solve()
+    steps = np.concatenate([e.undamped().follow(answer.change).numpy() for e in equations])
+    seen = ensemble.multiplicity().numpy() > 0
+    dense = dense_step(ensemble)
+    assert dense.unknowns > 400
+    assert np.allclose(answer.change.numpy()[seen], dense.intensities[seen], rtol=1e-8, atol=1e-11)
+    assert np.allclose(steps, dense.parameters, rtol=1e-8, atol=1e-11)
 
 
 def test_bad_shots_are_left_out_by_name_and_spoil_nothing(stills):
