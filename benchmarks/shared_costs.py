@@ -144,8 +144,8 @@ def _of_size(
         part = shot.only(wanted, np.ones(len(shot.neighbours), bool))
         chosen.append(replace(part, sampling=Sampling(domains, samples)))
     own, _ = shared_shots(chosen, shared)
-    for shot in own:
-        shot.start(torch.ones(len(shared), dtype=torch.float64))
+    for one in own:
+        one.start(torch.ones(len(shared), dtype=torch.float64))
     spent = _step(own, shared)
-    pixels = np.mean([len(shot.problem.boxes.pixels) for shot in own])
+    pixels = np.mean([len(one.problem.boxes.pixels) for one in own])
     return np.array([1, pixels, pixels * domains * samples**2]), spent.seconds / len(own)

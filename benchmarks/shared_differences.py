@@ -108,7 +108,7 @@ def _averages(pool: Pool, count: int, *, mates: bool) -> Averaged:
 
 def _correlations(merged: Merged, summed: Averaged, truth: Floats, *, mates: bool) -> tuple[float, float, int]:
     """With the truth, of both on the same reflections or pairs, and how many there are."""
-    both = merged.seen & (summed.count > 0)
+    both = merged.seen & (summed.times > 0)
     values = merged.intensity, summed.intensity, truth
     if mates:
         plus, minus = merged.shared.pairs.numpy()

@@ -86,8 +86,8 @@ class Pool:
 
     def _refined(self, begin: ExperimentData, exposure: Exposure) -> StillResult:
         shot = read_shot([begin], exposure.table, exposure.counts, self.start)
-        more = {"check_sampling": False, "centroids": False, "start": SIZE}
-        return FromNearby(shot, Options(**OPTIONS, **more, most_steps=self.most_steps), Clock()).run()
+        options = Options(**OPTIONS, check_sampling=False, centroids=False, start=SIZE, most_steps=self.most_steps)
+        return FromNearby(shot, options, Clock()).run()
 
 
 def gathered(pool: Pool, count: int, *, anomalous: bool = False) -> tuple[list[SharedShot], Asymmetric]:

@@ -27,7 +27,7 @@ class Averaged(NamedTuple):
 
     intensity: Floats
     sigma: Floats
-    count: NDArray[np.int64]
+    times: NDArray[np.int64]
 
 
 def summed(exposure: Exposure, truth: Truth) -> tuple[NDArray[np.int64], Floats]:
@@ -52,7 +52,7 @@ def summed(exposure: Exposure, truth: Truth) -> tuple[NDArray[np.int64], Floats]
 def _seen(truth: Truth, panel: NDArray[np.int64], centre: Floats) -> Floats:
     """What polarization and solid angle leave of a spot [b] at a centre [b, 2] on a panel, over that of the nearest."""
     (data,) = truth.experiments
-    assert data.detector is not None and data.beam is not None
+    assert data.detector is not None and data.beam is not None and data.beam.polarization_normal is not None
     places = np.zeros((len(centre), 3))
     slant = np.zeros(len(centre))
     for number, one in enumerate(data.detector.panels):
@@ -62,7 +62,7 @@ def _seen(truth: Truth, panel: NDArray[np.int64], centre: Floats) -> Floats:
     far = np.linalg.norm(places, axis=1)
     normal = data.beam.polarization_normal
     across = np.cross(normal, data.beam.direction)
-    share = data.beam.polarization_fraction
+    share = float(data.beam.polarization_fraction or 0.5)  # unpolarized
     polarized = share * (1 - (places @ across / far) ** 2) + (1 - share) * (1 - (places @ normal / far) ** 2)
     angle = slant / far**3
     return np.asarray(polarized * angle / angle.max())
