@@ -44,7 +44,7 @@ def make_mtz(path, columns, *, dmin=4.0, group=GROUP, cell=CELL, batches=False):
 
 
 def hundred(hkl):
-    return 100.0 + hkl @ np.array([1, 2, 3])
+    return np.abs(100.0 + hkl @ np.array([1, 2, 3]))
 
 
 def tenth(hkl):

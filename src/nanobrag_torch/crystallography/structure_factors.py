@@ -21,6 +21,7 @@ from nanobrag_torch.crystallography.symmetry import (
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.amplitudes import amplitude_format, read_reflections
 from nanobrag_torch.records.atoms import AtomicModel
+from nanobrag_torch.records.bounds import check_reflections
 from nanobrag_torch.records.reflections import Cell, Reflections, require_cell
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ def calculated_reflections(
 ) -> Reflections:
     """The unique reflections of an atomic model, as read_structure_factors gives them; electrons, with phases.
 
-    Anomalous: rows h, then rows -h of the acentric ones. Raises InputError without a resolution limit, or for
-    anomalous data without a wavelength.
+    Anomalous: rows h, then rows -h of the acentric ones. Raises InputError without a resolution limit, for anomalous
+    data without a wavelength, and for atoms that give amplitudes which are no numbers.
     """
     from nanobrag_torch.crystallography.fcalc import calculate
 
@@ -115,12 +116,13 @@ def calculated_reflections(
     found = calculate(model, hkl, wavelength_A=wavelength_A, solvent=solvent, method=method, progress=progress)
     split = wavelength_A is not None if anomalous is None else anomalous
     values = found.plus
-    amplitude = np.sqrt((np.abs(found.plus) ** 2 + np.abs(found.minus) ** 2) / 2)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is no number is refused below
+        amplitude = np.sqrt((np.abs(found.plus) ** 2 + np.abs(found.minus) ** 2) / 2)
     if split:
         mates = ~space_group(model.space_group).operations().centric_flag_array(hkl)
         hkl, values = np.concatenate([hkl, -hkl[mates]]), np.concatenate([found.plus, found.minus[mates]])
         amplitude = np.abs(values)
-    return Reflections(
+    reflections = Reflections(
         hkl=hkl,
         amplitude=amplitude,
         phase_deg=np.degrees(np.angle(values)),
@@ -129,6 +131,8 @@ def calculated_reflections(
         anomalous=split,
         source=source,
     )
+    check_reflections(reflections)
+    return reflections
 
 
 def attach_structure_factors(

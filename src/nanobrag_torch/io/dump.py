@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ FLAG = "-dump"
 LIMITS = ("h_min", "h_max", "k_min", "k_max", "l_min", "l_max")
 ACCEPTED = "a dump file: h_min h_max k_min k_max l_min l_max, newline, form feed, and doubles"
 
+_LOG = logging.getLogger(__name__)
 _HEADER = re.compile(rb"(-?[0-9]+) (-?[0-9]+) (-?[0-9]+) (-?[0-9]+) (-?[0-9]+) (-?[0-9]+)\n\f")
 
 
@@ -36,9 +39,30 @@ def read_dump_file(path: str | os.PathLike[str]) -> tuple[NDArray[np.float64], d
     if min(shape) < 1 or len(content) != expected:
         raise InputError(FLAG, f"{path} ({len(content)} bytes)", f"{expected} bytes for the limits {metadata}")
     grid = np.frombuffer(content, np.float64, offset=header.end()).reshape(padded)[:-1, :-1, :-1].copy()
-    if not np.isfinite(grid).all():
-        raise InputError(FLAG, str(path), "finite structure factors")
+    require_finite(grid, metadata, path, FLAG)
+    below = grid < 0
+    if below.any():
+        first = np.argwhere(below)[0] + [metadata[f"{axis}_min"] for axis in "hkl"]
+        warn_of_signs(path, int(below.sum()), first)
     return grid, metadata
+
+
+def warn_of_signs(path: str | os.PathLike[str], count: int, first: NDArray[Any]) -> None:
+    """Say that amplitudes have a sign, and where the first one is."""
+    place = " ".join(f"{index:.0f}" for index in first)
+    line = "%s: amplitudes below 0: %d, the first is F of %s; what counts is F^2, as in the C program"
+    _LOG.warning(line, path, count, place)
+
+
+def require_finite(
+    grid: NDArray[np.float64], metadata: dict[str, int], path: str | os.PathLike[str], flag: str
+) -> None:
+    """Raise InputError naming file, place and value of the first amplitude of a grid that is not finite."""
+    wrong = ~np.isfinite(grid)
+    if wrong.any():
+        cell = np.unravel_index(int(np.argmax(wrong)), grid.shape)
+        place = " ".join(str(int(i) + metadata[f"{axis}_min"]) for i, axis in zip(cell, "hkl", strict=True))
+        raise InputError(flag, f"{path}: F of {place} = {grid[cell]:g}", "finite structure factors")
 
 
 def write_dump_file(target: Target, grid: NDArray[np.float64], metadata: dict[str, int], *, flag: str = FLAG) -> None:

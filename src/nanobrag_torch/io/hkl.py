@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output, read_input
-from nanobrag_torch.io.dump import read_dump_file, write_dump_file
+from nanobrag_torch.io.dump import read_dump_file, require_finite, warn_of_signs, write_dump_file
 from nanobrag_torch.io.numbertable import parse_table
 from nanobrag_torch.memory import require_memory
 from nanobrag_torch.records.images import as_array
@@ -141,8 +141,9 @@ def read_hkl_arrays(path: str | os.PathLike[str], default_F: float = 0.0, *, sto
         raise InputError(FLAG, str(path), "at least one line of h k l F")
     metadata = _limits(met, path)
     grid = _fill(metadata, indices, amplitudes, default_F)
-    if not np.isfinite(grid).all():
-        raise InputError(FLAG, str(path), "finite structure factors")
+    require_finite(grid, metadata, path, FLAG)
+    if not stop_at_text:
+        _warn_of_signs(indices, amplitudes, path)
     return HklTable(grid, metadata, len(met), _not_whole(met), tidied, b"#" in text)
 
 
@@ -219,6 +220,12 @@ def _fill(metadata: Metadata, indices: Grid, amplitudes: Grid, default_F: float)
     cells = indices.astype(np.int64) - low
     grid.reshape(-1)[(cells[:, 0] * shape[1] + cells[:, 1]) * shape[2] + cells[:, 2]] = amplitudes
     return grid
+
+
+def _warn_of_signs(indices: Grid, amplitudes: Grid, path: str | os.PathLike[str]) -> None:
+    below = amplitudes < 0
+    if below.any():
+        warn_of_signs(path, int(below.sum()), indices[np.argmax(below)])
 
 
 def _not_whole(met: Grid) -> list[tuple[str, float]]:

@@ -112,8 +112,13 @@ def _indices(mtz: gemmi.Mtz, path: str | os.PathLike[str], flag: str) -> Indices
     if set(by_label) == set("HKL"):
         columns = [by_label[axis] for axis in "HKL"]
     values = np.stack([np.array(item.array, np.float64) for item in columns], axis=1)
-    if not np.isfinite(values).all() or (values != np.rint(values)).any() or np.abs(values).max() > LARGEST_INDEX:
-        raise InputError(flag, str(path), f"{ACCEPTED} (an index is not a whole number)")
+    wrong = ~((values == np.rint(values)) & (np.abs(values) <= LARGEST_INDEX)).all(1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        shown = " ".join(f"{value:g}" for value in values[row])
+        raise InputError(
+            flag, f"{path}: row {row + 1}: h k l = {shown}", f"{ACCEPTED} (an index is not a whole number)"
+        )
     return values.astype(np.int32)
 
 

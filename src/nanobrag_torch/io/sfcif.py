@@ -41,6 +41,7 @@ _KNOWN = (
     Quantity(("intensity_calc",), (), True),
 )
 _STATUS = ("status", "observed_status", "include_status")
+_UNKNOWN = ("?", ".")
 _REJECTED = ("x", "-")  # measured but unreliable; systematically absent
 _SYMMETRY = ("_space_group_symop_operation_xyz", "_symmetry_equiv_pos_as_xyz", "_space_group_symop.operation_xyz")
 
@@ -58,7 +59,7 @@ def read_sfcif(
     offered = [_with_known_sigma(quantity, tags) for quantity in _KNOWN if set(quantity.labels) <= set(tags)]
     chosen = choose(offered, column, anomalous, str(path))
     quantity = chosen.quantity
-    values = quantity.amplitudes(lambda label: _column(block, label))
+    values = quantity.amplitudes(lambda label: _column(block, label, path, flag))
     hkl = np.array(block.make_miller_array(), np.int32)
     kept = _reliable(block, tags)
     group = _space_group(block, path, flag)
@@ -107,8 +108,17 @@ def _with_known_sigma(quantity: Quantity, tags: list[str]) -> Quantity:
     return quantity if known else Quantity(quantity.labels, (), quantity.intensity)
 
 
-def _column(block: gemmi.ReflnBlock, tag: str) -> Floats:
-    return np.array(block.make_float_array(tag), np.float64)
+def _column(block: gemmi.ReflnBlock, tag: str, path: str | os.PathLike[str], flag: str) -> Floats:
+    """The numbers of an item, NaN where unknown. Raises InputError for words, which gemmi takes for unknown."""
+    values = np.array(block.make_float_array(tag), np.float64)
+    loop = block.default_loop
+    words = np.array(list(loop.values)[_tags(block).index(tag) :: len(loop.tags)], dtype=str)
+    wrong = np.isnan(values) & ~np.isin(words, _UNKNOWN)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        accepted = f"{ACCEPTED}: a number, or ? or . where it is unknown"
+        raise InputError(flag, f"{path}: {tag} of reflection {row + 1} = {words[row]}", accepted)
+    return values
 
 
 def _reliable(block: gemmi.ReflnBlock, tags: list[str]) -> NDArray[np.bool_]:

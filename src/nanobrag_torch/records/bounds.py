@@ -53,6 +53,7 @@ ATOMS = {
     "occupancy": Bounds(-10.0, 1e3, ""),
     "u_star": Bounds(-1e3, 1e3, ""),
 }
+AMPLITUDE = Bounds(0.0, 1e15, "electrons")
 CELL_EDGE_A = Bounds(1.0, 1e5, "Angstrom")
 LARGEST_IMAGE = 2**30
 """Pixels of all panels of an experiment together."""
@@ -79,12 +80,15 @@ def check_experiment(data: ExperimentData) -> None:
 
 
 def check_reflections(found: Reflections) -> None:
-    """The same of reflections: finite amplitudes, with their place, and a cell."""
-    wrong = ~np.isfinite(found.amplitude)
+    """The same of reflections: amplitudes, with their place, and a cell.
+
+    Lists of h k l F without a space group may have a sign, as the C program takes them.
+    """
+    bounds = AMPLITUDE if found.space_group is not None else AMPLITUDE._replace(low=-AMPLITUDE.high)
+    wrong = ~((found.amplitude >= bounds.low) & (found.amplitude <= bounds.high))
     if wrong.any():
         place = int(np.argmax(wrong))
-        name = f"F of {' '.join(map(str, found.hkl[place]))}"
-        raise InputError(name, float(found.amplitude[place]), "finite amplitudes")
+        _require(f"F of {' '.join(map(str, found.hkl[place]))}", float(found.amplitude[place]), bounds)
     if found.cell is not None:
         _check_cell(found.cell)
 

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 def write_reflections(path: Path, reflections: Reflections, label: str) -> None:
     """Write by suffix: unique reflections, or all of P1 where the format has no symmetry; print a summary.
 
-    Raises InputError for another suffix or a file that cannot be written.
+    Raises InputError for another suffix, amplitudes that are no numbers, or a file that cannot be written.
     """
     from nanobrag_torch.crystallography.symmetry import expand_to_p1
     from nanobrag_torch.io.amplitudes import reflection_output
+    from nanobrag_torch.records.bounds import check_reflections
 
+    check_reflections(reflections)
     found = reflection_output(path)
     expansion = expand_to_p1(reflections)
     written = reflections
