@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -30,8 +30,8 @@ from nanobrag_torch.datasets.examples import example
 from nanobrag_torch.datasets.labels import labels_of
 from nanobrag_torch.datasets.recipe import Recipe, recipe_of
 from nanobrag_torch.datasets.render import Frame, Renderer
+from nanobrag_torch.datasets.stills import StillsTruth
 from nanobrag_torch.datasets.store import open_folder
-from nanobrag_torch.datasets.truth import StillsTruth
 from nanobrag_torch.kernels import operation
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "dataset.json", ROOT / "docs" / "datasets.md"
@@ -90,7 +90,7 @@ class Stages:
 STAGES = (
     (operation, "intensity", "kernel"),
     (Backdrop, "image", "background"),
-    (Renderer, "frame", "rest of rendering"),
+    (Renderer, "frames", "rest of rendering"),
     (Renderer, "record", "noise"),
     (shards, "labels_of", "labels"),
     (shards._ImageFile, "put", "compression"),
@@ -132,10 +132,12 @@ def warm(renderer: Renderer) -> None:
 def undisturbed(renderer: Renderer, recipe: Recipe) -> float:
     """Milliseconds of rendering, noise and labels, each the best of several goes; a mean over some images."""
     total = 0.0
-    for image in range(SMALLEST_COUNT):
-        frame, recorded = renderer.frame(image), renderer.record(renderer.frame(image))
-        total += best(partial(renderer.frame, image)) + best(partial(renderer.record, frame))
-        total += best(partial(labels_of, renderer, frame, recorded))
+    for first in range(0, SMALLEST_COUNT, renderer.at_once):
+        images = range(first, min(first + renderer.at_once, SMALLEST_COUNT))
+        total += best(partial(renderer.frames, images))
+        for frame in renderer.frames(images):
+            total += best(partial(renderer.record, frame))
+            total += best(partial(labels_of, renderer, frame, renderer.record(frame)))
     return 1000 * total / SMALLEST_COUNT
 
 
@@ -156,18 +158,18 @@ def frames(count: int) -> Found:
     warm(renderer)
     alone: list[float] = []
 
-    def noted(image: int, whole: Callable[[Renderer, int], Frame] = Renderer.frame) -> Frame:
+    def noted(images: Sequence[int], whole: Callable[..., list[Frame]] = Renderer.frames) -> list[Frame]:
         begun = time.process_time()
-        frame, calls = observed(lambda: whole(renderer, image))
+        found, calls = observed(lambda: whole(renderer, images))
         took = time.process_time() - begun
-        alone.append(kernel_and_response(renderer, frame, calls))
+        alone.append(sum(kernel_and_response(renderer, frame, calls) for frame in found))
         spent.append(time.process_time() - begun - took)
-        return frame
+        return found
 
     spent: list[float] = []
     with tempfile.TemporaryDirectory() as home:
         folder = open_folder(Path(home) / "set", recipe)
-        renderer.frame = noted  # type: ignore[method-assign]
+        renderer.frames = noted  # type: ignore[method-assign]
         begun = time.process_time()
         shards.make_shard(folder, 0, renderer)
         total = time.process_time() - begun - sum(spent)
@@ -176,7 +178,7 @@ def frames(count: int) -> Found:
     return Found("at most 1.3 of both alone", said, ratio <= 1.3, count)
 
 
-def observed(work: Callable[[], Frame]) -> tuple[Frame, list[tuple[Any, ...]]]:
+def observed(work: Callable[[], list[Frame]]) -> tuple[list[Frame], list[tuple[Any, ...]]]:
     """What work gives, and what the operation was called with meanwhile."""
     calls: list[tuple[Any, ...]] = []
     original = operation.intensity
@@ -197,8 +199,7 @@ def kernel_and_response(renderer: Renderer, frame: Frame, calls: list[tuple[Any,
     response = renderer.optics or renderer.readout
     begun = time.process_time()
     with render.one_thread(), torch.no_grad():
-        image = sum(operation.intensity(*words) for words in calls)
-        assert isinstance(image, torch.Tensor)
+        image = torch.stack([operation.intensity(*words).sum(0) for words in calls]).sum(0)
         response.record(image.reshape(renderer.image_shape).clamp(min=0), 1, frame.plan.image)
     return time.process_time() - begun
 

@@ -40,10 +40,10 @@ class Labels:
 
 @dataclass(frozen=True, eq=False)
 class _Assigned:
-    """The lit pixels of a lattice and the reflections that they belong to."""
+    """The lit pixels of a lattice, in runs, and the reflections that they belong to."""
 
-    pixels: NDArray[np.int32]
-    owners: NDArray[np.int64]  # row of the lattice's spots, or -1
+    runs: NDArray[np.int32]  # [n, 2]
+    owners: NDArray[np.int64]  # [n] row of the lattice's spots, or -1
     hkl: NDArray[np.int32]
     sums: Reals
     boxes: NDArray[np.int32]
@@ -58,9 +58,8 @@ def labels_of(
     """
     shape = np.array(renderer.image_shape[-2:])
     assigned = [_assign(renderer, frame, lattice, shape) for lattice in frame.lattices]
-    crystal = frame.expected - frame.background
     tables = [
-        _table(renderer, frame, lattice, found, crystal, recorded)
+        _table(renderer, frame, lattice, found, recorded)
         for lattice, found in zip(frame.lattices, assigned, strict=True)
     ]
     table = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]} if tables else _no_spots()
@@ -71,25 +70,15 @@ def labels_of(
 
 
 def _assign(renderer: Renderer, frame: Frame, lattice: Lattice, shape: NDArray[np.int64]) -> _Assigned:
-    size = lattice.photons.size
-    pixels, places = np.empty(size, np.int32), np.empty((size, 3), np.int32)
-    lit = spots.lit_pixels(lattice.photons, shape, pixels, places)
-    pixels, places = pixels[:lit], places[:lit]
-    wavelength = frame.plan.wavelength_A * ANGSTROM
-    codes = spots.nearest_codes(places, frame.panels, renderer.pixel_size, frame.incident, wavelength, lattice.middle)
-    unique, owners = _distinct(codes)
-    hkl = spots.unpacked(unique)
-    sums, boxes = spots.measured(lattice.photons, pixels, places, owners, len(unique), shape)
+    codes, runs = np.empty(lattice.photons.size), np.empty((lattice.photons.size, 2), np.int32)
+    place = frame.panels, renderer.pixel_size, frame.incident, frame.plan.wavelength_A * ANGSTROM, lattice.middle
+    count = spots.runs_of(lattice.photons, shape, *place, codes, runs)
+    unique, owners = np.unique(codes[:count], return_inverse=True)
+    hkl, runs = spots.unpacked(unique), runs[:count].copy()
+    sums, boxes = spots.measured(lattice.photons, runs, owners, len(unique), shape)
     kept = (sums[:, spots.TOTAL] >= renderer.recipe.labels.min_photons) & hkl.any(axis=1)
-    place = np.where(kept, np.cumsum(kept) - 1, -1)
-    return _Assigned(pixels, place[owners], hkl[kept], sums[kept], boxes[kept])
-
-
-def _distinct(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sorted codes, each once, and the place of every code among them; neighbours are mostly alike."""
-    starts = np.flatnonzero(np.concatenate(([True], codes[1:] != codes[:-1]))) if codes.size else np.zeros(0, np.int64)
-    unique, places = np.unique(codes[starts], return_inverse=True)
-    return unique, np.repeat(places, np.diff(starts, append=codes.size))
+    number = np.where(kept, np.cumsum(kept) - 1, -1)
+    return _Assigned(runs, number[owners], hkl[kept], sums[kept], boxes[kept])
 
 
 def _table(
@@ -97,17 +86,16 @@ def _table(
     frame: Frame,
     lattice: Lattice,
     found: _Assigned,
-    crystal: NDArray[np.float32],
     recorded: NDArray[np.generic] | None,
 ) -> Columns:
     shape, count = np.array(renderer.image_shape[-2:]), len(found.hkl)
     inside = found.sums[:, spots.INSIDE]
-    everything, _ = spots.box_sums(crystal, found.boxes, shape, np.inf)
-    background, _ = spots.box_sums(frame.background, found.boxes, shape, np.inf)
+    images = frame.expected, frame.background, frame.expected if recorded is None else recorded
+    limit = np.inf if recorded is None else renderer.saturation
+    boxed = spots.box_sums(*images, found.boxes, shape, limit)
+    background = boxed[:, spots.BEHIND]
+    everything = boxed[:, spots.ALL] - background
     position, partiality, angle, spacing = predicted(renderer, frame, lattice, found.hkl, found.boxes[:, spots.PANEL])
-    saturated = np.zeros(count, np.int32)
-    if recorded is not None:
-        _, saturated = spots.box_sums(recorded, found.boxes, shape, renderer.saturation)
     centroid = found.sums[:, [spots.FAST_MOMENT, spots.SLOW_MOMENT]] / inside[:, None]
     whole = {
         "lattice": np.full(count, lattice.plan.number, np.int16),
@@ -126,7 +114,7 @@ def _table(
         "overlap": np.clip(1 - inside / np.maximum(everything, inside), 0, 1),
         "centroid_fast": centroid[:, 0],
         "centroid_slow": centroid[:, 1],
-        "saturated": saturated,
+        "saturated": boxed[:, spots.REACHED].astype(np.int32),
     }
     edges = ("fast0", "fast1", "slow0", "slow1")
     return whole | {name: found.boxes[:, column] for column, name in enumerate(edges)}
@@ -186,9 +174,10 @@ def _pixel_labels(
     best, first = np.zeros(frame.expected.size, np.float32), 0
     for lattice, found in zip(frame.lattices, assigned, strict=True):
         floors = spots.BORDER * found.sums[:, spots.PEAK]
-        spots.classify(lattice.photons, found.pixels, found.owners, floors, first, classes, owner, best)
+        spots.classify(lattice.photons, found.runs, found.owners, floors, first, classes, owner, best)
         first += len(found.hkl)
-    classes[~renderer.good] = spots.MASKED
-    if recorded is not None:
-        classes[(np.asarray(recorded, np.float64) >= renderer.saturation) & renderer.good] = spots.SATURATED
+    if not renderer.whole:
+        classes[~renderer.good] = spots.MASKED
+    if recorded is not None and recorded.max() >= renderer.saturation:  # type: ignore[operator]
+        classes[(recorded >= renderer.saturation) & renderer.good] = spots.SATURATED  # type: ignore[operator]
     return classes, owner

@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 from nanobrag_torch.datasets.draws import Draw, Fixed, deviates, pick
 from nanobrag_torch.datasets.materials import middle
 from nanobrag_torch.datasets.recipe import Draws, Recipe, read_columns
+from nanobrag_torch.datasets.turning import turns_of, uniform_turn
 from nanobrag_torch.physics.unit_cell import dual, reciprocal_from_cell
 from nanobrag_torch.records.reflections import Cell, require_cell
 
@@ -226,13 +227,13 @@ class Plan:
         if misset_deg is not None:
             angles = drawn.numbers("crystal.misset_deg", misset_deg, 3)
             return np.asarray(Rotation.from_euler("xyz", angles, degrees=True).as_matrix())
-        return uniform_rotation(*(drawn.uniform(f"turn[{i}]") for i in range(3)))
+        return uniform_turn(*(drawn.uniform(f"turn[{i}]") for i in range(3)))
 
     def _piece_turn(self, drawn: _Drawn) -> Reals:
         """A small turn about an axis of any direction."""
         angle = drawn.number("lattices.split_angle_deg", self.recipe.lattices.split_angle_deg)
         axis = _direction(drawn.uniform("z"), drawn.uniform("azimuth"))
-        return np.asarray(Rotation.from_rotvec(axis * math.radians(angle)).as_matrix())
+        return turns_of(axis * math.radians(angle))
 
 
 @dataclass(frozen=True)
@@ -280,14 +281,6 @@ def standard_rows(cell: Cell) -> Reals:
     return rows.numpy()
 
 
-def uniform_rotation(u: float, v: float, w: float) -> Reals:
-    """A rotation [3, 3] of three uniform deviates, every rotation as likely (Shoemake (1992), Graphics Gems III)."""
-    short, long = math.sqrt(1 - u), math.sqrt(u)
-    first, second = 2 * math.pi * v, 2 * math.pi * w
-    quaternion = short * math.sin(first), short * math.cos(first), long * math.sin(second), long * math.cos(second)
-    return np.asarray(Rotation.from_quat(quaternion).as_matrix())
-
-
 def _direction(u: float, v: float) -> Reals:
     """A direction of two uniform deviates, every one as likely."""
     z, azimuth = 2 * u - 1, 2 * math.pi * v
@@ -297,4 +290,4 @@ def _direction(u: float, v: float) -> Reals:
 
 def _small_turn(mrad: Sequence[float]) -> Reals:
     """The rotation by angles about x and y."""
-    return np.asarray(Rotation.from_rotvec((mrad[0] / 1000, mrad[1] / 1000, 0.0)).as_matrix())
+    return turns_of(np.array([mrad[0] / 1000, mrad[1] / 1000, 0.0]))

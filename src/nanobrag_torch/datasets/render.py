@@ -10,32 +10,30 @@ Only what a plan varies is worked out for each image: everything else of the sce
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from nanobrag_torch.config import CrystalShape
 from nanobrag_torch.datasets.backdrop import Backdrop
-from nanobrag_torch.datasets.materials import Material, materials, reach_of, setting, spectrum_of
-from nanobrag_torch.datasets.plan import ImagePlan, LatticePlan, Plan, standard_rows
+from nanobrag_torch.datasets.lattices import Prepared, mean_rows, photons_of, shape_of, stack_of
+from nanobrag_torch.datasets.materials import materials, reach_of, setting, spectrum_of
+from nanobrag_torch.datasets.plan import ImagePlan, LatticePlan, Plan
 from nanobrag_torch.datasets.recipe import Recipe
+from nanobrag_torch.datasets.turning import turns_of
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.experiment import Experiment
-from nanobrag_torch.kernels import operation
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.models.detector import DetectorGeometry
-from nanobrag_torch.physics.lattice_factor import PROFILES, amplitude, shape_matrix
-from nanobrag_torch.physics.mosaicity import quadrature_nodes
+from nanobrag_torch.physics.lattice_factor import PROFILES
 from nanobrag_torch.physics.polarization import polarization_matrix
 from nanobrag_torch.records.experiment import ExperimentData
-from nanobrag_torch.records.reflections import Cell
 from nanobrag_torch.response.chain import Response
 from nanobrag_torch.response.presets import detector_preset
 from nanobrag_torch.units import ANGSTROM, MICRON, MM, R_E_SQUARED
@@ -48,6 +46,10 @@ SAMPLES_A_SPOT = 3
 LARGEST_OVERSAMPLE = 64
 LARGEST_CUT = 0.01
 """Share of a spot's peak below which no tolerance leaves anything out, however weak the spots are."""
+CUT_STEP = 100.0
+"""Shares are rounded down to powers of this: a step moves the edge of a spot by a seventh, and its cost by less."""
+MOST_TOGETHER, PIXELS_TOGETHER = 16, 2**20
+"""Images, and pixels of them, that are made together at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +89,10 @@ class Renderer:
         self.plan = Plan(recipe, cells, self.data.beam.wavelength_A, spectrum_of(recipe))
         self._scene, self._options, self._geometry = self._template()
         self.good = good_pixels(self.data)
+        self.whole = bool(self.good.all())
         self.optics, self.readout = self._responses()
         shape = self.image_shape[-2], self.image_shape[-1]
+        self._beam = lru_cache(maxsize=4)(self._turned_beam)
         self._backdrop = Backdrop(recipe.background, self._geometry, shape, self._reached)
 
     @property
@@ -112,19 +116,38 @@ class Renderer:
         """Layers of the sensor."""
         return self._options.layers
 
+    @property
+    def at_once(self) -> int:
+        """Images that are best made together: small ones, for what a call of the kernel costs beside its pixels."""
+        return max(1, min(MOST_TOGETHER, PIXELS_TOGETHER // max(self.good.size, 1)))
+
     def frame(self, image: int) -> Frame:
         """Image `image` without noise. Raises InputError if a pixel is not finite."""
+        return self.frames([image])[0]
+
+    def frames(self, images: Sequence[int]) -> list[Frame]:
+        """Images without noise, the same as one by one. Raises InputError if a pixel is not finite."""
         with one_thread(), torch.no_grad():
-            plan = self.plan.image(image)
-            scene = self._of_image(plan)
-            lattices = tuple(self._lattice(plan, lattice, scene) for lattice in plan.lattices)
-            background = self._backdrop.image(plan, scene)
+            plans = [self.plan.image(image) for image in images]
+            scenes = [self._of_image(plan) for plan in plans]
+            prepared = [self._prepared(p, s) for p, s in zip(plans, scenes, strict=True)]
+            photons = iter(photons_of([one for own in prepared for one in own]))
+            each = zip(plans, scenes, prepared, strict=True)
+            return [self._frame(plan, scene, [(one, next(photons)) for one in own]) for plan, scene, own in each]
+
+    def _frame(self, plan: ImagePlan, scene: Scene, rendered: Sequence[tuple[Prepared, Image]]) -> Frame:
+        lattices = tuple(
+            Lattice(one.plan, one.stack, one.weights, one.shape, one.middle, self._reached(photons))
+            for one, photons in rendered
+        )
+        background = self._backdrop.image(plan, scene)
         expected = background.copy()
         for lattice in lattices:
             expected += lattice.photons
-        expected[~self.good] = 0
-        if not np.isfinite(expected).all():
-            raise InputError(f"image {image}", "not finite", "a recipe whose images have finite pixels")
+        if not self.whole:
+            expected[~self.good] = 0
+        if not np.isfinite((expected.min(), expected.max())).all():
+            raise InputError(f"image {plan.image}", "not finite", "a recipe whose images have finite pixels")
         return Frame(plan, lattices, background, expected, scene.panels.numpy(), scene.incident[0].numpy())
 
     def record(self, frame: Frame) -> NDArray[np.generic]:
@@ -178,79 +201,67 @@ class Renderer:
 
     def _of_image(self, plan: ImagePlan) -> Scene:
         """The scene of an image but for its crystals: detector and beam where they were drawn to be."""
-        template = self._scene
-        turn = torch.from_numpy(Rotation.from_rotvec(plan.tilt_deg, degrees=True).as_matrix())
-        panels = template.panels.clone()
-        panels[:, 0] += torch.from_numpy(plan.shift_mm) * MM
-        incident = template.incident[:1] @ torch.from_numpy(plan.beam_turn).T
-        count = len(plan.wavelengths_A)
+        template, count = self._scene, len(plan.wavelengths_A)
+        panels = template.panels.numpy().copy()
+        panels[:, 0] += plan.shift_mm * MM
+        if plan.tilt_deg.any():
+            panels = panels @ turns_of(np.radians(plan.tilt_deg)).T
+        incident, polarization = self._beam(plan.beam_turn.tobytes())
         return replace(
             template,
-            panels=panels @ turn.T if plan.tilt_deg.any() else panels,
+            panels=torch.from_numpy(panels),
             incident=incident.expand(count, 3).contiguous(),
             wavelengths=torch.from_numpy(plan.wavelengths_A * ANGSTROM),
             source_weights=torch.from_numpy(plan.weights * (R_E_SQUARED * plan.fluence)),
-            polarization=self._polarization(incident).expand(count, 3, 3).contiguous(),
+            polarization=polarization.expand(count, 3, 3).contiguous(),
         )
 
-    def _polarization(self, incident: Tensor) -> Tensor:
-        beam = self.data.beam
+    def _turned_beam(self, turn: bytes) -> tuple[Tensor, Tensor]:
+        """Direction [1, 3] and polarization [1, 3, 3] of a beam that was turned by the matrix of these bytes."""
+        beam, matrix = self.data.beam, torch.from_numpy(np.frombuffer(turn).reshape(3, 3).copy())
         assert beam is not None and beam.polarization_normal is not None and beam.polarization_fraction is not None
+        incident = self._scene.incident[:1] @ matrix.T
         axis = torch.linalg.cross(torch.from_numpy(beam.polarization_normal), incident[0])
-        return polarization_matrix(incident, axis, torch.tensor(2 * beam.polarization_fraction - 1).double())
+        fraction = torch.tensor(2 * beam.polarization_fraction - 1).double()
+        return incident, polarization_matrix(incident, axis, fraction)
 
-    def _lattice(self, plan: ImagePlan, lattice: LatticePlan, scene: Scene) -> Lattice:
+    def _prepared(self, plan: ImagePlan, scene: Scene) -> list[Prepared]:
+        most = self._brightest(scene) if plan.lattices else 0.0
+        return [self._prepare(plan, lattice, scene, most) for lattice in plan.lattices]
+
+    def _prepare(self, plan: ImagePlan, lattice: LatticePlan, scene: Scene, most: float) -> Prepared:
         crystal, material = self.recipe.crystal[lattice.crystal], self.materials[lattice.crystal]
-        shape, cells = CrystalShape(crystal.shape), torch.from_numpy(lattice.cells)
-        axis = np.array(self.recipe.scan.axis)
-        turns = phi_turns(plan, axis)
-        domains, weights = domain_turns(lattice.spread_deg, crystal.mosaic_domains)
-        columns = lattice.rows.T * ANGSTROM
-        stack = (domains[None] @ (turns @ columns)[:, None]).transpose(0, 1, 3, 2).reshape(-1, 3, 3)
-        matrix = shape_matrix(shape, cells, torch.ones((), dtype=torch.float64), *_stars_and_volume(lattice.cell))
-        repeated = np.tile(weights, len(turns)) / len(turns)
-        photons = self._reached(self._rendered(plan, lattice, material, scene, (shape, matrix, stack, repeated)))
-        middle = ((turns if len(turns) == 1 else phi_turns(plan, axis, middle=True))[0] @ columns).T
-        return Lattice(lattice, stack, repeated, matrix.numpy(), middle, photons)
-
-    def _rendered(
-        self,
-        plan: ImagePlan,
-        lattice: LatticePlan,
-        material: Material,
-        scene: Scene,
-        crystal: tuple[CrystalShape, Tensor, Reals, Reals],
-    ) -> Image:
-        shape, matrix, stack, weights = crystal
-        scale = lattice.scale * float(amplitude(shape, torch.from_numpy(lattice.cells))) ** 2
-        whole = replace(
-            scene,
-            source_weights=scene.source_weights * scale,
-            lattice=torch.from_numpy(np.ascontiguousarray(stack)),
-            lattice_weights=torch.from_numpy(weights),
-            shape=matrix,
-            structure_factors=material.table,
-            default_F=torch.tensor(material.default_F, dtype=torch.float64),
-        )
+        shape, axis = CrystalShape(crystal.shape), np.array(self.recipe.scan.axis)
+        stack, weights = stack_of(plan, lattice, axis, crystal.mosaic_domains)
+        matrix, peak = shape_of(shape, lattice)
+        scale = lattice.scale * peak
         options = replace(
             self._options,
             profile=PROFILES[shape],
             hkl_first=material.first,
             oversample=self.oversample(plan, lattice),
             tolerance=self.recipe.render.tolerance,
-            cut=self._cut(whole, material),
+            cut=self._cut(most * scale * material.strongest**2),
         )
-        return operation.intensity(None, whole, options).to(torch.float32).numpy()
+        middle = mean_rows(plan, lattice, axis)
+        return Prepared(lattice, stack, weights, matrix, middle, scene, scale, material, options)
 
-    def _cut(self, scene: Scene, material: Material) -> float:
+    def _brightest(self, scene: Scene) -> float:
+        """What a pixel can have at most of a crystal of one electron: weights times the largest solid angle."""
+        panels = scene.panels.numpy()
+        close = np.abs((panels[:, 0] * panels[:, 3]).sum(1)).min()
+        return float(scene.source_weights.sum()) * float(self.pixel_size.prod(1).max()) / float(close) ** 2
+
+    def _cut(self, most: float) -> float:
         """Share of a spot's peak below which a shape that vanishes is left out: what the recipe's tolerance allows.
 
-        No pixel can have more than all steps on the strongest reflection would give the nearest one.
+        No pixel can have more than `most`, what all steps on the strongest reflection would give the nearest one. The
+        share is rounded down, so that lattices of many images are rendered in one call.
         """
-        panels, tolerance = scene.panels.numpy(), self.recipe.render.tolerance
-        close = np.abs((panels[:, 0] * panels[:, 3]).sum(1)).min()
-        most = float(scene.source_weights.sum()) * self.pixel_size.prod(1).max() / close**2 * material.strongest**2
-        return min(max(self._options.cut, tolerance / most), LARGEST_CUT) if most > 0 else self._options.cut
+        if most <= 0:
+            return self._options.cut
+        share = min(max(self._options.cut, self.recipe.render.tolerance / most), LARGEST_CUT)
+        return max(self._options.cut, CUT_STEP ** math.floor(math.log(share, CUT_STEP)))
 
     def oversample(self, plan: ImagePlan, lattice: LatticePlan) -> int:
         """Sub-pixels along an edge: as the recipe says, else three across the narrowest spot."""
@@ -271,35 +282,6 @@ def good_pixels(data: ExperimentData) -> NDArray[np.bool_]:
     for panel, place in zip(detector.panels, good, strict=True):
         place[: panel.shape[0], : panel.shape[1]] = panel.good_pixels()
     return good.reshape(-1)
-
-
-def phi_turns(plan: ImagePlan, axis: Reals, *, middle: bool = False) -> Reals:
-    """Rotations [T, 3, 3] of the steps of an image, or the one half way."""
-    angles = plan.phi_deg.mean(keepdims=True) if middle else plan.phi_deg
-    unit = axis / np.linalg.norm(axis)
-    return np.asarray(Rotation.from_rotvec(np.radians(angles)[:, None] * unit).as_matrix())
-
-
-def domain_turns(spread_deg: float, count: int) -> tuple[Reals, Reals]:
-    """Rotations [M, 3, 3] of the mosaic domains and weights [M]; one without a spread."""
-    if spread_deg == 0 or count == 1:
-        return np.eye(3)[None], np.ones(1)
-    vectors, weights = _nodes(count)
-    return np.asarray(Rotation.from_rotvec(vectors * math.radians(spread_deg)).as_matrix()), weights
-
-
-@lru_cache(maxsize=256)
-def _stars_and_volume(cell: Cell) -> tuple[Tensor, Tensor]:
-    """Rows a*, b*, c* (1/Angstrom) and volume of a cell that nothing has turned."""
-    straight = torch.from_numpy(standard_rows(cell))
-    return torch.linalg.inv(straight).T.contiguous(), torch.linalg.det(straight)
-
-
-@cache
-def _nodes(count: int) -> tuple[Reals, Reals]:
-    with one_thread():  # sums in another order would move the nodes by their last digit
-        vectors, weights = quadrature_nodes(count)
-    return vectors.numpy(), weights.numpy()
 
 
 @contextmanager

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from nanobrag_torch.datasets.backdrop import rings_of
 from nanobrag_torch.datasets.labels import Labels, labels_of
 from nanobrag_torch.datasets.render import Frame, Renderer
+from nanobrag_torch.datasets.stills import StillsTruth
 from nanobrag_torch.datasets.store import FLAG, Folder
-from nanobrag_torch.datasets.truth import StillsTruth
 from nanobrag_torch.io.hdf5_frames import frame_dataset, hdf5_output
 
 Array = NDArray[Any]
@@ -26,23 +26,40 @@ def make_shard(folder: Folder, number: int, renderer: Renderer, report: Callable
         with hdf5_output(place / "h5", FLAG) as (content, under):
             file = _ImageFile(content, renderer, len(images))
             rows, spots, truth = [], [], StillsTruth(renderer)
-            for done, image in enumerate(images):
-                frame = renderer.frame(image)
-                recorded = renderer.record(frame) if folder.recipe.output.recorded else None
-                labels = labels_of(renderer, frame, recorded) if folder.recipe.labels.spots else None
-                file.put(done, frame, recorded, labels)
-                rows.append(image_row(renderer, frame, recorded, labels))
-                if labels is not None:
-                    spots.append({"image": np.full(len(labels.spots["h"]), image, np.int64), **labels.spots})
-                    if not folder.recipe.is_scan:
-                        truth.add(frame.plan, labels.spots)
+            for first in range(0, len(images), renderer.at_once):
+                made = _made(renderer, images[first : first + renderer.at_once])
+                file.put(first, made)
+                for one in made:
+                    rows.append(image_row(renderer, *one))
+                    if one.labels is not None:
+                        image = np.full(len(one.labels.spots["h"]), one.frame.plan.image, np.int64)
+                        spots.append({"image": image, **one.labels.spots})
+                        if not folder.recipe.is_scan:
+                            truth.add(one.frame.plan, one.labels.spots)
                 under.require_whole()
-                report(done + 1)
+                report(first + len(made))
         write_rows(place / "images.parquet", rows)
         if spots:
             write_columns(place / "spots.parquet", spots)
             if not folder.recipe.is_scan:
                 truth.write(place)
+
+
+class _Made(NamedTuple):
+    """One image and what is known of it, as far as the recipe wants it."""
+
+    frame: Frame
+    recorded: Array | None
+    labels: Labels | None
+
+
+def _made(renderer: Renderer, images: range) -> list[_Made]:
+    """Images, recorded and labelled, the same as one by one."""
+    found, recipe = [], renderer.recipe
+    for frame in renderer.frames(images):
+        recorded = renderer.record(frame) if recipe.output.recorded else None
+        found.append(_Made(frame, recorded, labels_of(renderer, frame, recorded) if recipe.labels.spots else None))
+    return found
 
 
 class _ImageFile:
@@ -61,18 +78,18 @@ class _ImageFile:
         stacked = detector.stacked_shape
         self._sets = {name: frame_dataset(file, name, count, stacked, kind) for name, kind in kinds.items() if kind}
 
-    def put(self, place: int, frame: Frame, recorded: Array | None, labels: Labels | None) -> None:
-        """Store the images of a frame."""
-        found = {
-            "recorded": recorded,
-            "expected": frame.expected,
-            "classes": None if labels is None else labels.classes,
-            "spot_of_pixel": None if labels is None else labels.spot_of_pixel,
+    def put(self, first: int, made: Sequence[_Made]) -> None:
+        """Store images from a place on: all of a kind in one call, though each is a chunk of its own."""
+        kinds = {
+            "recorded": [one.recorded for one in made],
+            "expected": [one.frame.expected for one in made],
+            "classes": [None if one.labels is None else one.labels.classes for one in made],
+            "spot_of_pixel": [None if one.labels is None else one.labels.spot_of_pixel for one in made],
         }
         for name, dataset in self._sets.items():
-            image = found[name]
-            assert image is not None
-            dataset[place] = self._detector.stack(image.reshape(self._shape))
+            images = [image for image in kinds[name] if image is not None]
+            stacked = [self._detector.stack(image.reshape(self._shape)) for image in images]
+            dataset[first : first + len(made)] = np.stack(stacked)
 
 
 def image_row(renderer: Renderer, frame: Frame, recorded: Array | None, labels: Labels | None) -> dict[str, Any]:

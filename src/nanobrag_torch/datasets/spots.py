@@ -35,128 +35,177 @@ DARK = 100.0
 """Exponent from which a Gaussian is nothing, long before it is a number that processors are slow with."""
 
 
+# columns of the table of runs
+START, LENGTH = range(2)
+
+
 @compiled()
-def lit_pixels(photons: Array, shape: Array, pixels: Array, places: Array) -> int:
-    """Fill `pixels` with those above FLOOR and `places` [n, 3] with their panel, slow and fast index; how many."""
-    count = pixel = 0
-    for panel in range(photons.size // (shape[0] * shape[1])):
-        for slow in range(shape[0]):
-            for fast in range(shape[1]):
-                if photons[pixel] > FLOOR:
-                    pixels[count] = pixel
-                    places[count, 0], places[count, 1], places[count, 2] = panel, slow, fast
-                    count += 1
-                pixel += 1
+def runs_of(
+    photons: Array,
+    shape: Array,
+    panels: Array,
+    sizes: Array,
+    incident: Array,
+    wavelength: float,
+    rows: Array,
+    codes: Array,
+    runs: Array,
+) -> int:
+    """Runs of lit neighbours along a row of pixels that belong to one reflection, in the order of pixels; how many.
+
+    photons [panel x slow x fast] of shape [2]; panels [P, 4, 3] and sizes [P, 2] in m, rows [3, 3] of a, b, c in m.
+    codes [n] takes h, k, l of each run, packed, runs [n, 2] its first pixel and its length. Whole numbers of a code are
+    kept as real ones, which processors round and multiply side by side.
+    """
+    count, along = 0, np.empty(shape[1])
+    scaled = rows / wavelength
+    for line in range(photons.size // shape[1]):
+        values = photons[line * shape[1] : (line + 1) * shape[1]]
+        panel, slow = line // shape[0], line % shape[0]
+        if not _is_lit(values):
+            continue
+        _codes_of_row(panels[panel], (slow + 0.5) * sizes[panel, 1], sizes[panel, 0], incident, scaled, along)
+        open_run = False
+        for fast in range(shape[1]):
+            lit = values[fast] > FLOOR
+            if lit and open_run and along[fast] == codes[count - 1]:
+                runs[count - 1, LENGTH] += 1
+            elif lit:
+                codes[count], runs[count, START], runs[count, LENGTH] = along[fast], line * shape[1] + fast, 1
+                count += 1
+            open_run = lit
     return count
 
 
 @compiled()
-def nearest_codes(places: Array, panels: Array, sizes: Array, incident: Array, wavelength: float, rows: Array) -> Array:
-    """Packed h, k, l [n] of the reflection that each pixel belongs to.
+def _is_lit(values: Array) -> bool:
+    brightest = np.float32(0)
+    for i in range(values.size):
+        brightest = max(brightest, values[i])
+    return bool(brightest > FLOOR)
 
-    places [n, 3] as of `lit_pixels`, panels [P, 4, 3] and sizes [P, 2] in m, rows [3, 3] of a, b, c in m.
-    """
-    codes = np.empty(len(places), np.int64)
-    for i in range(len(places)):
-        p = places[i, 0]
-        fast, slow = (places[i, 2] + 0.5) * sizes[p, 0], (places[i, 1] + 0.5) * sizes[p, 1]
-        x = panels[p, 0, 0] + fast * panels[p, 1, 0] + slow * panels[p, 2, 0]
-        y = panels[p, 0, 1] + fast * panels[p, 1, 1] + slow * panels[p, 2, 1]
-        z = panels[p, 0, 2] + fast * panels[p, 1, 2] + slow * panels[p, 2, 2]
-        length = np.sqrt(x * x + y * y + z * z)
-        x, y, z = x / length - incident[0], y / length - incident[1], z / length - incident[2]
-        code = 0
-        for axis in range(3):
-            index = (rows[axis, 0] * x + rows[axis, 1] * y + rows[axis, 2] * z) / wavelength
-            code = code * (2 * HALF_RANGE) + int(np.ceil(index - 0.5)) + HALF_RANGE
-        codes[i] = code
-    return codes
+
+@compiled()
+def _codes_of_row(panel: Array, slow: float, size: float, incident: Array, scaled: Array, codes: Array) -> None:
+    """Codes of the reflections nearest to the pixels of a row that is `slow` metres down a panel [4, 3]."""
+    for i in range(codes.size):
+        fast = (i + 0.5) * size
+        x = panel[0, 0] + fast * panel[1, 0] + slow * panel[2, 0]
+        y = panel[0, 1] + fast * panel[1, 1] + slow * panel[2, 1]
+        z = panel[0, 2] + fast * panel[1, 2] + slow * panel[2, 2]
+        inverse = 1 / np.sqrt(x * x + y * y + z * z)
+        x, y, z = x * inverse - incident[0], y * inverse - incident[1], z * inverse - incident[2]
+        h = np.ceil(scaled[0, 0] * x + scaled[0, 1] * y + scaled[0, 2] * z - 0.5) + HALF_RANGE
+        k = np.ceil(scaled[1, 0] * x + scaled[1, 1] * y + scaled[1, 2] * z - 0.5) + HALF_RANGE
+        l = np.ceil(scaled[2, 0] * x + scaled[2, 1] * y + scaled[2, 2] * z - 0.5) + HALF_RANGE
+        codes[i] = (h * (2 * HALF_RANGE) + k) * (2 * HALF_RANGE) + l
 
 
 def unpacked(codes: Array) -> Array:
     """h, k, l [n, 3] of packed ones."""
-    width = 2 * HALF_RANGE
-    parts = (codes // (width * width), codes // width % width, codes % width)
+    width, whole = 2 * HALF_RANGE, codes.astype(np.int64)
+    parts = (whole // (width * width), whole // width % width, whole % width)
     return np.stack(parts, axis=1).astype(np.int32) - HALF_RANGE
 
 
 @compiled()
-def measured(
-    photons: Array, pixels: Array, places: Array, owners: Array, count: int, shape: Array
-) -> tuple[Array, Array]:
+def measured(photons: Array, runs: Array, owners: Array, count: int, shape: Array) -> tuple[Array, Array]:
     """Sums [count, 5] over each reflection's own pixels and boxes [count, 5] around its bright ones.
 
-    owners [n]: the reflection of each of the pixels [n] at places [n, 3], or -1. Boxes end before FAST1 and SLOW1.
+    owners [n]: the reflection of each of the runs [n, 2]. Boxes end before FAST1 and SLOW1; a reflection on two panels
+    keeps the first.
     """
     sums, boxes = np.zeros((count, 5)), np.zeros((count, 5), np.int32)
     boxes[:, PANEL] = -1
-    for i in range(pixels.size):
-        if owners[i] >= 0:
-            value = photons[pixels[i]]
-            sums[owners[i], TOTAL] += value
-            sums[owners[i], PEAK] = max(sums[owners[i], PEAK], value)
-    for i in range(pixels.size):
-        own = owners[i]
-        if own >= 0 and photons[pixels[i]] >= BORDER * sums[own, PEAK]:
-            _widen(boxes[own], places[i], shape)
-    for i in range(pixels.size):
-        own = owners[i]
-        if own >= 0:
-            _add_inside(sums[own], boxes[own], photons[pixels[i]], places[i])
+    for i in range(owners.size):
+        own, total, peak = owners[i], 0.0, np.float32(0)
+        for pixel in range(runs[i, START], runs[i, START] + runs[i, LENGTH]):
+            total += photons[pixel]
+            peak = max(peak, photons[pixel])
+        sums[own, TOTAL] += total
+        sums[own, PEAK] = max(sums[own, PEAK], peak)
+    for i in range(owners.size):
+        first, last = runs[i, START], runs[i, START] + runs[i, LENGTH] - 1
+        floor = BORDER * sums[owners[i], PEAK]
+        while first <= last and photons[first] < floor:
+            first += 1
+        while first <= last and photons[last] < floor:
+            last -= 1
+        if first <= last:
+            _widen(boxes[owners[i]], first, last, shape)
+    for i in range(owners.size):
+        _add_inside(sums[owners[i]], boxes[owners[i]], photons, runs[i], shape)
     return sums, boxes
 
 
 @compiled()
-def _widen(box: Array, place: Array, shape: Array) -> None:
-    """Make a box hold a pixel and its neighbours on the panel; a reflection on two panels keeps the first."""
-    panel, slow, fast = place[0], place[1], place[2]
+def _widen(box: Array, first: int, last: int, shape: Array) -> None:
+    """Make a box hold the pixels of a row from the first to the last, and their neighbours on the panel."""
+    line, start = first // shape[1], first // shape[1] * shape[1]
+    panel, slow = line // shape[0], line % shape[0]
     if box[PANEL] < 0:
         box[PANEL] = panel
         box[FAST0], box[SLOW0] = shape[1], shape[0]
     if box[PANEL] != panel:
         return
-    box[FAST0], box[FAST1] = min(box[FAST0], max(fast - 1, 0)), max(box[FAST1], min(fast + 2, shape[1]))
+    box[FAST0], box[FAST1] = (
+        min(box[FAST0], max(first - start - 1, 0)),
+        max(box[FAST1], min(last - start + 2, shape[1])),
+    )
     box[SLOW0], box[SLOW1] = min(box[SLOW0], max(slow - 1, 0)), max(box[SLOW1], min(slow + 2, shape[0]))
 
 
 @compiled()
-def _add_inside(sums: Array, box: Array, value: float, place: Array) -> None:
-    panel, slow, fast = place[0], place[1], place[2]
-    inside = box[FAST0] <= fast < box[FAST1] and box[SLOW0] <= slow < box[SLOW1] and panel == box[PANEL]
-    if inside:
+def _add_inside(sums: Array, box: Array, photons: Array, run: Array, shape: Array) -> None:
+    """Add a run's pixels in the box of its reflection to the sums."""
+    line, start = run[START] // shape[1], run[START] // shape[1] * shape[1]
+    slow = line % shape[0]
+    if line // shape[0] != box[PANEL] or slow < box[SLOW0] or slow >= box[SLOW1]:
+        return
+    for pixel in range(max(run[START], start + box[FAST0]), min(run[START] + run[LENGTH], start + box[FAST1])):
+        value = photons[pixel]
         sums[INSIDE] += value
-        sums[FAST_MOMENT] += value * (fast + 0.5)
+        sums[FAST_MOMENT] += value * (pixel - start + 0.5)
         sums[SLOW_MOMENT] += value * (slow + 0.5)
 
 
+# columns of the table of sums over boxes
+ALL, BEHIND, REACHED = range(3)
+
+
 @compiled()
-def box_sums(image: Array, boxes: Array, shape: Array, limit: float) -> tuple[Array, Array]:
-    """Sum [n] over boxes of an image, and how many of their pixels reach the limit [n]."""
-    sums, reached = np.zeros(boxes.shape[0]), np.zeros(boxes.shape[0], np.int32)
+def box_sums(expected: Array, background: Array, recorded: Array, boxes: Array, shape: Array, limit: float) -> Array:
+    """Sums [n, 3] over boxes [n, 5]: of two images, and how many pixels of a third reach the limit."""
+    sums = np.zeros((boxes.shape[0], 3))
     for i in range(boxes.shape[0]):
-        start = boxes[i, PANEL] * shape[0] * shape[1]
+        first = boxes[i, PANEL] * shape[0] * shape[1]
         for slow in range(boxes[i, SLOW0], boxes[i, SLOW1]):
-            for fast in range(boxes[i, FAST0], boxes[i, FAST1]):
-                value = image[start + slow * shape[1] + fast]
-                sums[i] += value
-                reached[i] += value >= limit
-    return sums, reached
+            row = first + slow * shape[1]
+            for pixel in range(row + boxes[i, FAST0], row + boxes[i, FAST1]):
+                sums[i, ALL] += expected[pixel]
+                sums[i, BEHIND] += background[pixel]
+                sums[i, REACHED] += recorded[pixel] >= limit
+    return sums
 
 
 @compiled()
 def classify(
-    photons: Array, pixels: Array, owners: Array, floors: Array, first: int, classes: Array, spots: Array, best: Array
+    photons: Array, runs: Array, owners: Array, floors: Array, first: int, classes: Array, spots: Array, best: Array
 ) -> None:
     """Add one lattice's spots to the classes and the numbers of spots of an image.
 
-    floors [spots]: photons from which a pixel counts as the spot's. A pixel shows the spot that gives it most.
+    owners [n]: the spot of each of the runs [n, 2], or -1; floors [spots]: photons from which a pixel counts as the
+    spot's. A pixel shows the spot that gives it most.
     """
-    for i in range(pixels.size):
-        own, place = owners[i], pixels[i]
-        if own >= 0 and photons[place] >= floors[own]:
-            classes[place] = OVERLAP if spots[place] >= 0 else SPOT
-            if photons[place] > best[place]:
-                best[place], spots[place] = photons[place], first + own
+    for i in range(owners.size):
+        own = owners[i]
+        if own < 0:
+            continue
+        for place in range(runs[i, START], runs[i, START] + runs[i, LENGTH]):
+            if photons[place] >= floors[own]:
+                classes[place] = OVERLAP if spots[place] >= 0 else SPOT
+                if photons[place] > best[place]:
+                    best[place], spots[place] = photons[place], first + own
 
 
 @compiled()

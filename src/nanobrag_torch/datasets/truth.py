@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from nanobrag_torch.crystallography.symmetry import space_group
 from nanobrag_torch.datasets.labels import Columns
 from nanobrag_torch.datasets.plan import ImagePlan, LatticePlan
 from nanobrag_torch.datasets.render import Renderer
 from nanobrag_torch.datasets.store import FLAG, Folder
+from nanobrag_torch.datasets.turning import turns_of
 from nanobrag_torch.io.atomic import open_output
 from nanobrag_torch.io.expt_write import experiment_list
 from nanobrag_torch.io.hdf5_frames import hdf5_output
@@ -28,6 +29,7 @@ from nanobrag_torch.io.nxmx_write import create_nxmx
 from nanobrag_torch.io.refl_write import write_refl
 from nanobrag_torch.records.experiment import CrystalData, DetectorData, ExperimentData, GroupData, ScanData
 from nanobrag_torch.records.frames import turn_detector
+from nanobrag_torch.records.reflections import Cell
 from nanobrag_torch.records.tables import ReflectionData
 
 Reals = NDArray[np.float64]
@@ -45,7 +47,7 @@ def experiment_of(renderer: Renderer, plan: ImagePlan, lattice: LatticePlan | No
         data,
         beam=replace(data.beam, direction=direction, wavelength_A=plan.wavelength_A),
         detector=moved_detector(renderer, plan),
-        crystal=None if lattice is None else _crystal(renderer, lattice),
+        crystal=None if lattice is None else crystal_of(renderer, lattice),
         identifier=identifier(plan, lattice) if lattice is not None else "",
     )
 
@@ -70,7 +72,7 @@ def moved_detector(renderer: Renderer, plan: ImagePlan) -> DetectorData:
     moved = DetectorData(panels=panels, root=root)
     if not plan.tilt_deg.any():
         return moved
-    return turn_detector(moved, np.asarray(Rotation.from_rotvec(plan.tilt_deg, degrees=True).as_matrix()))
+    return turn_detector(moved, turns_of(np.radians(plan.tilt_deg)))
 
 
 def _shifted(group: GroupData, shift: Reals) -> GroupData:
@@ -78,83 +80,46 @@ def _shifted(group: GroupData, shift: Reals) -> GroupData:
     return replace(group, origin_mm=group.origin_mm + shift, children=children)
 
 
-def _crystal(renderer: Renderer, lattice: LatticePlan) -> CrystalData:
-    group = space_group(renderer.materials[lattice.crystal].space_group, lattice.cell)
-    return CrystalData(
-        real_space=lattice.rows, space_group_hall=str(group.hall), mosaicity_deg=lattice.spread_deg or None
-    )
+def crystal_of(renderer: Renderer, lattice: LatticePlan) -> CrystalData:
+    """Cell, orientation, symmetry and mosaicity of a lattice."""
+    hall = _hall_symbol(renderer.materials[lattice.crystal].space_group, lattice.cell)
+    return CrystalData(real_space=lattice.rows, space_group_hall=hall, mosaicity_deg=lattice.spread_deg or None)
 
 
-def write_experiments(path: Path, experiments: Sequence[ExperimentData], master: str, images: Sequence[int]) -> None:
-    """A DIALS experiment list of images of the master; a scan is one sequence.
+@lru_cache(maxsize=256)
+def _hall_symbol(name: str, cell: Cell) -> str:
+    return str(space_group(name, cell).hall)
 
-    images: of each experiment, its number in the master. Raises InputError if the file cannot be written.
-    """
+
+def _write_scan(path: Path, experiments: Sequence[ExperimentData], master: str) -> None:
+    """A DIALS experiment list of a scan, which is one sequence."""
     tree = experiment_list(experiments)
-    places = sorted(set(images))
-    kind = "ImageSet" if experiments and experiments[0].scan is None else "ImageSequence"
-    tree["imageset"] = [_image_set(kind, master, place, experiments) for place in places]
-    for entry, image in zip(tree["experiment"], images, strict=True):
-        entry["imageset"] = places.index(image)
+    frames = experiments[0].scan.frames if experiments and experiments[0].scan is not None else 0
+    tree["imageset"] = [image_set("ImageSequence", master, frames)] if experiments else []
+    for entry in tree["experiment"]:
+        entry["imageset"] = 0
     with open_output(path, FLAG) as file:
         file.write(json.dumps(tree).encode() + b"\n")
 
 
-def _image_set(kind: str, master: str, image: int, experiments: Sequence[ExperimentData]) -> dict[str, Any]:
+def image_set(kind: str, master: str, number: int) -> dict[str, Any]:
+    """Where images are: the one of that number in the master, or of a sequence the first so many."""
     files = dict.fromkeys(("mask", "gain", "pedestal", "dx", "dy"), "")
     if kind == "ImageSet":
-        return {"__id__": kind, "images": [master], "single_file_indices": [image], **files, "params": {}}
-    scan = experiments[0].scan
-    assert scan is not None
-    return {"__id__": kind, "template": master, "single_file_indices": list(range(scan.frames)), **files, "params": {}}
-
-
-class StillsTruth:
-    """Gathers experiments and spots of the images of a shard of stills."""
-
-    def __init__(self, renderer: Renderer) -> None:
-        self._renderer = renderer
-        self._experiments: list[ExperimentData] = []
-        self._images: list[int] = []
-        self._tables: list[Columns] = []
-
-    def add(self, plan: ImagePlan, spots: Columns) -> None:
-        """Take in an image and its spots."""
-        first = len(self._experiments)
-        one = experiment_of(self._renderer, plan)
-        for lattice in plan.lattices:
-            crystal = _crystal(self._renderer, lattice)
-            self._experiments.append(replace(one, crystal=crystal, identifier=identifier(plan, lattice)))
-            self._images.append(plan.image)
-        places = {(lattice.number, lattice.piece): first + i for i, lattice in enumerate(plan.lattices)}
-        own = [places[key] for key in zip(spots["lattice"].tolist(), spots["piece"].tolist(), strict=True)]
-        z = np.full(len(own), 0.5)
-        columns = reflection_columns(one, plan, spots, np.array(own, np.int32), z)
-        columns["imageset_id"] = np.full(len(own), len(set(self._images)) - 1, np.int32)
-        self._tables.append(columns)
-
-    def write(self, place: Path) -> None:
-        """Write `expt` and `refl` into a folder."""
-        write_experiments(place / "expt", self._experiments, "../master.nxs", self._images)
-        columns = {name: np.concatenate([table[name] for table in self._tables]) for name in self._tables[0]}
-        names = {i: experiment.identifier for i, experiment in enumerate(self._experiments)}
-        rows = len(columns["id"])
-        write_refl(place / "refl", ReflectionData(rows=rows, identifiers=names, columns=columns), flag=FLAG)
+        return {"__id__": kind, "images": [master], "single_file_indices": [number], **files, "params": {}}
+    return {"__id__": kind, "template": master, "single_file_indices": list(range(number)), **files, "params": {}}
 
 
 def reflection_columns(
-    data: ExperimentData, plan: ImagePlan, spots: Columns, own: NDArray[np.int32], z: Reals
+    spots: Columns, own: NDArray[np.int32], z: Reals, positions: Reals, sizes: Reals, wavelength_A: float | Reals
 ) -> Columns:
-    """The columns of a DIALS table for labelled spots. own [n]: their experiments, z [n]: their frames."""
-    assert data.detector is not None and data.beam is not None
+    """The columns of a DIALS table for labelled spots. own [n]: their experiments, z [n]: their frames.
+
+    positions [n, 3] in the lab and sizes [n, 2] of pixels in mm; wavelengths one, or [n].
+    """
     count = len(own)
     fast, slow, panel = (spots[name] for name in ("fast", "slow", "panel"))
-    positions, mm = np.zeros((count, 3)), np.zeros((count, 3))
-    for index, one in enumerate(data.detector.panels):
-        here = panel == index
-        positions[here] = one.positions_mm(fast[here], slow[here])
-        mm[here, :2] = np.stack((fast[here], slow[here]), 1) * one.pixel_size_mm
-    mm[:, 2] = np.radians(spots["angle_deg"])
+    mm = np.column_stack((fast * sizes[:, 0], slow * sizes[:, 1], np.radians(spots["angle_deg"])))
     ray = positions / np.maximum(np.linalg.norm(positions, axis=1, keepdims=True), 1e-30)
     frames = np.floor(z).astype(np.int32)
     edges = [spots[name] for name in ("fast0", "fast1", "slow0", "slow1")] + [frames, frames + 1]
@@ -165,7 +130,7 @@ def reflection_columns(
         "imageset_id": np.zeros_like(own),
         "panel": panel.astype(np.uint64),
         "flags": np.full(count, PREDICTED | OBSERVED | INDEXED | SUMMED, np.uint64),
-        "s1": ray / plan.wavelength_A,
+        "s1": ray / np.reshape(wavelength_A, (-1, 1)),
         "xyzcal.px": np.stack((fast, slow, z), 1).astype(np.float64),
         "xyzcal.mm": mm,
         "xyzobs.px.value": np.stack((spots["centroid_fast"], spots["centroid_slow"], z), 1).astype(np.float64),
@@ -235,19 +200,30 @@ def _scan_experiment(renderer: Renderer, plan: ImagePlan, lattice: LatticePlan |
 def _write_scan_truth(folder: Folder, renderer: Renderer, name: str, images: range) -> None:
     plan = renderer.plan.image(images.start)
     experiments = [_scan_experiment(renderer, plan, lattice) for lattice in plan.lattices]
-    write_experiments(folder.path / f"{name}.expt", experiments, f"{name}.nxs", [0] * len(experiments))
+    _write_scan(folder.path / f"{name}.expt", experiments, f"{name}.nxs")
     spots = gathered(_spots_of(folder, images), images.start)
     places = {(lattice.number, lattice.piece): i for i, lattice in enumerate(plan.lattices)}
     own = [places[key] for key in zip(spots["lattice"].tolist(), spots["piece"].tolist(), strict=True)]
     start = float(plan.phi_deg.mean()) - renderer.recipe.scan.width_deg / 2
     z = (spots["angle_deg"].astype(np.float64) - start) / renderer.recipe.scan.width_deg
     data = experiments[0] if experiments else _scan_experiment(renderer, plan, None)
-    columns = reflection_columns(data, plan, spots, np.array(own, np.int32), z)
+    columns = reflection_columns(spots, np.array(own, np.int32), z, *_places(data, spots), plan.wavelength_A)
     columns["xyzobs.px.value"][:, 2] = spots["frame_centroid"]
     columns["bbox"][:, 4], columns["bbox"][:, 5] = spots["frame0"], spots["frame1"]
     names = {i: experiment.identifier for i, experiment in enumerate(experiments)}
     table = ReflectionData(rows=len(own), identifiers=names, columns=columns)
     write_refl(folder.path / f"{name}.refl", table, flag=FLAG)
+
+
+def _places(data: ExperimentData, spots: Columns) -> tuple[Reals, Reals]:
+    """Where spots [n, 3] are in the lab, and the size of their pixels [n, 2] (mm)."""
+    assert data.detector is not None
+    panel, panels = spots["panel"], data.detector.panels
+    positions = np.zeros((len(panel), 3))
+    for index, one in enumerate(panels):
+        here = panel == index
+        positions[here] = one.positions_mm(spots["fast"][here], spots["slow"][here])
+    return positions, np.array([one.pixel_size_mm for one in panels])[panel]
 
 
 def _spots_of(folder: Folder, images: range) -> Columns:

@@ -53,7 +53,7 @@ def gradients(pull: Pull, pixels: Tensor | None, scene: Scene, options: Options)
     scales = _flow_scales(flow, packed, alike=tables == 1)
     parts = _parts(packed, scene, tables)
     sums = [_no_sums(packed, len(part), tables > 0) for part in parts]
-    kernel = _adjoint if is_rare(packed) else _adjoint_of_most
+    kernel = _adjoint if any(map(is_rare, packed.scenes)) else _adjoint_of_most
 
     def work(number: int, _: object) -> None:
         for unit, into in zip(parts[number], sums[number], strict=True):

@@ -48,7 +48,7 @@ def value(pixels: Tensor | None, scene: Scene, options: Options, progress: Progr
     taken, total = np.zeros((len(chunks), 1), np.int64), int(chunks.sum())
     steps = at.CHUNK * step_count(scene, options)
     most = max(1, STEPS_PER_CALL // steps)
-    render = _value if is_rare(packed) else _value_of_most
+    renders = [_value if is_rare(one) else _value_of_most for one in packed.scenes]
     threads = min(thread_count(options), total, 1 + total * steps // STEPS_PER_THREAD)
     begin = iter(range(0, len(chunks), -(-len(chunks) // max(1, threads))))
 
@@ -57,7 +57,7 @@ def value(pixels: Tensor | None, scene: Scene, options: Options, progress: Progr
         for b in (*range(first, len(chunks)), *range(first)):
             if taken[b, 0] >= chunks[b]:
                 continue
-            room = scratch(packed.scenes[b])
+            room, render = scratch(packed.scenes[b]), renders[b]
             while render(image[b], taken[b], most, packed.scenes[b], room):
                 if report is not None:
                     report(min(1.0, float(np.minimum(taken[:, 0], chunks).sum() / total)))
@@ -79,12 +79,7 @@ def rows_of(values: Tensor, packed: Packed) -> at.Array:
     return found
 
 
-def is_rare(packed: Packed) -> bool:
-    """Whether a scene needs any of the rare parts."""
-    whole = packed.scenes[0].whole
-    return bool(
-        whole[at.CURVED]
-        or whole[at.CUBIC]
-        or whole[at.PROFILE] != Profile.GRATING
-        or any(one.whole[at.SPARSE] for one in packed.scenes)
-    )
+def is_rare(scene: at.Packed) -> bool:
+    """Whether a scene needs any of the rare parts: itself, so that a batch gives what its scenes give one by one."""
+    whole = scene.whole
+    return bool(whole[at.CURVED] or whole[at.CUBIC] or whole[at.SPARSE] or whole[at.PROFILE] != Profile.GRATING)
