@@ -24,11 +24,12 @@ from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.datasets import engine
 from nanobrag_torch.datasets.shards import make_shard
 from nanobrag_torch.datasets.store import checksum, open_folder
+from nanobrag_torch.io.leftovers import part_of
 from nanobrag_torch.io.ownership import claimed, is_alive, own_mark
 
 TREE = {**STILLS, "dataset": {"images": 8, "shard_images": 2, "seed": 5}}
 FORK = multiprocessing.get_context("fork")
-SECONDS_AN_IMAGE = 0.1
+SECONDS_AN_IMAGE = 0.2
 PATIENCE = 300.0
 
 
@@ -51,7 +52,7 @@ def slowly(folder, number, renderer, report):
     """A shard, with time for others to interfere."""
 
     def rest(done):
-        time.sleep(SECONDS_AN_IMAGE)
+        time.sleep(SECONDS_AN_IMAGE * done)
         report(done)
 
     make_shard(folder, number, renderer, rest)
@@ -118,7 +119,8 @@ def makers(folder):
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path):
     """By Dask: the shard of a worker that died is made by another, and the folder has the bytes of one process."""
-    recipe = changed({**TREE, "render": {"oversample": 8}})
+    slow = {"dataset": {**TREE["dataset"], "images": 12}, "render": {"oversample": 24}}  # so that one is caught at work
+    recipe = changed({**TREE, **slow})
     alone, shared = open_folder(tmp_path / "alone", recipe), open_folder(tmp_path / "shared", recipe)
     engine.run(alone, engine.in_this_process).raise_failures()
     with engine.local_cluster(2) as client:
@@ -137,6 +139,17 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path):
         engine.run(shared, killing).raise_failures()
     assert len(killed) == 1 and os.getpid() not in killed
     assert sums(shared.path) == sums(alone.path)
+
+
+def test_what_a_writer_left_that_died_after_its_record_is_removed(tmp_path):
+    folder = open_folder(tmp_path / "set", changed(TREE))
+    engine.run(folder, engine.in_this_process, [0]).raise_failures()
+    expected = sums(folder.path)
+    gone = part_of(folder.path / "shards" / "00000")
+    gone.mkdir()
+    part_of(folder.path / "shards" / "00000.json").write_text("half")
+    engine.run(folder, engine.in_this_process, [0]).raise_failures()
+    assert sums(folder.path) == expected
 
 
 def test_killed_runs_go_on_by_resume(whole, start, tmp_path):

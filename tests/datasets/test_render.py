@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from dataset_recipes import SCAN, STILLS, changed
+from scipy.spatial.transform import Rotation
+from scipy.stats import kstest
 
 from nanobrag_torch import BeamConfig, CrystalConfig, Simulator
 from nanobrag_torch.background.amorphous import amorphous_values
@@ -16,6 +18,7 @@ from nanobrag_torch.datasets import spots
 from nanobrag_torch.datasets.backdrop import rings_of
 from nanobrag_torch.datasets.labels import labels_of
 from nanobrag_torch.datasets.render import Renderer
+from nanobrag_torch.datasets.turning import turns_of, uniform_turn
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.experiment import Experiment
 from nanobrag_torch.models.beam import Beam, Sources
@@ -280,3 +283,27 @@ def test_no_pixel_loses_more_than_the_tolerance(shape):
         frame = Renderer(changed(STILLS, crystal=crystal, render={"tolerance": tolerance})).frame(1)
         assert np.abs(frame.expected - exact).max() < tolerance + 2e-5 * exact.max()
     assert exact.max() > 1000 and not np.array_equal(frame.expected, exact)
+
+
+@pytest.mark.parametrize("shape", ["gauss_star", "square"])
+def test_an_image_is_the_same_alone_and_in_company(shape):
+    """Lattices of several images are one call of the kernel; of each shape of spots, to the last bit."""
+    recipe = changed(STILLS, crystal={"shape": shape}, lattices={"number": {"choice": [0, 1, 3]}})
+    together = Renderer(recipe).frames(range(9))
+    renderer = Renderer(recipe)
+    assert {len(frame.lattices) for frame in together} == {0, 1, 3}
+    for image, frame in enumerate(together):
+        assert np.array_equal(renderer.frame(image).expected, frame.expected)
+
+
+def test_turns_are_those_of_a_library():
+    vectors = np.random.default_rng(1).normal(size=(50, 3)) * np.logspace(-12, 0.5, 50)[:, None]
+    assert np.allclose(turns_of(vectors), Rotation.from_rotvec(vectors).as_matrix(), atol=1e-15)
+    for u, v, w in np.random.default_rng(2).uniform(size=(20, 3)):
+        turn = uniform_turn(u, v, w)
+        assert np.allclose(turn @ turn.T, np.eye(3), atol=1e-14) and np.linalg.det(turn) == pytest.approx(1)
+    turns = np.stack([uniform_turn(*row) for row in np.random.default_rng(3).uniform(size=(4000, 3))])
+    assert np.abs(turns.mean(0)).max() < 0.05  # no direction is preferred
+    angles = Rotation.from_matrix(turns).magnitude()
+    expected = lambda angle: (angle - np.sin(angle)) / np.pi  # noqa: E731  of rotations as likely as any other
+    assert kstest(angles, expected).pvalue > 1e-3

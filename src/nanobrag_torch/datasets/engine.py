@@ -157,6 +157,7 @@ def run(
             if ELSEWHERE not in states:
                 break
             time.sleep(WAIT_SECONDS)
+    folder.remove_leftovers()  # of a worker that was killed when its shard had its record already
     return tally
 
 

@@ -103,6 +103,8 @@ def _rendered(lattices: Sequence[Prepared]) -> list[Image]:
 
 def phi_turns(plan: ImagePlan, axis: Reals, *, middle: bool = False) -> Reals:
     """Rotations [T, 3, 3] of the steps of an image, or the one half way."""
+    if len(plan.phi_deg) == 1 and plan.phi_deg[0] == 0:
+        return np.eye(3)[None]
     angles = plan.phi_deg.mean(keepdims=True) if middle else plan.phi_deg
     return turns_of(np.radians(angles)[:, None] * (axis / math.sqrt(axis @ axis)))
 

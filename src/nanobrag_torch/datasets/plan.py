@@ -290,4 +290,6 @@ def _direction(u: float, v: float) -> Reals:
 
 def _small_turn(mrad: Sequence[float]) -> Reals:
     """The rotation by angles about x and y."""
+    if not any(mrad):
+        return np.eye(3)
     return turns_of(np.array([mrad[0] / 1000, mrad[1] / 1000, 0.0]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +24,7 @@ Array = NDArray[Any]
 def make_shard(folder: Folder, number: int, renderer: Renderer, report: Callable[[int], None] = lambda _: None) -> None:
     """Write shard `number` of a data set. report is called with the images done. Raises InputError."""
     images = folder.recipe.images_of(number)
-    with folder.writing(number) as place:
+    with folder.writing(number) as place, _spared():
         with hdf5_output(place / "h5", FLAG) as (content, under):
             file = _ImageFile(content, renderer, len(images))
             rows, spots, truth = [], [], StillsTruth(renderer)
@@ -43,6 +45,19 @@ def make_shard(folder: Folder, number: int, renderer: Renderer, report: Callable
             write_columns(place / "spots.parquet", spots)
             if not folder.recipe.is_scan:
                 truth.write(place)
+
+
+@contextmanager
+def _spared() -> Iterator[None]:
+    """What is there already is not searched for garbage meanwhile: torch alone has half a million objects."""
+    if gc.get_freeze_count():  # somebody else's doing, and theirs to undo
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class _Made(NamedTuple):

@@ -30,7 +30,7 @@ from nanobrag_torch.datasets.draws import KINDS
 from nanobrag_torch.datasets.recipe import Recipe, recipe_of
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import open_output
-from nanobrag_torch.io.leftovers import part_of
+from nanobrag_torch.io.leftovers import part_of, remove_left
 from nanobrag_torch.io.ownership import is_alive, read_claim
 
 Json = dict[str, Any]
@@ -107,7 +107,7 @@ class Folder:
         for place in (self.path / "shards").glob(".*.part"):
             number = place.name[1:].partition(".")[0]
             if not is_alive(self.claim(number)):
-                shutil.rmtree(place, ignore_errors=True)
+                remove_left(place)
 
     @contextmanager
     def writing(self, number: int) -> Iterator[Path]:

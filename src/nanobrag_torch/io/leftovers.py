@@ -39,7 +39,7 @@ def remove_leftovers(folder: Path) -> None:
     with suppress(OSError):
         for entry in os.scandir(folder):
             if entry.name.endswith(".part") and is_left(entry):
-                _remove(Path(entry.path))
+                remove_left(Path(entry.path))
 
 
 def is_left(entry: os.DirEntry[str]) -> bool:
@@ -61,7 +61,8 @@ def _last_change(path: Path) -> float:
     return max([path.stat().st_mtime, *inside])
 
 
-def _remove(path: Path) -> None:
+def remove_left(path: Path) -> None:
+    """Remove a file or folder that nobody writes any more."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
