@@ -119,8 +119,8 @@ def makers(folder):
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path):
     """By Dask: the shard of a worker that died is made by another, and the folder has the bytes of one process."""
-    slow = {"dataset": {**TREE["dataset"], "images": 12}, "render": {"oversample": 24}}  # so that one is caught at work
-    recipe = changed({**TREE, **slow})
+    slow = {"dataset": {"images": 12, "shard_images": 2, "seed": 5}, "render": {"oversample": 24}}
+    recipe = changed({**TREE, **slow})  # takes long enough for one to be caught at work
     alone, shared = open_folder(tmp_path / "alone", recipe), open_folder(tmp_path / "shared", recipe)
     engine.run(alone, engine.in_this_process).raise_failures()
     with engine.local_cluster(2) as client:

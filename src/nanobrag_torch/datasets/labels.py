@@ -179,5 +179,5 @@ def _pixel_labels(
     if not renderer.whole:
         classes[~renderer.good] = spots.MASKED
     if recorded is not None and recorded.max() >= renderer.saturation:  # type: ignore[operator]
-        classes[(recorded >= renderer.saturation) & renderer.good] = spots.SATURATED  # type: ignore[operator]
+        classes[(recorded >= renderer.saturation) & renderer.good] = spots.SATURATED
     return classes, owner

@@ -47,7 +47,7 @@ class Prepared:
 
 def mean_rows(plan: ImagePlan, lattice: LatticePlan, axis: Reals) -> Reals:
     """Rows a, b, c [3, 3] (m) half way through the rotation of an image."""
-    return (phi_turns(plan, axis, middle=True)[0] @ lattice.rows.T * ANGSTROM).T
+    return np.asarray((phi_turns(plan, axis, middle=True)[0] @ lattice.rows.T * ANGSTROM).T)
 
 
 def stack_of(plan: ImagePlan, lattice: LatticePlan, axis: Reals, domains: int) -> tuple[Reals, Reals]:

@@ -95,7 +95,7 @@ class _ImageFile:
 
     def put(self, first: int, made: Sequence[_Made]) -> None:
         """Store images from a place on: all of a kind in one call, though each is a chunk of its own."""
-        kinds = {
+        kinds: dict[str, list[Array | None]] = {
             "recorded": [one.recorded for one in made],
             "expected": [one.frame.expected for one in made],
             "classes": [None if one.labels is None else one.labels.classes for one in made],
