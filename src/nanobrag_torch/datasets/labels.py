@@ -178,6 +178,7 @@ def _pixel_labels(
         first += len(found.hkl)
     if not renderer.whole:
         classes[~renderer.good] = spots.MASKED
-    if recorded is not None and recorded.max() >= renderer.saturation:  # type: ignore[operator]
-        classes[(recorded >= renderer.saturation) & renderer.good] = spots.SATURATED
+    values: NDArray[Any] = np.zeros(0) if recorded is None else recorded
+    if values.size and values.max() >= renderer.saturation:
+        classes[(values >= renderer.saturation) & renderer.good] = spots.SATURATED
     return classes, owner
