@@ -187,7 +187,7 @@ def frames(count: int) -> Found:
     apart = sum(alone) / len(alone)
     ratio = total / count / apart
     said = (
-        f"{ratio:.2f}: {total / count:.2f} s a frame, kernel and response alone {apart:.2f} s (of {len(alone)} frames)"
+        f"{ratio:.2f}: {total / count:.2f} s a frame, kernel and response alone {apart:.2f} s ({len(alone)} of them)"
     )
     return Found("at most 1.3 of both alone", said, ratio <= 1.3, count)
 
