@@ -129,7 +129,9 @@ def machine_learning(count: int) -> Found:
 
 def warm(renderer: Renderer) -> None:
     """Compile and import what has to be, once a process."""
-    recipe = replace(renderer.recipe, dataset=replace(renderer.recipe.dataset, images=1))
+    given = renderer.recipe
+    scan = replace(given.scan, frames=1) if given.is_scan else given.scan
+    recipe = replace(given, dataset=replace(given.dataset, images=1), scan=scan)
     with tempfile.TemporaryDirectory() as home:
         shards.make_shard(open_folder(Path(home) / "set", recipe), 0, renderer)
 
@@ -186,9 +188,7 @@ def frames(count: int) -> Found:
         total = time.process_time() - begun - sum(spent)
     apart = sum(alone) / len(alone)
     ratio = total / count / apart
-    said = (
-        f"{ratio:.2f}: {total / count:.2f} s a frame, kernel and response alone {apart:.2f} s ({len(alone)} of them)"
-    )
+    said = f"{ratio:.2f}: {total / count:.2f} s a frame, kernel and response alone {apart:.2f} s ({len(alone)} of them)"
     return Found("at most 1.3 of both alone", said, ratio <= 1.3, count)
 
 
