@@ -60,9 +60,10 @@ def keep(name: str, found: Found, rows: Rows, results: Path, page: Path, *, of: 
     with results.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        known = {**json.loads(file.read() or "{}"), name: asdict(found)}
+        known = {**json.loads(file.read() or "{}"), name: {**asdict(found), "met": bool(found.met)}}
+        text = json.dumps(known, indent=1) + "\n"
         file.truncate(0)
-        file.write(json.dumps(known, indent=1) + "\n")
+        file.write(text)
         page.write_text(with_table(page.read_text(), known, rows, of))
 
 

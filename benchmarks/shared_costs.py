@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from benchmarks.rows import Found
 from benchmarks.shot_pool import OFF, OPTIONS, gathered, wrong_by_a_fifth
 from numpy.typing import NDArray
+from torch import Tensor
 
 from nanobrag_torch.refinement.asymmetric import Asymmetric
 from nanobrag_torch.refinement.company import shared_shots
@@ -32,7 +32,7 @@ DISTINCT = 25
 """Shots that are different; larger numbers have copies of them under other names, each with memory of its own."""
 OTHER_SUMS = 12
 """Vectors of the list's length in a step beside the products of its two solutions, about."""
-REPEATS = 2
+REPEATS = 1
 KNOWN = ((1.0, 25, 1), (1.0, 25, 2), (0.4, 25, 1))
 ASKED = ((0.5, 25, 2), (1.0, 25, 3), (0.7, 75, 2))
 """Shares of the boxes, mosaic domains and samples across a pixel: what the model is made from, and tried on."""
@@ -51,16 +51,17 @@ class Spent:
 
 def scale(count: int) -> Found:
     """CPU seconds a shot alone and a step together, bytes and memory, by the number of shots."""
-    alone = _alone(8)
+    alone = _alone(4)
     pool = wrong_by_a_fifth()
     own, shared = gathered(pool, DISTINCT)
+    x = _begun(own, shared)
     sizes = [len(packed(kept)) for kept in pool.kept(DISTINCT)]
     more: list[SharedShot] = []
     lines = []
     for size in [size for size in SIZES if size <= count]:
         while len(more) < size:
             more.append(_copied(own[len(more) % len(own)], len(more)))
-        lines.append(_step(more, shared))
+        lines.append(_step(more, shared, x))
     shots, seconds, memory = (np.array([getattr(x, n) for x in lines]) for n in ("shots", "seconds", "memory_kB"))
     slope, fixed = np.polyfit(shots, seconds, 1, w=1 / seconds)
     worst = float(np.abs(seconds / (fixed + slope * shots) - 1).max())
@@ -97,17 +98,25 @@ def _copied(shot: SharedShot, number: int) -> SharedShot:
     return found
 
 
-def _step(shots: Sequence[SharedShot], shared: Asymmetric) -> Spent:
-    """One step of these shots, the quickest of some, each from the same state."""
+def _begun(shots: Sequence[SharedShot], shared: Asymmetric) -> Tensor:
+    """The intensities [N] that shots are held at before their first step."""
+    ensemble = Ensemble(shots, shared, Distributed(), SharedPrior())
+    ensemble.begin()
+    return ensemble.x
+
+
+def _step(shots: Sequence[SharedShot], shared: Asymmetric, x: Tensor) -> Spent:
+    """One step of these shots from x [N], the quickest of some, each from the same state."""
     memory, found = _memory_kB(), []
     for _ in range(REPEATS):
         reducer = Distributed()
         ensemble = Ensemble([copy.copy(shot) for shot in shots], shared, reducer, SharedPrior())
+        ensemble.x = x
         ensemble.weigh(10.0)
         sent, begun = reducer.bytes_sent, time.process_time()
         step = ensemble.step(ensemble.outlook())
         spent = time.process_time() - begun
-        assert step is not None
+        assert step is not None and all(shot.weight for shot in ensemble.shots)
         found.append(Spent(len(shots), spent, reducer.bytes_sent - sent, step.products, memory))
     return min(found, key=lambda one: one.seconds)
 
@@ -144,8 +153,6 @@ def _of_size(
         part = shot.only(wanted, np.ones(len(shot.neighbours), bool))
         chosen.append(replace(part, sampling=Sampling(domains, samples)))
     own, _ = shared_shots(chosen, shared)
-    for one in own:
-        one.start(torch.ones(len(shared), dtype=torch.float64))
-    spent = _step(own, shared)
+    spent = _step(own, shared, _begun(own, shared))
     pixels = np.mean([len(one.problem.boxes.pixels) for one in own])
     return np.array([1, pixels, pixels * domains * samples**2]), spent.seconds / len(own)
