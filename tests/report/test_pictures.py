@@ -1,6 +1,9 @@
 """Pictures of several panels, SVG, animations, and what notebooks and scripts show."""
 
 import io
+import re
+import shutil
+import subprocess
 import xml.etree.ElementTree
 
 import numpy as np
@@ -103,6 +106,28 @@ def test_frames_become_an_animation(tmp_path, capsys):
     with pytest.raises(InputError, match="at least one"):
         write_movie(tmp_path / "x.gif", [], [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.gif", "n.gif", "one.npy"]
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no program ffmpeg: apt-get install ffmpeg")
+def test_frames_become_a_film(tmp_path):
+    """Read again by ffmpeg itself: as many frames, of the size of the picture, bright where the last image is."""
+    images = np.ones((6, 50, 60), "u2")
+    images[-1, :, :30] = 900
+    write_movie(tmp_path / "m.mp4", list(images), list("abcdef"), rate=3)
+    words = ["ffmpeg", "-v", "error", "-i", str(tmp_path / "m.mp4"), "-f", "rawvideo", "-pix_fmt", "gray", "-"]
+    raw = np.frombuffer(subprocess.run(words, check=True, capture_output=True).stdout, np.uint8)
+    found = subprocess.run(["ffmpeg", "-i", str(tmp_path / "m.mp4")], capture_output=True, text=True).stderr
+    width, height = map(int, re.search(r" (\d+)x(\d+)[ ,]", found).groups())
+    frames = raw.reshape(-1, height, width)
+    assert len(frames) == 6 and " 3 fps" in found
+    assert frames[-1].mean() < frames[0].mean() - 10, "half of the last image is dark"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.mp4"]
+
+
+def test_a_film_without_ffmpeg_is_a_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="no program ffmpeg"):
+        write_movie(tmp_path / "m.mp4", [np.ones((5, 6))], ["a"])
 
 
 def small_simulator():

@@ -41,6 +41,10 @@ def test_zoom_of_one_view_is_that_of_all_and_the_slider_visits_boxes(browser, sh
     folder, arrays = shot
     browser.open(folder / "report.html")
     browser.settle()
+    ends = [model_state(browser, "Figure", i, "m.x_range.end - m.x_range.start") for i in range(12)]
+    assert 1000 not in ends, "the views begin at the worst box"
+    model_state(browser, "Slider", 0, "void (m.value = 0)")
+    browser.settle()
     whole = [model_state(browser, "Figure", i, "m.x_range.end - m.x_range.start") for i in range(12)]
     views = [i for i, width in enumerate(whole) if width == 1000]
     assert len(views) == 3
@@ -107,7 +111,7 @@ def test_the_largest_page_is_small_and_opens_soon(browser, tmp_path):
     assert write_shot_page(tmp_path) < 8e6
     before = browser.busy_s()
     browser.open(tmp_path / "report.html")
-    assert browser.busy_s() - before < 6, "seconds of processors; the page is shown in half of them"
+    assert browser.busy_s() - before < 3, "seconds of processors, which are more than those of the clock"
     browser.settle()
     assert is_drawn(browser) and "Residuals by panel" in (tmp_path / "report.html").read_text()
 
@@ -133,7 +137,7 @@ def test_many_shots_have_one_page_that_leads_to_the_bad_ones(browser, tmp_path):
     assert not (tmp_path / "shot_00000" / "report.html").exists(), "the best have none"
     browser.open(tmp_path / "report.html")
     said = everything_written(browser)
-    assert "21 of 22 shots converged" in said and "Why not: no signal (1 shots)" in said
+    assert "21 of 22 shots converged" in said and "Why not: no signal (1 shot)" in said
     links = browser.value("""(() => {
         const found = [];
         const walk = n => { if (n.tagName == "A") found.push(n.href);
@@ -174,4 +178,7 @@ def test_view_makes_the_page_of_a_folder(shot, tmp_path, capsys):
     folder, _ = shot
     assert main(["view", str(folder), "--html", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").stat().st_size > 1e6 and "page.html" in capsys.readouterr().out
+    assert main(["view", str(folder), "-o", str(tmp_path / "fit.svg")]) == 0
+    drawn = (tmp_path / "fit.svg").read_text()
+    assert drawn.count('<g id="axes_') >= 8 and main(["view", str(tmp_path), "-o", str(tmp_path / "no.png")]) == 2
     assert main(["view", str(tmp_path)]) == 2, "a folder of nothing"

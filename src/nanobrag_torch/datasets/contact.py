@@ -16,6 +16,7 @@ from nanobrag_torch.datasets.render import Frame, Renderer
 from nanobrag_torch.io.atomic import Target, open_output
 from nanobrag_torch.io.nxmx_write import compress_frame
 from nanobrag_torch.io.picture import block_maximum, grey_range
+from nanobrag_torch.report.page import counted
 
 Array = NDArray[Any]
 
@@ -129,7 +130,8 @@ def _draw(axes: Any, one: Sample) -> None:
     extent = (0, blocks.shape[1] * block, blocks.shape[0] * block, 0)
     axes.imshow(np.maximum(blocks, white * 1e-3), norm=LogNorm(white, black), cmap="gray_r", extent=extent)
     axes.set(xticks=[], yticks=[], xlim=(0, one.image.shape[1]), ylim=(one.image.shape[0], 0))
-    words = f"image {one.frame.plan.image}: {len({lattice.plan.number for lattice in one.frame.lattices})} lattice(s)"
+    lattices = len({lattice.plan.number for lattice in one.frame.lattices})
+    words = f"image {one.frame.plan.image}: {counted(lattices, 'lattice')}"
     if one.labels is not None:
         reach = one.labels.resolution_A
         words += f", {len(one.labels.spots['h'])} spots" + (f", {reach:.2f} Å" if reach == reach else "")

@@ -14,7 +14,7 @@ from nanobrag_torch.datasets.reader import Columns, ShardReader
 from nanobrag_torch.datasets.store import FLAG, Folder
 from nanobrag_torch.io.atomic import Target
 from nanobrag_torch.report.charts import BLUE, GREEN, GREY, ORANGE, Chart, chart_model, histogram
-from nanobrag_torch.report.page import banner, grid, heading, write_page
+from nanobrag_torch.report.page import banner, counted, grid, heading, words, write_page
 from nanobrag_torch.report.sheet import Thumbnail, sheet
 
 PAGE = "report.html"
@@ -28,6 +28,17 @@ SPOTS = {
     "partiality": "partiality",
     "overlap": "share of photons of other spots",
     "peak": "photons of the brightest pixel",
+}
+IMAGES = {
+    "wavelength_A": "wavelength (Å)",
+    "fluence": "fluence (photons / m²)",
+    "constant": "constant background (photons a pixel)",
+    "lattices": "lattices",
+    "photons": "photons of the image",
+    "background_photons": "photons of its background",
+    "saturated": "saturated pixels",
+    "spots": "spots of an image",
+    "resolution_A": "resolution of an image (Å)",
 }
 _NUMBERS = ("image", "series", "seed", "shard", "frame", "scan")
 
@@ -44,6 +55,7 @@ def write_dataset_page(folder: Folder, target: Target | None = None) -> int:
     parts = [
         banner(*_judgement(folder), list(_sentences(folder, shards, images, spots, thumbnails))),
         heading("Images, evenly through the set"),
+        words("Every box is a label: blue ones are spots of the first lattice, orange and green ones of others."),
         *_switch(boxes),
         grid(figures),
         heading("How everything is distributed"),
@@ -87,7 +99,7 @@ def _thumbnails(folder: Folder, shards: Sequence[int]) -> Iterator[Thumbnail]:
             pixels = reader.image(image - reader.images.start, name)
         count = len(spots.get("h", ()))
         title = f"image {image}" + (
-            f": {count} spots of {len(set(spots['lattice'].tolist()))} lattice(s)" if count else ""
+            f": {counted(count, 'spot')} of {counted(len(set(spots['lattice'].tolist())), 'lattice')}" if count else ""
         )
         yield Thumbnail(title, pixels, _stacked(spots, starts), list(_spot_words(spots)))
 
@@ -133,12 +145,13 @@ def _sentences(
     recipe = folder.recipe
     slow, fast = thumbnails[0].image.shape
     kind = f"scans of {recipe.scan.frames} frames" if recipe.is_scan else "stills"
-    yield f"What: {kind}, {fast} x {slow} pixels, in {recipe.shards} shards; the same recipe gives the same bytes."
+    size = f"{fast} x {slow} pixels, in {counted(recipe.shards, 'shard')}"
+    yield f"What: {kind}, {size}; the same recipe gives the same bytes."
     if len(spots.get("image", ())):
         _, per_image = np.unique(spots["image"], return_counts=True)
         count = len(next(iter(images.values())))
         middle, dark = np.median(per_image), count - len(per_image)
-        yield f"Labels: {per_image.sum()} spots, {middle:.0f} in the middle image; {dark} of {count} images have none."
+        yield f"Labels: {per_image.sum()} spots, {middle:.0f} in the median image; {dark} of {count} images have none."
     else:
         yield "Labels: what was drawn for each image; there are no spots."
     if len(shards) < recipe.shards:
@@ -149,7 +162,7 @@ def _sentences(
 def _charts(images: Columns, spots: Columns) -> Iterator[Chart]:
     """A histogram of everything that varies."""
     found = 0
-    for table, names, counted, colour in (
+    for table, names, of, colour in (
         (spots, [n for n in SPOTS if n in spots], "spots", GREY),
         (images, [n for n in images if n not in _NUMBERS], "images", BLUE),
     ):
@@ -157,16 +170,16 @@ def _charts(images: Columns, spots: Columns) -> Iterator[Chart]:
             values = table[name][np.isfinite(table[name])].astype(np.float64)
             if found < MOST_CHARTS and len(np.unique(values)) > 1:
                 found += 1
-                yield _histogram(SPOTS[name] if table is spots else name, values, counted, colour)
+                yield _histogram((SPOTS if table is spots else IMAGES).get(name, name), values, of, colour)
 
 
-def _histogram(name: str, values: Any, counted: str, colour: str) -> Chart:
+def _histogram(name: str, values: Any, of: str, colour: str) -> Chart:
     positive = values[values > 0]
     wide = len(positive) > 0.9 * len(values) and positive.max() > MANY * positive.min()
     if wide:
         edges = np.geomspace(positive.min(), positive.max() * 1.0001, 31)
-        return Chart(name, "", counted, [histogram(positive, edges, colour=colour)], x_log=True)
-    return Chart(name, "", counted, [histogram(values, colour=colour)])
+        return Chart(name, "", of, [histogram(positive, edges, colour=colour)], x_log=True)
+    return Chart(name, "", of, [histogram(values, colour=colour)])
 
 
 def dataset_of(path: Path) -> Folder | None:

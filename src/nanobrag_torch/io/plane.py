@@ -13,6 +13,7 @@ from nanobrag_torch.records.experiment import BeamData, DetectorData, PanelData
 from nanobrag_torch.records.frames import beam_on_panel, incident, turn_to_z
 
 EDGE_ON = 1e-3
+LABEL_MARGIN = 0.03  # of the plane, at its edges
 ON_THE_EDGE = 1e-6  # of a square: such a pixel belongs to the last one
 RING_NODES = 40  # of the grid on which resolution is worked out
 Real = NDArray[np.float64]
@@ -162,8 +163,13 @@ def rings(plane: Plane, detector: DetectorData, beam: BeamData) -> list[tuple[st
 
 
 def ring_label(plane: Plane, points: Real) -> Real:
-    """The point of a ring that is farthest to the upper right."""
-    return np.asarray(points[np.nanargmax(points @ (0.7, -0.72 if plane.in_pixels else 0.72))])
+    """The point of a ring that is farthest to the upper right, where there is room for a label beside it."""
+    low, high = plane.bounds
+    margin = LABEL_MARGIN * (high - low)
+    known = points[np.isfinite(points).all(1)]
+    roomy = known[((known > low + margin) & (known < high - margin)).all(1)]
+    chosen = roomy if len(roomy) else known
+    return np.asarray(chosen[np.argmax(chosen @ (0.7, -0.72 if plane.in_pixels else 0.72))])
 
 
 def _corners(size: tuple[int, int]) -> list[tuple[float, float]]:

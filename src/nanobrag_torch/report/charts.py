@@ -49,7 +49,6 @@ class Chart:
     y_range: tuple[float, float] | None = None
     marks: Sequence[float] = ()
     equal: bool = False
-    legend: str = "top_right"
 
 
 def histogram(values: ArrayLike, edges: int | NDArray[Any] = 30, **options: Any) -> Series:
@@ -83,10 +82,21 @@ def chart_model(chart: Chart, width: int = WIDTH, height: int = HEIGHT) -> Any:
     for mark in chart.marks:
         drawn.add_layout(Span(location=mark, dimension="width", line_color="#888888", line_dash="dashed"))
     if any(series.name for series in chart.series):
-        drawn.legend.label_text_font_size, drawn.legend.location = "11px", chart.legend
-        drawn.legend.background_fill_alpha = 0.7
-        drawn.legend.click_policy = "hide"
+        _lay_legend(drawn)
+    if all(series.kind == "bars" for series in chart.series) and not chart.y_log:
+        drawn.yaxis[0].ticker.update(min_interval=1, num_minor_ticks=0)  # counts are whole
     return drawn
+
+
+def _lay_legend(drawn: Any) -> None:
+    """Above the axes, in a line: nothing is drawn there that it could cover."""
+    legend = drawn.legend[0]
+    drawn.center.remove(legend)
+    drawn.add_layout(legend, "above")
+    legend.update(
+        orientation="horizontal", label_text_font_size="11px", border_line_alpha=0, padding=0, margin=0, spacing=12,
+        glyph_height=14, click_policy="hide",
+    )  # fmt: skip
 
 
 def _add(drawn: Any, series: Series, chart: Chart) -> None:
@@ -142,7 +152,8 @@ def draw_chart(axes: Axes, chart: Chart) -> None:
     if chart.equal:
         axes.set_aspect("equal", adjustable="datalim")
     if any(series.name for series in chart.series):
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 0.99), borderpad=0, frameon=False)
+        axes.set_title(chart.title, fontsize=10, parse_math=False, pad=20)
 
 
 def write_charts(target: Target, charts: Sequence[Chart], *, columns: int = 3, flag: str = "--output") -> None:

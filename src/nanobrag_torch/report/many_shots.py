@@ -9,11 +9,17 @@ import numpy as np
 
 from nanobrag_torch.io.atomic import Target
 from nanobrag_torch.report.charts import BLUE, GREEN, GREY, ORANGE, RED, Chart, Series, chart_model, histogram
-from nanobrag_torch.report.page import banner, grid, heading, table, write_page
+from nanobrag_torch.report.page import banner, counted, grid, heading, table, words, write_page
 
 Rows = Sequence[Mapping[str, Any]]
 GOOD = ("converged", "merged")
 FAILED = "failed"
+COMPLETE, AGREEING = 0.9, 0.9
+"""Completeness and CC1/2 from which on intensities count as good."""
+TERMS = (
+    "Completeness is the share of the possible intensities that some shot shows, multiplicity how many show each. "
+    "CC1/2 (1 is perfect) and R split (0 is perfect) say how well two halves of the shots agree."
+)
 _HEADS = {
     "d_max": "from (Å)", "d_min": "to (Å)", "possible": "possible", "seen": "seen", "completeness": "completeness",
     "multiplicity": "multiplicity", "mean_I_over_sigma": "I / sigma", "cc_half": "CC1/2", "cc_ano": "CCano",
@@ -27,8 +33,8 @@ def write_intensities_page(target: Target, found: Mapping[str, Any], shots: Rows
     found: status, reason, steps and shells, the last of them all together, as statistics.json has them.
     """
     shells, every = found["shells"][:-1], found["shells"][-1]
-    parts = [banner(*_verdict(found), list(_intensity_words(every, shots)))]
-    parts += [heading("By resolution"), grid([chart_model(chart) for chart in _shell_charts(shells)])]
+    parts = [banner(*_verdict(found, *_few(every)), list(_intensity_words(every, shots)))]
+    parts += [heading("By resolution"), words(TERMS), grid([chart_model(chart) for chart in _shell_charts(shells)])]
     parts.append(table(list(_HEADS.values()), [[_said(row[name]) for name in _HEADS] for row in found["shells"]]))
     parts += _shot_parts(shots)
     return write_page(target, "Intensities of many shots", parts, flag="-o")
@@ -51,11 +57,20 @@ def write_geometry_page(target: Target, found: Mapping[str, Any], panels: Rows, 
     return write_page(target, "Geometry from many shots", parts, flag="-o")
 
 
-def _verdict(found: Mapping[str, Any]) -> tuple[str, str]:
+def _verdict(found: Mapping[str, Any], *complaints: str) -> tuple[str, str]:
     why = f": {found['reason']}" if found["reason"] else ""
-    status = str(found["status"])
-    colour = GREEN if status in GOOD else RED if status == FAILED else ORANGE
-    return colour, f"{status.capitalize()}{why}, after {len(found['steps'])} steps"
+    status, steps = str(found["status"]), len(found["steps"])
+    colour = RED if status == FAILED else ORANGE if complaints or status not in GOOD else GREEN
+    after = f", after {counted(steps, 'step')}" if steps else ""
+    return colour, "; ".join([f"{status.capitalize()}{why}{after}", *complaints])
+
+
+def _few(every: Mapping[str, Any]) -> Iterator[str]:
+    """What keeps intensities that were found from being good."""
+    if _known(every["completeness"]) and every["completeness"] < COMPLETE:
+        yield f"but the shots show only {100 * every['completeness']:.0f}% of the possible intensities"
+    if _known(every["cc_half"]) and every["cc_half"] < AGREEING:
+        yield f"and halves of them agree by CC1/2 {every['cc_half']:.2f} alone: more shots are needed"
 
 
 def _intensity_words(every: Mapping[str, Any], shots: Rows) -> Iterator[str]:

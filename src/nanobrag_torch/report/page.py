@@ -72,6 +72,11 @@ def heading(text: str) -> Any:
     return words(f"<h2 style='margin:14px 0 0;font-size:16px'>{escape(text)}</h2>")
 
 
+def counted(count: int, noun: str) -> str:
+    """So many of something, with an s where there is not one."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def banner(colour: str, headline: str, sentences: Sequence[str]) -> Any:
     """What a reader sees first: a line on a colour, and what it rests on, a sentence a line. All are plain text."""
     said = "".join(f"<div style='margin-top:4px'>{escape(one)}</div>" for one in sentences)

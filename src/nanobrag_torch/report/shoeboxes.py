@@ -19,11 +19,22 @@ from nanobrag_torch.report.shot_words import BAD_BOX
 EACH = 10  # boxes shown of the worst, the middle and the best
 CELL = 92  # screen pixels of a box
 GAP = 0.06
+SIZE = 0.92 - GAP
 LIMIT = 5.0  # of residuals, in sigma
 VIEW = 372  # screen pixels of each of the three linked views
 BUDGET = 2_400_000  # bytes of pixels in the linked views
 KINDS = ("data", "model", "residual / sigma")
+VIEWS = (
+    "One zoom for all three. Data and model are photons in the same greys; the residual is red where the model has too "
+    "little, blue where it has too much, at 5 sigma in full colour."
+)
 _CHOOSE = """
+if (slider.value == 0) {
+    x_range.setv({start: whole[0], end: whole[1]});
+    y_range.setv({start: whole[2], end: whole[3]});
+    text.text = all;
+    return;
+}
 const i = order[slider.value - 1], [x, y] = centres[i];
 x_range.setv({start: x - reach, end: x + reach});
 y_range.setv({start: y + down * reach, end: y - down * reach});
@@ -38,6 +49,27 @@ def extremes(boxes: Boxes) -> dict[str, NDArray[np.int64]]:
     return {"worst": order[:EACH], "middle": order[middle : middle + EACH], "best": order[::-1][:EACH]}
 
 
+def montage_blocks(boxes: Boxes) -> list[tuple[str, NDArray[np.int64], float]]:
+    """Name, boxes and upper edge of the worst, the middle and the best, in units of a box."""
+    return [(name, chosen, 3 * block + 0.22) for block, (name, chosen) in enumerate(extremes(boxes).items())]
+
+
+def shown_pictures(boxes: Boxes, box: int) -> list[NDArray[np.float32]]:
+    """Data and model as greys from 0 to 1, and the residual over sigma; NaN where there is no pixel.
+
+    Greys are 0 where the model is lowest and 1 at its highest pixel, or that of the data; square roots show the tails.
+    """
+    data, model, residual = boxes.pictures(box)
+    low, high = float(np.nanmin(model)), float(max(np.nanmax(model), np.nanmax(data)))
+    shares = [np.sqrt(np.clip((values - low) / max(high - low, 1e-9), 0, None)) for values in (data, model)]
+    return [np.asarray(values, np.float32) for values in (*shares, residual)]
+
+
+def box_label(boxes: Boxes, box: int) -> str:
+    """h k l of a box, and its sigma-Z."""
+    return f"{_hkl(boxes, box)}   {boxes.sigma_z[box]:.2f}"
+
+
 def montage(boxes: Boxes) -> Any:
     """Ten boxes each of the worst, the middle and the best; greys of each box by its own model."""
     from bokeh.models.mappers import LinearColorMapper
@@ -49,12 +81,11 @@ def montage(boxes: Boxes) -> Any:
     )  # fmt: skip
     drawn.axis.visible = drawn.grid.visible = False
     greys = LinearColorMapper(palette=Greys256[::-1], low=0, high=1, nan_color=NO_PIXEL)
-    for block, (name, chosen) in enumerate(extremes(boxes).items()):
-        top = 3 * block + 0.22
-        _montage_row(drawn, boxes, chosen, 0, top, greys)
-        _montage_row(drawn, boxes, chosen, 1, top + 0.92, greys)
-        _montage_row(drawn, boxes, chosen, 2, top + 1.84, _residual_mapper())
-        labels = [f"{_hkl(boxes, i)}   {boxes.sigma_z[i]:.2f}" for i in chosen]
+    for name, chosen, top in montage_blocks(boxes):
+        for kind in range(len(KINDS)):
+            mapper = _residual_mapper() if kind == 2 else greys
+            _montage_row(drawn, boxes, chosen, kind, top + 0.92 * kind, mapper)
+        labels = [box_label(boxes, i) for i in chosen]
         at = np.arange(len(chosen)) + 0.45
         drawn.text(at, top - 0.04, labels, text_font_size="11px", text_align="center", text_baseline="bottom")
         heights = [top + 0.45, top + 1.37, top + 2.29]
@@ -67,27 +98,17 @@ def _montage_row(drawn: Any, boxes: Boxes, chosen: NDArray[np.int64], kind: int,
     from bokeh.models.sources import ColumnDataSource
     from bokeh.models.tools import HoverTool
 
-    values = [boxes.pictures(int(i))[kind] for i in chosen]
-    shown = [_greyed(boxes, int(i), v) for i, v in zip(chosen, values, strict=True)] if kind < 2 else values
-    size = 0.92 - GAP
     columns = {
-        "image": shown, "value": values, "hkl": [_hkl(boxes, i) for i in chosen], "x": np.arange(len(chosen)) + GAP / 2,
-        "sigma_z": boxes.sigma_z[chosen],
+        "image": [shown_pictures(boxes, int(i))[kind] for i in chosen],
+        "value": [boxes.pictures(int(i))[kind] for i in chosen], "hkl": [_hkl(boxes, i) for i in chosen],
+        "x": np.arange(len(chosen)) + GAP / 2, "sigma_z": boxes.sigma_z[chosen],
     }  # fmt: skip
-    glyph = drawn.image("image", "x", top, size, size, source=ColumnDataSource(columns), color_mapper=mapper)
-    middle = np.arange(len(chosen)) + (GAP + size) / 2
-    drawn.rect(middle, top + size / 2, size, size, fill_color=None, line_color="#c8c8c8")
+    glyph = drawn.image("image", "x", top, SIZE, SIZE, source=ColumnDataSource(columns), color_mapper=mapper)
+    middle = np.arange(len(chosen)) + (GAP + SIZE) / 2
+    drawn.rect(middle, top + SIZE / 2, SIZE, SIZE, fill_color=None, line_color="#c8c8c8")
     unit = "photons" if kind < 2 else "sigma"
     tips = [("hkl", "@hkl"), (KINDS[kind], f"@value{{0.[00]}} {unit}"), ("sigma-Z of the box", "@sigma_z{0.00}")]
     drawn.add_tools(HoverTool(renderers=[glyph], tooltips=tips, visible=False))
-
-
-def _greyed(boxes: Boxes, box: int, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """From 0 where the model is lowest to 1 at its highest pixel, or that of the data; square roots show the tails."""
-    data, model, _ = boxes.pictures(box)
-    low, high = float(np.nanmin(model)), float(max(np.nanmax(model), np.nanmax(data)))
-    share = (values - low) / max(high - low, 1e-9)
-    return np.asarray(np.sqrt(np.clip(share, 0, None)), np.float32)
 
 
 def linked_views(boxes: Boxes, experiment: ExperimentData) -> list[Any]:
@@ -101,11 +122,10 @@ def linked_views(boxes: Boxes, experiment: ExperimentData) -> list[Any]:
     order = boxes.worst_first
     chosen = _affordable(boxes, order)
     figures = _views(boxes, plane, chosen)
-    says = words(
-        f"{len(chosen)} boxes, those with sigma-Z above {BAD_BOX:g} in red. Move the slider to visit them.", 800
-    )
-    slider = _slider(boxes, plane, order, figures[0], says)
-    return [row(slider, says, width=WIDTH), row(*figures, width=WIDTH)]
+    says = words("", 800)
+    whole = f"{len(chosen)} boxes of {len(order)}: blue ones, and red ones whose sigma-Z is above {BAD_BOX:g}."
+    slider = _slider(boxes, plane, order, figures[0], says, whole)
+    return [words(VIEWS), row(slider, says, width=WIDTH), row(*figures, width=WIDTH)]
 
 
 def _affordable(boxes: Boxes, order: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -167,12 +187,13 @@ def _draw_tiles(
     drawn.add_tools(HoverTool(renderers=[glyph], tooltips=tips))
 
 
-def _slider(boxes: Boxes, plane: Plane, order: NDArray[np.int64], figure: Any, text: Any) -> Any:
+def _slider(boxes: Boxes, plane: Plane, order: NDArray[np.int64], figure: Any, text: Any, every: str) -> Any:
+    """A slider from box to box, which begins at the worst; at 0 all boxes are in the view."""
     from bokeh.models.callbacks import CustomJS
     from bokeh.models.widgets.sliders import Slider
 
     slider = Slider(
-        start=1, end=max(len(order), 2), value=1, step=1, title="box, from the worst to the best", width=320
+        start=0, end=max(len(order), 2), value=1, step=1, title="box, from the worst on (0: all)", width=320
     )
     photons = np.bincount(boxes.box, boxes.spot, minlength=len(boxes))
     reach = 1.2 * float(boxes.corners[0][1] - boxes.corners[0][0]) * plane.pixel / 2
@@ -180,10 +201,17 @@ def _slider(boxes: Boxes, plane: Plane, order: NDArray[np.int64], figure: Any, t
         f"{_hkl(boxes, i)}: sigma-Z {boxes.sigma_z[i]:.2f}, {photons[i]:.0f} photons by the model"
         for i in range(len(boxes))
     ]
+    x_range, y_range, down = figure.x_range, figure.y_range, 1 if plane.in_pixels else -1
+    whole = [x_range.start, x_range.end, y_range.start, y_range.end]
+    centres = _centres(boxes, plane)
+    if len(order):
+        x, y = centres[order[0]]
+        x_range.update(start=x - reach, end=x + reach)
+        y_range.update(start=y + down * reach, end=y - down * reach)
+        text.text = says[order[0]]
     arguments = {
-        "slider": slider, "order": order.tolist(), "centres": _centres(boxes, plane).tolist(), "says": says,
-        "x_range": figure.x_range, "y_range": figure.y_range, "reach": reach, "down": 1 if plane.in_pixels else -1,
-        "text": text,
+        "slider": slider, "whole": whole, "all": every, "order": order.tolist(), "centres": centres.tolist(),
+        "says": says, "x_range": x_range, "y_range": y_range, "reach": reach, "down": down, "text": text,
     }  # fmt: skip
     slider.js_on_change("value", CustomJS(args=arguments, code=_CHOOSE))
     return slider

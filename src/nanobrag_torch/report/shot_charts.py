@@ -67,7 +67,7 @@ def _by_resolution(boxes: Boxes, d: Real) -> Chart:
         Series(at[shown], mean[shown], "line", "mean Z", ORANGE),
     ]
     return Chart(
-        "Residuals by resolution", "d (Å)", "Z", series, x_log=True, marks=(0.0, 1.0), legend="center",
+        "Residuals by resolution", "d (Å)", "Z", series, x_log=True, marks=(0.0, 1.0),
         x_range=(float(d.max()), float(d.min())),
     )  # fmt: skip
 
@@ -128,7 +128,7 @@ def _intensities(boxes: Boxes, intensity: Real, scale: Real) -> Chart:
     if seen.any():
         ends = np.array([given[seen].min(), given[seen].max()])
         series.append(Series(ends, ends, "line", "as given", RED))
-    return Chart("Intensities", "F² given", "F² found", series, x_log=True, y_log=True, legend="top_left")
+    return Chart("Intensities", "F² given", "F² found", series, x_log=True, y_log=True)
 
 
 def _by(group: NDArray[np.int64], z: Real, size: int) -> tuple[Real, Real, NDArray[np.int64]]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.report.charts import BLUE, GREEN, GREY, ORANGE, RED, Chart, Series, chart_model, histogram
-from nanobrag_torch.report.page import banner, grid, heading, table_html, words, write_page
+from nanobrag_torch.report.page import banner, counted, grid, heading, table_html, words, write_page
 from nanobrag_torch.report.shot import PAGE, write_shot_page
 from nanobrag_torch.report.shot_data import RECORD
 from nanobrag_torch.report.shot_words import judgement
@@ -43,7 +43,8 @@ def write_pages(folder: str | Path, target: Path | None = None) -> str:
     for row in chosen:
         write_shot_page(place / row["name"])
     linked = {row["name"] for row in chosen}
-    parts = [_verdict(rows, linked), grid([chart_model(chart) for chart in _charts(rows)]), heading("Shots")]
+    charts = grid([chart_model(chart) for chart in _charts(rows, _units(place, recorded))])
+    parts = [_verdict(rows, linked), charts, heading("Shots")]
     write_page(page, f"Refinement of {len(rows)} shots", [*parts, words(_table(rows, linked))])
     return f"{page.name} with pages of {len(chosen)} shots (nb view {place}/SHOT makes another)"
 
@@ -85,11 +86,19 @@ def _sentences(rows: Sequence[dict[str, Any]], said: str, linked: set[str]) -> I
         )
     reasons = Counter(row["reason"] for row in rows if row["status"] != "converged")
     for reason, count in reasons.most_common(3):
-        yield f"Why not: {reason} ({count} shots)."
+        yield f"Why not: {reason} ({counted(count, 'shot')})."
     yield f"The table has those that did not converge first; {len(linked)} shots have a page of their own."
 
 
-def _charts(rows: Sequence[dict[str, Any]]) -> Iterator[Chart]:
+def _units(place: Path, recorded: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Names of parameters with their units, as the first shot that has a record says them."""
+    if not recorded:
+        return {}
+    parameters = json.loads((place / recorded[0]["name"] / RECORD).read_text())["parameters"]
+    return {p["name"]: f"{p['name']} ({p['unit']})" for p in parameters if p.get("unit")}
+
+
+def _charts(rows: Sequence[dict[str, Any]], units: dict[str, str]) -> Iterator[Chart]:
     good = [row for row in rows if row["status"] == "converged"]
     z = [row["sigma_z"] for row in good if row.get("sigma_z") is not None]
     if not z:
@@ -103,7 +112,7 @@ def _charts(rows: Sequence[dict[str, Any]]) -> Iterator[Chart]:
     for name in names[: MOST_CHARTS - 2]:
         values = [row[name] for row in good if isinstance(row.get(name), int | float)]
         if len(set(values)) > 1:
-            yield Chart(name, name, "shots", [histogram(values, colour=BLUE)])
+            yield Chart(name, units.get(name, name), "shots", [histogram(values, colour=BLUE)])
 
 
 def _table(rows: Sequence[dict[str, Any]], linked: set[str]) -> str:

@@ -82,6 +82,21 @@ def _comparison_charts(a: Image, b: Image, peaks: Match) -> Iterator[Chart]:
         yield Chart("Peaks: b - a", "fast (pixels)", "slow (pixels)", [shift], equal=True)
 
 
+MEANINGS = {
+    "I_pixel_final": "photons of the pixel",
+    "I_before_scaling": "sum over all steps of F² times the lattice factor squared",
+    "F_latt": "lattice factor of the last step: interference of the unit cells",
+    "F_cell": "structure factor of the nearest reflection",
+    "hkl_frac": "h, k, l at the pixel, of the last step",
+    "polar": "polarization factor",
+    "omega_pixel": "solid angle of the pixel (sr)",
+    "capture_fraction": "share of the photons that the sensor absorbs",
+    "R_distance_meters": "from the sample to the pixel (m)",
+    "scattering_vec_A_inv": "scattering vector (1/m, whatever the C program calls it)",
+}
+"""What the values of a trace are, under the names that the C program has for them."""
+
+
 def write_evidence_page(
     target: Target, evidence: Evidence, metrics: Mapping[str, Any], checks: Sequence[Check], sha: str
 ) -> None:
@@ -96,10 +111,11 @@ def write_evidence_page(
         f"Traced: pixel slow {slow}, fast {fast}, {metrics['phi_steps']} phi steps, on {evidence.device}, commit {sha}."
     ]
     parts = [banner(colour, line, [*said, *map(_sentence, checks)]), heading("Key values of the pixel")]
-    parts.append(table(("value", ""), list(_values(metrics["values"]))))
+    parts.append(table(("name", "what it is", "value"), list(_values(metrics["values"])), left=2))
     charts = list(_step_charts(evidence.trace))
     if charts:
-        parts += [heading("Phi steps"), grid([chart_model(chart) for chart in charts])]
+        turning = "How the indices and the lattice factor of the pixel change while the crystal turns."
+        parts += [heading("Phi steps"), words(turning), grid([chart_model(chart) for chart in charts])]
     if evidence.comparison is not None:
         pairs = evidence.comparison.pairs
         rows = [(p.label, f"{p.relative:.3g}", "within" if p.within else "DEPARTS") for p in pairs]
@@ -113,10 +129,10 @@ def _sentence(check: Check) -> str:
     return f"{str(check)[:1].upper()}{str(check)[1:]}."
 
 
-def _values(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _values(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name, value in values.items():
         numbers = value if isinstance(value, list | tuple) else [value]
-        yield name, " ".join(number_text(number) for number in numbers)
+        yield name, MEANINGS.get(name, ""), " ".join(number_text(number) for number in numbers)
 
 
 def _step_charts(trace: Trace) -> Iterator[Chart]:

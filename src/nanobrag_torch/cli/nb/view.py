@@ -85,7 +85,8 @@ def _view_folder(folder: Path, output: Path | None, html: Path | None) -> None:
     from nanobrag_torch.report.shots import write_pages
 
     if output is not None:
-        raise InputError("--output", str(output), "an image; a folder has a page, --html")
+        _draw_folder(folder, output, html)
+        return
     page = folder / PAGE if html is None else html
     if (data_set := dataset_of(folder)) is not None:
         write_dataset_page(data_set, page)
@@ -95,6 +96,22 @@ def _view_folder(folder: Path, output: Path | None, html: Path | None) -> None:
         write_pages(folder, page)
     typer.echo(str(page))
     open_file(page)
+
+
+def _draw_folder(folder: Path, output: Path, html: Path | None) -> None:
+    """The charts of a refined shot as a picture, for print."""
+    from nanobrag_torch.report.opening import open_file
+    from nanobrag_torch.report.shot_data import is_shot, read_shot_folder
+    from nanobrag_torch.report.shot_pictures import write_shot_charts
+
+    _require_names(output, html, full=False)
+    if not is_shot(folder):
+        raise InputError(
+            "--output", str(output), "an image, or the folder of one refined shot; others have a page, --html"
+        )
+    write_shot_charts(output, read_shot_folder(folder))
+    typer.echo(str(output))
+    open_file(output)
 
 
 def _require_names(output: Path | None, html: Path | None, full: bool) -> None:
