@@ -181,7 +181,8 @@ ROWS: dict[str, Row] = {
     "pulls": Row("pulls about the truth, rms", "0.83 to 1.17; intensities 0.9 to 1.1", 200, pulls, of_pulls),
     "shape": Row("square crystals, shape named", "95%", 100, cases.shape_named, of_shape),
     "gaussian": Row(
-        "square crystals, Gaussian model", "no stall, 0.003 degrees, 10 um", 100, cases.shape_wrong, of_wrong_shape
+        "square crystals, Gaussian model, 4150 x 4150 pixels", "no stall, 0.003 degrees, 10 um", 100,
+        cases.shape_wrong, of_wrong_shape,
     ),
     "systems": Row("seven systems, both R settings", SAID, 16, cases.system, TWICE),
     "two": Row("two crystals on one shot", SAID, 3, cases.two_crystals, TWICE),

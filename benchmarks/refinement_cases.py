@@ -54,8 +54,9 @@ CRYSTALS = 10
 
 @cache
 def scene(**options: Any) -> tuple[Truth, Exposure]:
-    """A mosaic still: truth of 150 quadrature domains and 5 x 5 samples, rendered once."""
-    truth = still_truth(**{"domains": 150, "mosaic_sampling": "quadrature", "oversample": 5, **options})
+    """A mosaic still: truth of 150 quadrature domains, pixels integrated from 6 x 6 samples, rendered once."""
+    fine = {"domains": 150, "mosaic_sampling": "quadrature", "oversample": 6, "whole_pixels": True}
+    truth = still_truth(**{**fine, **options})
     return truth, rendered(truth)
 
 
@@ -176,8 +177,8 @@ def shape_named(seed: int) -> Case:
 
 
 def shape_wrong(seed: int) -> Case:
-    """A square crystal and a Gaussian model."""
-    truth, exposure = scene(shape="square", seed=1 + seed % CRYSTALS)
+    """A square crystal and a Gaussian model, on a detector of 4150 x 4150 pixels."""
+    truth, exposure = scene(shape="square", seed=1 + seed % CRYSTALS, size=4150)
     return outcome(truth, refine(truth, exposure, seed, 0.15, check_sampling=False))
 
 
@@ -275,7 +276,7 @@ def _pink() -> tuple[Truth, Exposure]:
     channels = energy + np.linspace(-40, 40, 100)
     weights = np.exp(-(((channels - energy) / (30 / 2.355)) ** 2) / 2)
     beam = replace(data.beam, spectrum_energies_eV=channels, spectrum_weights=weights)
-    fewer = {**truth.options, "mosaic_domains": 60, "oversample": 3}
+    fewer = {**truth.options, "mosaic_domains": 60, "oversample": 4}
     lit = replace(truth, experiments=(replace(data, beam=beam),), options=fewer, extra={"bandwidth": 0.003})
     return lit, rendered(lit)
 

@@ -6,7 +6,7 @@ plus the background. Reflections that share a block are rendered apart, in as fe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -172,6 +172,17 @@ class Problem:
                 for row, place in enumerate(which):
                     found[place, where] += slopes[row]
         return found if self.spreading is None else self._spread_slopes(found, spots, values["psf_width"])
+
+    def slopes_along(self, state: State, directions: Mapping[str, Tensor]) -> Tensor:
+        """Slopes [T, n] of the spots along directions of the scene's tensors [T, *shape], with the columns held."""
+        values = self.parameters.unpack(state.raw)
+        found = torch.zeros((len(next(iter(directions.values()))), len(self.rendered_block)), dtype=torch.float64)
+        for p in self.passes:
+            where = torch.arange(found.shape[1]) if p.where is None else p.where
+            factor = self._strength(values, p) * self._amount(state.linear, p, where)
+            scene = self.model.scene(values, p.crystal, p.table)
+            found[:, where] += self.model.slopes(self._pixels(p), scene, p.crystal, directions) * factor
+        return found if self.spreading is None else self.spreading.spread(found.T, values["psf_width"]).T
 
     def _spread_slopes(self, slopes: Tensor, spots: Tensor, width: Tensor) -> Tensor:
         """Slopes [T, n] in the boxes of slopes [T, m] and photons [m] of the rendered pixels."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from nanobrag_torch.config import CrystalShape
 from nanobrag_torch.errors import InputError
@@ -24,6 +25,7 @@ from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.neighbours import neighbours
 from nanobrag_torch.refinement.parameters import ParameterSet
 from nanobrag_torch.refinement.partiality import partiality_of
+from nanobrag_torch.refinement.positions import fit_positions, moving
 from nanobrag_torch.refinement.problem import Problem, State
 from nanobrag_torch.refinement.result import (
     Fit,
@@ -74,6 +76,8 @@ FINE = Sampling(domains=25, oversample=2, phi_steps=10, extrapolated=True)
 UNCHECKED = Sampling(domains=25, oversample=3, phi_steps=10, extrapolated=True)
 NO_SPREAD = 0.1
 """Width that a spread gives to spots over the width that the crystal's size gives; less is no spread."""
+NO_SHAPE = 2.0
+"""sigma-Z above which the model is taken to be wrong in the shape of its spots."""
 ROUGH = 1.0
 """Standard deviations of a step that ends the rough fit."""
 
@@ -188,6 +192,7 @@ class Refinement:
         self.start = start_parameters(self.model, shot.experiments, options)
         self.listed = self._listed()
         self.rough: list[Progress] = []
+        self.of_positions: Tensor | None = None
 
     def run(self) -> StillResult:
         """All stages; a result in any case."""
@@ -210,6 +215,8 @@ class Refinement:
         self.clock.lap("fine fit")
         problem, solution = self._without_outliers(problem, solution)
         self.clock.lap("outliers")
+        problem, solution = self._by_positions(problem, solution)
+        self.clock.lap("positions")
         return self._finished(problem, solution, slots, frame, shapes)
 
     def _listed(self) -> Listed:
@@ -388,13 +395,33 @@ class Refinement:
         again.history[:0] = solution.history
         return problem, again
 
+    def _by_positions(self, problem: Problem, solution: Solution) -> tuple[Problem, Solution]:
+        """Where no shape fits the geometry is that of the spots' positions, which know less of the shape."""
+        off = float(problem.sigma_z(solution.state).std())
+        if off < NO_SHAPE or not moving(problem.parameters) or solution.status == "limit":
+            return problem, solution
+        problem, solution, covariance = fit_positions(problem, solution, self.options.most_steps)
+        self.of_positions = covariance
+        self.notes.append(f"the model does not fit (sigma-Z {off:.1f}): geometry is that of the spots' positions")
+        return problem, solution
+
+    def _covariance(self, problem: Problem, solution: Solution) -> Tensor:
+        """Of the raw parameters: by the pixels, times the reduced chi-squared, or by positions where they ruled."""
+        z = problem.sigma_z(solution.state)
+        found = solution.projected.covariance() * max(1.0, float((z * z).mean()))
+        if self.of_positions is not None:
+            which = moving(problem.parameters)
+            found[which], found[:, which] = 0.0, 0.0
+            found[torch.tensor(which)[:, None], torch.tensor(which)] = self.of_positions
+        return found
+
     def _finished(
         self, problem: Problem, solution: Solution, slots: Slots, frame: Frame, shapes: dict[str, float]
     ) -> StillResult:
         state = solution.state
         z = problem.sigma_z(state)
         fit = Fit(problem, state, slots, solution.projected, solution.jacobian, frame)
-        covariance = solution.projected.covariance() * max(1.0, float((z * z).mean()))
+        covariance = self._covariance(problem, solution)
         parameters = problem.parameters.at(state.raw, covariance)
         status, reason = verdict(problem, solution)
         share = partiality_of(problem.model, problem.parameters.unpack(state.raw), problem.boxes.spots)

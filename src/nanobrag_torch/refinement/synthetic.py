@@ -27,6 +27,7 @@ from nanobrag_torch.records.experiment import (
 )
 from nanobrag_torch.records.reflections import Cell, Reflections
 from nanobrag_torch.records.tables import ReflectionData
+from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.predicting import reach_of, together, visible
 from nanobrag_torch.refinement.setup import exposure, held_rows
 from nanobrag_torch.refinement.shoeboxes import Spots
@@ -41,6 +42,7 @@ class Truth:
     """What is true of an exposure. options: fields of the Simulator's configurations, for size, shape and sampling.
 
     background (photons a pixel) in the middle between d = 5 A and the edge, readout (photons) of the detector.
+    whole_pixels: from what `oversample` and half as many samples give to the integral over each pixel.
     """
 
     experiments: tuple[ExperimentData, ...]
@@ -51,6 +53,7 @@ class Truth:
     readout: float = 0.0
     frame: int = 0
     most_spots: int = 400
+    whole_pixels: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -73,16 +76,26 @@ def rendered(truth: Truth) -> Exposure:
     spots = [expected_spots(truth, number) for number in range(len(truth.experiments))]
     for number, data in enumerate(truth.experiments):
         pixels = _around(spots[number], shape)
-        simulator = Experiment(data=data, structure_factors=truth.factors, options=truth.options).simulator(
-            truth.frame, dtype=torch.float64, threads=1
-        )
-        total[pixels] += simulator.pixel_values(torch.from_numpy(pixels)).numpy()
+        total[pixels] += _photons(truth, data, torch.from_numpy(pixels))
     spot = total.reshape(shape)
     level = _background(truth, shape)
     joined = together(spots)
     table = _table(joined, spot, spot + level, truth)
     final = detector.shape
     return Exposure((spot + level).reshape(final), table, spot.reshape(final), joined)
+
+
+def _photons(truth: Truth, data: ExperimentData, pixels: torch.Tensor) -> NDArray[np.float64]:
+    """Photons of one crystal in some pixels."""
+    total = np.zeros(len(pixels))
+    sampling = Sampling(oversample=int(truth.options["oversample"]), extrapolated=truth.whole_pixels)
+    for samples, weight in sampling.orders():
+        options = {**truth.options, "oversample": samples}
+        simulator = Experiment(data=data, structure_factors=truth.factors, options=options).simulator(
+            truth.frame, dtype=torch.float64, threads=1
+        )
+        total += weight * simulator.pixel_values(pixels).numpy()
+    return total
 
 
 def counted(exposure: Exposure, truth: Truth, seed: int) -> Exposure:
@@ -215,6 +228,7 @@ def still_truth(
     seed: int = 1,
     domains: int = 300,
     fluence: float = 4e25,
+    whole_pixels: bool = False,
     **options: Any,
 ) -> Truth:
     """A still of a mosaic protein crystal: 0.075 mm pixels, 0.05 degrees of spread, N 42 42 55."""
@@ -232,7 +246,10 @@ def still_truth(
         "shape": shape, "fluence": fluence, "oversample": 2, **options,
     }  # fmt: skip
     factors = wilson_factors(cell, group, 1.9, b_iso=18, seed=seed)
-    return Truth(experiments=(data,), factors=factors, options=chosen, background=2.0, ring=8.0, readout=0.7)
+    return Truth(
+        experiments=(data,), factors=factors, options=chosen, background=2.0, ring=8.0, readout=0.7,
+        whole_pixels=whole_pixels,
+    )  # fmt: skip
 
 
 def rotation_truth(*, seed: int = 2, fluence: float = 1e27, size: tuple[int, int] = (2463, 2527)) -> Truth:

@@ -1,0 +1,137 @@
+"""Geometry where no shape fits: from where each spot lies, and no longer from how it looks.
+
+A spot that is symmetric about its reflection lies where any other symmetric shape would put it if the reflection is
+in the middle of the Ewald sphere, and is off by as much more as its excitation error is larger. So every box says by
+how much its spot is shifted against the model, with a weight that falls with its excitation error; the parameters that
+move spots follow from these shifts robustly, all others from the pixels as before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nanobrag_torch.refinement.centroids import predicted
+from nanobrag_torch.refinement.columns import Layout
+from nanobrag_torch.refinement.equations import solve_symmetric
+from nanobrag_torch.refinement.parameters import ParameterSet
+from nanobrag_torch.refinement.problem import Problem, State
+from nanobrag_torch.refinement.setup import FAMILIES
+from nanobrag_torch.refinement.solver import Solution, levenberg_marquardt
+from nanobrag_torch.refinement.stages import with_parameters
+
+MOVING = ("rotation", "cell", "distance", "shift", "tilt", "beam", "wavelength", "spindle", "phi")
+OWN = 6
+"""Columns of a box by itself: two shifts, its intensity and its plane."""
+ROUNDS, TURNS = 8, 50
+LEAST_EXCITATION, LEAST_RADIANS = 0.05, 1e-5
+"""Of the median; a spot without any has no more than this share's uncertainty."""
+MAD, FAR = 1.4826, 8.0
+RIDGE = 1e-10
+LEAST_PIXELS = 20
+SETTLED = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Shifts:
+    """Where spots are against the model: shift and variance [b, 2] (pixels), slopes [b, 2, T] by what moves them."""
+
+    shift: Tensor
+    variance: Tensor
+    slopes: Tensor
+    excitation: Tensor  # [b] radians, at least a share of the median
+
+
+def moving(parameters: ParameterSet) -> list[int]:
+    """Places in the raw vector of the parameters that move spots."""
+    stems = {stem for name in MOVING for stem in FAMILIES[name]}
+    names = enumerate(parameters.names)
+    return [place for place, name in names if name.partition("@")[0].rpartition(":")[2] in stems]
+
+
+def fit_positions(problem: Problem, solution: Solution, most_steps: int) -> tuple[Problem, Solution, Tensor]:
+    """The fit with geometry from positions and all else from pixels, and the geometry's covariance (`moving`).
+
+    Both are repeated until neither moves the other. status is `stalled` where they do not settle.
+    """
+    which, parameters = moving(problem.parameters), problem.parameters
+    history, jacobian, state = list(solution.history), solution.jacobian, solution.state
+    status = "stalled"
+    covariance = torch.zeros((len(which), len(which)), dtype=torch.float64)
+    for _ in range(ROUNDS if which else 0):
+        step, covariance = _robust(problem, state, shifts(problem, state, jacobian[which]), which)
+        raw = state.raw.clone()
+        raw[which] += step
+        others = _held(parameters.at(raw), which)
+        rest, start = with_parameters(problem, state, others)
+        found = levenberg_marquardt(rest, start, most_steps=most_steps)
+        history += found.history
+        problem, state = with_parameters(problem, found.state, _freed(others.at(found.state.raw), parameters))
+        jacobian = problem.jacobian(state)
+        sigma = covariance.diagonal().clamp(min=1e-300).sqrt()
+        if bool((step.abs() < SETTLED * sigma).all()):
+            status = found.status
+            break
+    projected = problem.equations(state, jacobian).projected()
+    return problem, Solution(state, projected, jacobian, status, history), covariance
+
+
+def shifts(problem: Problem, state: State, slopes: Tensor) -> Shifts:
+    """By how much each spot is off, with its intensity and plane free; slopes [T, n] of the model by what moves it."""
+    boxes = problem.boxes
+    expected = problem.expected(state)
+    weights = 1 / (expected + boxes.readout).clamp(min=0.05)
+    own = torch.cat(
+        (problem.slopes_along(state, _pixel_steps(problem)).T, problem.spots(state)[:, None], boxes.basis), 1
+    )
+    layout = Layout(boxes.box, len(boxes))
+    gram, right = layout.gram(torch.cat((own, slopes.T), 1), weights, weights * (boxes.data - expected))
+    square = gram[:, :OWN, :OWN]
+    diagonal = square.diagonal(dim1=1, dim2=2)
+    lit = (diagonal > 0).all(1) & (torch.bincount(boxes.box, minlength=len(boxes)) >= LEAST_PIXELS)
+    inverse = torch.linalg.inv((square + RIDGE * torch.diag_embed(diagonal))[lit])
+    found = inverse @ torch.cat((right[lit, :OWN, None], gram[lit, :OWN, OWN:]), 2)
+    values = problem.parameters.unpack(state.raw)
+    excitation = predicted(problem.model, values, boxes.spots).excitation.abs()[lit]
+    least = max(LEAST_EXCITATION * float(excitation.median()), LEAST_RADIANS)
+    variance = inverse.diagonal(dim1=1, dim2=2)[:, :2]
+    return Shifts(found[:, :2, 0], variance, found[:, :2, 1:], excitation + least)
+
+
+def _pixel_steps(problem: Problem) -> dict[str, Tensor]:
+    """Directions [2, P, 4, 3] of the panels in which spots move by a pixel, along fast and slow."""
+    panels, size = problem.model.base.panels, problem.model.base.pixel_size
+    found = torch.zeros((2, *panels.shape), dtype=panels.dtype)
+    for axis in range(2):
+        found[axis, :, 0] = -size[:, axis, None] * panels[:, 1 + axis]
+    return {"panels": found}
+
+
+def _robust(problem: Problem, state: State, seen: Shifts, which: list[int]) -> tuple[Tensor, Tensor]:
+    """The step [T] that takes the shifts away, and its covariance; what is off by excitation is part of the noise."""
+    above, precision = (vector[which] for vector in problem.parameters.prior_terms(state.raw))
+    step = torch.zeros(len(which), dtype=torch.float64)
+    for _ in range(TURNS):
+        left = seen.shift - seen.slopes @ step
+        per_radian = MAD * (left.abs() / seen.excitation[:, None]).median()
+        variance = seen.variance + (per_radian * seen.excitation[:, None]) ** 2
+        trust = 1 / (1 + (left**2 / variance).sum(1) / FAR) ** 2
+        weights = trust[:, None] / variance
+        matrix = torch.einsum("bcs,bc,bct->st", seen.slopes, weights, seen.slopes) + torch.diag(precision)
+        right = torch.einsum("bcs,bc,bc->s", seen.slopes, weights, seen.shift) - precision * above
+        before, step = step, solve_symmetric(matrix, right)
+        if bool(((step - before).abs() * matrix.diagonal().sqrt() < SETTLED / 10).all()):
+            break
+    identity = torch.eye(len(which), dtype=torch.float64)
+    return step, torch.stack([solve_symmetric(matrix, column) for column in identity])
+
+
+def _held(parameters: ParameterSet, which: list[int]) -> ParameterSet:
+    names = {parameters.names[place] for place in which}
+    return ParameterSet([replace(p, free=p.free and p.name not in names) for p in parameters])
+
+
+def _freed(parameters: ParameterSet, like: ParameterSet) -> ParameterSet:
+    return ParameterSet([replace(p, free=like[p.name].free) for p in parameters])

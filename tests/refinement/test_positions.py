@@ -1,0 +1,59 @@
+"""Geometry from the positions of spots: shifts against spots that were moved, and a model of the wrong shape."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nanobrag_torch.refinement.positions import moving, shifts
+from nanobrag_torch.refinement.still import refine_still
+from nanobrag_torch.refinement.synthetic import Start, counted, errors, rendered, still_truth, wrong_start
+
+
+@pytest.fixture(scope="module")
+def fitted(still):
+    truth, exposure = still
+    begin = list(wrong_start(truth, Start(), 3))
+    options = {"shape": "gauss_hkl", "readout_noise": truth.readout, "check_sampling": False, "boxes": 60}
+    return refine_still(begin, exposure.table, exposure.counts, truth.factors, **options).fit
+
+
+@pytest.mark.parametrize("move", [(0.05, 0.0), (-0.02, 0.04)])
+def test_shifts_are_those_by_which_spots_were_moved(fitted, move):
+    """The photons of a model whose panel was moved are the data: every box says the same."""
+    problem, state = fitted.problem, fitted.state
+    base = problem.model.base
+    size = float(base.pixel_size[0, 0])
+    panels = base.panels.clone()
+    panels[:, 0] -= size * (move[0] * panels[:, 1] + move[1] * panels[:, 2])
+    elsewhere = replace(problem, model=replace(problem.model, base=replace(base, panels=panels)))
+    data = problem.expected(replace(state, rendered=elsewhere.render(state.raw)))
+    seen = shifts(replace(problem, boxes=replace(problem.boxes, data=data)), state, fitted.jacobian)
+    assert len(seen.shift) > 50
+    assert torch.allclose(seen.shift, torch.tensor(move).double().expand_as(seen.shift), atol=2e-3)
+
+
+def test_slopes_of_shifts_are_those_of_predictions(fitted):
+    """A millimetre of distance moves a spot by its own distance from the centre over the detector's, in pixels."""
+    problem, state = fitted.problem, fitted.state
+    seen = shifts(problem, state, fitted.jacobian)
+    place = problem.parameters.names.index("distance")
+    away = torch.from_numpy(problem.boxes.spots.centre) - 750.0
+    assert place in moving(problem.parameters)
+    assert torch.allclose(seen.slopes[:, :, place], away / 200.0, atol=0.15)
+
+
+def test_a_gaussian_model_of_square_crystals_keeps_the_geometry():
+    truth = still_truth(size=2600, domains=60, mosaic_sampling="quadrature", oversample=3, shape="square")
+    exposure = counted(rendered(truth), truth, 1)
+    begin = list(wrong_start(truth, Start(), 3))
+    result = refine_still(
+        begin, exposure.table, exposure.counts, truth.factors, readout_noise=truth.readout, shape="gauss_hkl",
+        check_sampling=False, boxes=150,
+    )  # fmt: skip
+    found = errors(truth.experiments[0], result.experiment)
+    assert result.status != "stalled" and result.sigma_z > 2
+    assert any("positions" in note for note in result.notes)
+    assert found.rotation_deg < 0.003 and found.distance_um < 30
+    sigma = 1000 * result.parameters["distance"].sigma
+    assert found.distance_um < 3 * sigma < 120
