@@ -6,6 +6,7 @@ in which a scene moves come from forward differentiation, and slopes of pixels f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -56,13 +57,12 @@ class Sampling:
         """Numbers of samples along a pixel's edge, and the weights of what they give.
 
         n samples in the middle of their parts make a spot too narrow, by a variance of a twelfth of 1 / n^2 pixels:
-        numbers of cells would take that up. Half as many samples tell how much that is (Richardson's extrapolation).
+        numbers of cells would take that up. Half as many samples, and a number between, tell how much that is
+        (Richardson's extrapolation, in powers of 1 / n^2).
         """
-        n, fewer = self.oversample, self.oversample // 2
-        if not (fewer and self.extrapolated):
-            return ((n, 1.0),)
-        rest = n * n - fewer * fewer
-        return ((n, n * n / rest), (fewer, -fewer * fewer / rest))
+        n = self.oversample
+        used = sorted({n, (n + n // 2 + 1) // 2, n // 2} - {0}) if self.extrapolated else [n]
+        return tuple((a, math.prod(a * a / (a * a - b * b) for b in used if b != a)) for a in reversed(used))
 
 
 @dataclass(frozen=True, eq=False)

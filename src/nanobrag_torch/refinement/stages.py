@@ -30,7 +30,7 @@ ALLOWED_MOVE = 0.3
 """Standard deviations."""
 UNSETTLED = "summed more finely still, {} would move by {:.1f} of its sigma"
 SAFE_GAIN = 8.0
-"""At least the factor by which twice as many samples along an edge lower the error of an extrapolated integral: 16."""
+"""Less than the factor by which twice as many samples along an edge lower the error of an extrapolated integral."""
 NO_EFFECT = 1e-6
 ROUGH_STEP = 0.5
 """Standard deviations of a step that ends the comparison of shapes."""
