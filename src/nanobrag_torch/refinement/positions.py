@@ -128,6 +128,17 @@ def _robust(problem: Problem, state: State, seen: Shifts, which: list[int]) -> t
     return step, torch.stack([solve_symmetric(matrix, column) for column in identity])
 
 
+def covariance_of(problem: Problem, solution: Solution, of_positions: Tensor | None) -> Tensor:
+    """Of the raw parameters [T, T]: by the pixels, times the reduced chi-squared, or by positions where they ruled."""
+    z = problem.sigma_z(solution.state)
+    found = solution.projected.covariance() * max(1.0, float((z * z).mean()))
+    if of_positions is not None:
+        which = torch.tensor(moving(problem.parameters))
+        found[which], found[:, which] = 0.0, 0.0
+        found[which[:, None], which] = of_positions
+    return found
+
+
 def _held(parameters: ParameterSet, which: list[int]) -> ParameterSet:
     names = {parameters.names[place] for place in which}
     return ParameterSet([replace(p, free=p.free and p.name not in names) for p in parameters])

@@ -360,7 +360,7 @@ def _of_beam(model: ShotModel) -> list[Parameter]:
 def _chosen(found: list[Parameter], choices: Choices) -> ParameterSet:
     """Free and fixed as wanted, with the priors and starts that were given; what is fixed where it is left out."""
     free = {stem for word in BY_DEFAULT for stem in family(word)}
-    wanted = {stem for word in choices.free for stem in family(word)}
+    wanted = {stem for word in choices.free for stem in family(word)} - set(FAMILIES["gain"])
     fixed = {stem for word in choices.fix for stem in family(word)}
     kept = []
     for p in found:
@@ -374,12 +374,16 @@ def _chosen(found: list[Parameter], choices: Choices) -> ParameterSet:
     if unused:
         raise InputError("start, prior", ", ".join(sorted(unused)), ", ".join(p.name for p in kept))
     _require_there(kept, wanted)
+    if "gain" in choices.free and "scale" in fixed:
+        raise InputError(
+            "free", "gain", "a free scale beside it: means tell nothing of a gain but the scale that goes with it"
+        )
     needed = {"psf_width", *FAMILIES["rotation"], *FAMILIES["cell"], *FAMILIES["N"], *FAMILIES["spread"], "scale"}
     return ParameterSet([p for p in kept if p.free or p.name.partition("@")[0] in needed or _is_told(p, choices)])
 
 
 def _require_there(parameters: Sequence[Parameter], wanted: set[str]) -> None:
-    """Raise InputError for a family to be freed that this shot has none of; gain is never there, and says why."""
+    """Raise InputError for a family to be freed that this shot has none of."""
     stems = {p.name.partition("@")[0].rpartition(":")[2] for p in parameters} | {p.name for p in parameters}
     for family_name, members in FAMILIES.items():
         if set(members) <= wanted and not stems & set(members):
@@ -387,7 +391,6 @@ def _require_there(parameters: Sequence[Parameter], wanted: set[str]) -> None:
 
 
 WHY_NOT = {
-    "gain": "another: a gain cannot be told from the scale and the background; give its value",
     "psf": "another, or the width of the spread (psf) as well: without it the model has none",
     "spectrum": "another: the beam has a single wavelength",
     "spindle": "another: a still has no rotation",

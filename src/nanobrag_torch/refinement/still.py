@@ -20,12 +20,13 @@ from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.build import IntensityPrior, Slots, build_problem, in_table, predicted_resolution
 from nanobrag_torch.refinement.centroids import Centroids, predicted, refine_centroids
 from nanobrag_torch.refinement.frames import Frame, frame_of, noise_of_background, with_offset
+from nanobrag_torch.refinement.gain import Gain, frame_with_gain, of_gain, settled, with_parameter
 from nanobrag_torch.refinement.inputs import Amplitudes, Geometry, PathLike, Shot, read_shot
 from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.neighbours import neighbours
 from nanobrag_torch.refinement.parameters import ParameterSet
 from nanobrag_torch.refinement.partiality import partiality_of
-from nanobrag_torch.refinement.positions import fit_positions, moving
+from nanobrag_torch.refinement.positions import covariance_of, fit_positions, moving
 from nanobrag_torch.refinement.problem import Problem, State
 from nanobrag_torch.refinement.result import (
     Fit,
@@ -193,6 +194,7 @@ class Refinement:
         self.listed = self._listed()
         self.rough: list[Progress] = []
         self.of_positions: Tensor | None = None
+        self.gain: Gain | None = None
 
     def run(self) -> StillResult:
         """All stages; a result in any case."""
@@ -207,6 +209,7 @@ class Refinement:
         self.clock.lap("scan")
         problem, state = self._rough(problem, state)
         self.clock.lap("rough fit")
+        problem, state = self._gain_of_noise(problem, state)
         problem, state, slots = self._with_neighbours(problem, state, slots)
         self.clock.lap("neighbours")
         problem, state, shapes = self._shapes(problem, state)
@@ -215,6 +218,7 @@ class Refinement:
         self.clock.lap("fine fit")
         problem, solution = self._without_outliers(problem, solution)
         self.clock.lap("outliers")
+        problem, solution = self._with_gain(problem, solution)
         problem, solution = self._by_positions(problem, solution)
         self.clock.lap("positions")
         return self._finished(problem, solution, slots, frame, shapes)
@@ -254,7 +258,7 @@ class Refinement:
         spots, listed = self._chosen_spots(found.parameters)
         half = (options.half_box,) * 2 if options.half_box else half_size(listed, frame)
         told = options.pedestal is not None or options.readout_noise is not None
-        frame = frame if told else with_offset(frame, noise_of_background(frame))
+        frame = frame if told or self.gain_is_free else with_offset(frame, noise_of_background(frame))
         self.notes += frame.notes
         return frame, Shoeboxes.about(spots, frame.photons, frame.good, (half[0], half[1]), readout=frame.readout_noise)
 
@@ -395,6 +399,30 @@ class Refinement:
         again.history[:0] = solution.history
         return problem, again
 
+    @property
+    def gain_is_free(self) -> bool:
+        """Whether the detector's gain is asked for."""
+        return "gain" in self.options.free
+
+    def _gain_of_noise(self, problem: Problem, state: State) -> tuple[Problem, State]:
+        if not self.gain_is_free:
+            return problem, state
+        prior = self.options.priors.get("gain", float("inf"))
+        problem, state, self.gain = settled(problem, state, self.gain, prior)
+        return problem, state
+
+    def _with_gain(self, problem: Problem, solution: Solution) -> tuple[Problem, Solution]:
+        """The gain once more, now that the model is right, and the fit with it."""
+        if not self.gain_is_free:
+            return problem, solution
+        problem, state = self._gain_of_noise(problem, solution.state)
+        if self.gain is None:
+            self.notes.append("gain was held: too few pixels without a spot tell of their noise")
+            return problem, solution
+        again = levenberg_marquardt(problem, state, most_steps=self.options.most_steps)
+        again.history[:0] = solution.history
+        return problem, again
+
     def _by_positions(self, problem: Problem, solution: Solution) -> tuple[Problem, Solution]:
         """Where no shape fits the geometry is that of the spots' positions, which know less of the shape."""
         off = float(problem.sigma_z(solution.state).std())
@@ -405,30 +433,26 @@ class Refinement:
         self.notes.append(f"the model does not fit (sigma-Z {off:.1f}): geometry is that of the spots' positions")
         return problem, solution
 
-    def _covariance(self, problem: Problem, solution: Solution) -> Tensor:
-        """Of the raw parameters: by the pixels, times the reduced chi-squared, or by positions where they ruled."""
-        z = problem.sigma_z(solution.state)
-        found = solution.projected.covariance() * max(1.0, float((z * z).mean()))
-        if self.of_positions is not None:
-            which = moving(problem.parameters)
-            found[which], found[:, which] = 0.0, 0.0
-            found[torch.tensor(which)[:, None], torch.tensor(which)] = self.of_positions
-        return found
-
     def _finished(
         self, problem: Problem, solution: Solution, slots: Slots, frame: Frame, shapes: dict[str, float]
     ) -> StillResult:
         state = solution.state
         z = problem.sigma_z(state)
         fit = Fit(problem, state, slots, solution.projected, solution.jacobian, frame)
-        covariance = self._covariance(problem, solution)
+        covariance = covariance_of(problem, solution, self.of_positions)
         parameters = problem.parameters.at(state.raw, covariance)
         status, reason = verdict(problem, solution)
         share = partiality_of(problem.model, problem.parameters.unpack(state.raw), problem.boxes.spots)
         intensities = intensities_of(fit, share)
         self.notes += degeneracies(problem.parameters, covariance)
+        if self.gain is not None:
+            frame = frame_with_gain(frame, self.gain.ratio)
+            fit = replace(fit, frame=frame)
+            parameters = with_parameter(parameters, self.gain, frame)
         _, _, angle = exposure(self.shot.experiments[0], self.shot.frame)
         experiments = refined_experiments(self.shot, problem, state.raw, angle)
+        if self.gain is not None:
+            experiments = of_gain(experiments, frame.gain)
         self.clock.lap("result")
         return StillResult(
             status=status,
