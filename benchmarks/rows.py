@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+USUAL = 10
 MARKS = "<!-- results -->", "<!-- end of results -->"
 
 
@@ -50,12 +51,21 @@ def measure_rows(
     if unknown:
         parser.error(f"unknown rows {', '.join(sorted(unknown))}; known: {', '.join(rows)}")
     for name in given.rows or rows:
-        found = rows[name][1](given.count or (counts or {}).get(name, 10))
+        found = rows[name][1](given.count or (counts or {}).get(name, USUAL))
         print(f"{name}: {found.found} ({'met' if found.met else 'not met'}: {found.bar})", flush=True)
-        keep(name, found, rows, results, page, of=of)
+        keep(name, found, rows, results, page, of=of, counts=counts)
 
 
-def keep(name: str, found: Found, rows: Rows, results: Path, page: Path, *, of: str) -> None:
+def keep(
+    name: str,
+    found: Found,
+    rows: Rows,
+    results: Path,
+    page: Path,
+    *,
+    of: str,
+    counts: Mapping[str, int] | None = None,
+) -> None:
     """Put a row among those that are kept by now, other processes' too, and write the table of all."""
     with results.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -64,17 +74,20 @@ def keep(name: str, found: Found, rows: Rows, results: Path, page: Path, *, of: 
         text = json.dumps(known, indent=1) + "\n"
         file.truncate(0)
         file.write(text)
-        page.write_text(with_table(page.read_text(), known, rows, of))
+        page.write_text(with_table(page.read_text(), known, rows, of, counts))
 
 
-def with_table(page: str, known: dict[str, Any], rows: Rows, of: str) -> str:
-    """The page with the table of results between its marks."""
+def with_table(page: str, known: dict[str, Any], rows: Rows, of: str, counts: Mapping[str, int] | None = None) -> str:
+    """The page with the table of results between its marks; a bar met with fewer than `counts` is met so far."""
     lines = []
     for name, (title, _) in rows.items():
         if name in known:
             row = known[name]
-            met = "yes" if row["met"] else "**no**"
-            lines.append(f"| {title} | {row['bar']} | {row['found']} | {met} | {row['count']} |")
+            wanted = (counts or {}).get(name, 0)
+            few = row["count"] < wanted
+            met = "**no**" if not row["met"] else "so far" if few else "yes"
+            count = f"{row['count']} of {wanted}" if few else f"{row['count']}"
+            lines.append(f"| {title} | {row['bar']} | {row['found']} | {met} | {count} |")
     return between_marks(page, lines, of)
 
 

@@ -32,9 +32,10 @@ DISTINCT = 25
 """Shots that are different; larger numbers have copies of them under other names, each with memory of its own."""
 OTHER_SUMS = 12
 """Vectors of the list's length in a step beside the products of its two solutions, about."""
-REPEATS = 1
-KNOWN = ((1.0, 25, 1), (1.0, 25, 2), (0.4, 25, 1))
-ASKED = ((0.5, 25, 2), (1.0, 25, 3), (0.7, 75, 2))
+BEFORE, REPEATS = 2, 3
+"""Steps that bring a few shots to their end, so that none is tried twice; and those after it, the quickest counts."""
+KNOWN = ((1.0, 25, 1), (1.0, 25, 3), (0.4, 25, 1))
+ASKED = ((1.0, 25, 2), (0.5, 25, 2), (0.7, 75, 2))
 """Shares of the boxes, mosaic domains and samples across a pixel: what the model is made from, and tried on."""
 
 
@@ -106,19 +107,16 @@ def _begun(shots: Sequence[SharedShot], shared: Asymmetric) -> Tensor:
 
 
 def _step(shots: Sequence[SharedShot], shared: Asymmetric, x: Tensor) -> Spent:
-    """One step of these shots from x [N], the quickest of some, each from the same state."""
-    memory, found = _memory_kB(), []
-    for _ in range(REPEATS):
-        reducer = Distributed()
-        ensemble = Ensemble([copy.copy(shot) for shot in shots], shared, reducer, SharedPrior())
-        ensemble.x = x
-        ensemble.weigh(10.0)
-        sent, begun = reducer.bytes_sent, time.process_time()
-        step = ensemble.step(ensemble.outlook())
-        spent = time.process_time() - begun
-        assert step is not None and all(shot.weight for shot in ensemble.shots)
-        found.append(Spent(len(shots), spent, reducer.bytes_sent - sent, step.products, memory))
-    return min(found, key=lambda one: one.seconds)
+    """One step of these shots from x [N]."""
+    memory, reducer = _memory_kB(), Distributed()
+    ensemble = Ensemble([copy.copy(shot) for shot in shots], shared, reducer, SharedPrior())
+    ensemble.x = x
+    ensemble.weigh(10.0)
+    sent, begun = reducer.bytes_sent, time.process_time()
+    step = ensemble.step(ensemble.outlook())
+    spent = time.process_time() - begun
+    assert step is not None and all(shot.weight for shot in ensemble.shots)
+    return Spent(len(shots), spent, reducer.bytes_sent - sent, step.products, memory)
 
 
 def _memory_kB() -> float:
@@ -127,18 +125,20 @@ def _memory_kB() -> float:
 
 
 def model_of_cost(count: int) -> Found:
-    """Seconds of a step by pixels and by sums within them, from three kinds of shots, tried on three others."""
+    """Seconds of a step by the sums within pixels, from three kinds of shots, tried on three others."""
     pool = wrong_by_a_fifth()
     shared = Asymmetric.of(pool.start)
     kept = list(pool.kept(count))
+    _of_size(kept, shared, *KNOWN[0])  # what is loaded and compiled once
     known = [_of_size(kept, shared, *size) for size in KNOWN]
     asked = [_of_size(kept, shared, *size) for size in ASKED]
     columns = np.array([work for work, _ in known])
-    fitted = np.linalg.solve(columns, np.array([seconds for _, seconds in known]))
+    fitted = np.linalg.lstsq(columns, np.array([seconds for _, seconds in known]), rcond=None)[0]
     off = [float(work @ fitted / seconds - 1) for work, seconds in asked]
     said = (
-        f"a shot and step {1000 * fitted[0]:.1f} ms + {1e6 * fitted[1]:.2f} us a pixel + {1e9 * fitted[2]:.1f} ns a "
-        f"pixel, domain and sample; others predicted within {100 * max(map(abs, off)):.0f}%"
+        f"a shot and step {1000 * fitted[0]:.1f} ms + {1e9 * fitted[1]:.1f} ns a pixel, domain and sample; others "
+        f"({', '.join(f'{1000 * seconds:.0f}' for _, seconds in asked)} ms) predicted within "
+        f"{100 * max(map(abs, off)):.0f}%"
     )
     return Found("predicts other sizes within 20%", said, max(map(abs, off)) <= 0.2, count)
 
@@ -146,13 +146,19 @@ def model_of_cost(count: int) -> Found:
 def _of_size(
     kept: Sequence[KeptShot], shared: Asymmetric, boxes: float, domains: int, samples: int
 ) -> tuple[NDArray[np.float64], float]:
-    """What such shots are made of (one, pixels, sums), and seconds of a step, both a shot."""
+    """What such shots are made of (one, and sums of the kernel), and seconds of a step, both a shot."""
     chosen = []
     for shot in kept:
         wanted = np.arange(len(shot.boxes)) < boxes * len(shot.boxes)
         part = shot.only(wanted, np.ones(len(shot.neighbours), bool))
         chosen.append(replace(part, sampling=Sampling(domains, samples)))
     own, _ = shared_shots(chosen, shared)
-    spent = _step(own, shared, _begun(own, shared))
+    ensemble = Ensemble(own, shared, Distributed(), SharedPrior())
+    ensemble.begin()
+    spent = []
+    for _ in range(BEFORE + REPEATS):
+        begun = time.process_time()
+        ensemble.step(ensemble.outlook())
+        spent.append(time.process_time() - begun)
     pixels = np.mean([len(one.problem.boxes.pixels) for one in own])
-    return np.array([1, pixels, pixels * domains * samples**2]), spent.seconds / len(own)
+    return np.array([1, pixels * domains * samples**2]), min(spent[BEFORE:]) / len(own)

@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 NOTHING_KNOWN = SharedPrior(sigma_F=math.inf)
 SHARES = (32, 16, 8, 4, 2, 1)
 """A refinement gets all shots over these, from the fewest on."""
+FEWEST = 100
+"""Reflections, or pairs, that are compared."""
 
 
 class Differences(NamedTuple):
@@ -91,7 +93,7 @@ def _factor(pool: Pool, count: int, *, mates: bool) -> tuple[float, str]:
         own, shared = gathered(pool, count // share, anomalous=mates)
         merged = refine_intensities(own, shared, prior=NOTHING_KNOWN)
         ours, theirs, size = _correlations(merged, summed, truth, mates=mates)
-        if ours >= theirs:
+        if ours >= theirs and size >= FEWEST:
             words = f"{ours:.4f} of {count // share} shots, {theirs:.4f} of {count} summed, {size} compared"
             return float(share), f"factor {share} or more ({words})"
     return 0.0, f"{ours:.4f} against {theirs:.4f} of as many shots summed"

@@ -54,6 +54,15 @@ def test_the_table_of_data_sets_is_up_to_date():
     assert set(known) <= set(ROWS) and with_table(PAGE.read_text(), known, ROWS, "images or kills") == PAGE.read_text()
 
 
+def test_the_table_of_many_shots_is_up_to_date():
+    from benchmarks.many_shots import COUNTS, PAGE, RESULTS, ROWS
+    from benchmarks.rows import with_table
+
+    known = json.loads(RESULTS.read_text())
+    assert set(known) <= set(ROWS) == set(COUNTS)
+    assert with_table(PAGE.read_text(), known, ROWS, "shots", COUNTS) == PAGE.read_text()
+
+
 def test_rows_that_are_measured_at_once_are_all_kept(tmp_path):
     """The second row is kept, as by another process, while the first is being measured."""
     from benchmarks.rows import MARKS, Found, measure_rows
