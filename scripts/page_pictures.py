@@ -45,7 +45,7 @@ _SCROLL = """(words => {
 
 def view(home: Path, take: Callable[..., None]) -> None:
     """A still with background and noise, as a data set has it."""
-    recipe = _with(example("stills"), images="1", ice_mm="0", water_mm="0.3")
+    recipe = _with(example("stills"), images="1", ice_mm="0", water_mm="0.02", fluence="6e19")
     (home / "recipe.toml").write_text(recipe)
     _run(nb, ["dataset", str(home / "recipe.toml"), "-o", str(home / "set"), "--quiet", "--workers", "1"])
     _run(nb, ["view", str(home / "set" / "master.nxs"), "--html", str(home / "page.html")])
@@ -107,7 +107,7 @@ def geometry(home: Path, take: Callable[..., None]) -> None:
     data = series.base.experiments[0]
     assert data.detector is not None
     named = tiled(data.detector, 2, 2)
-    true = replace(data, detector=misplaced(named, 0.5, 0.1, 3))
+    true = replace(data, detector=misplaced(named, 0.3, 0.05, 3))
 
     def as_said(number: int, data: object, counts: object, table: object) -> tuple[object, object, object]:
         return replace(data, detector=named), counts, table  # type: ignore[type-var]

@@ -30,6 +30,12 @@ def test_refinement_is_as_its_page_says():
     assert f"{row[1]} s for the fit and {row[2]} s with search" in README
 
 
+def test_cost_of_a_labelled_image_is_as_its_page_says():
+    page = (ROOT / "docs" / "datasets.md").read_text()
+    row = re.search(r"stills of 256 x 256[^|]*\|[^|]*\| ([\d.]+) ms", page)
+    assert f"[{row[1]} ms an image](docs/datasets.md#measured) on one core" in README
+
+
 def test_tasks_are_verbs():
     tasks = README[README.index("| task |") : README.index("More pictures")]
     verbs = re.findall(r"`nb ([a-z-]+) ", tasks)

@@ -169,7 +169,8 @@ def ring_label(plane: Plane, points: Real) -> Real:
     known = points[np.isfinite(points).all(1)]
     roomy = known[((known > low + margin) & (known < high - margin)).all(1)]
     chosen = roomy if len(roomy) else known
-    return np.asarray(chosen[np.argmax(chosen @ (0.7, -0.72 if plane.in_pixels else 0.72))])
+    place = chosen[np.argmax(chosen @ (0.7, -0.72 if plane.in_pixels else 0.72))]
+    return np.asarray(np.clip(place, low + margin, high - margin))
 
 
 def _corners(size: tuple[int, int]) -> list[tuple[float, float]]:

@@ -15,11 +15,13 @@ from nanobrag_torch.report.page import plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 BLUE, RED, GREY, ORANGE, GREEN = "#2060b0", "#c02020", "#b0b0b0", "#d08000", "#208040"
 WIDTH, HEIGHT = 380, 300  # screen pixels
 DOTS_PER_INCH = 100
 _SHORT = "return tick >= 1e5 ? tick.toExponential().replace('+', '') : String(Number(tick.toPrecision(6)))"
+WIDE = 100.0  # highest over lowest of a logarithmic axis, from which on powers of ten are enough
 LEAST_BAR = 0.5  # where a bar of a count begins on a logarithmic axis
 
 
@@ -141,19 +143,32 @@ def draw_chart(axes: Axes, chart: Chart) -> None:
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     axes.set_title(chart.title, fontsize=10, parse_math=False)
-    for log, ends, set_scale, set_range in (
-        (chart.x_log, chart.x_range, axes.set_xscale, axes.set_xlim),
-        (chart.y_log, chart.y_range, axes.set_yscale, axes.set_ylim),
+    for log, ends, axis, set_scale, set_range in (
+        (chart.x_log, chart.x_range, axes.xaxis, axes.set_xscale, axes.set_xlim),
+        (chart.y_log, chart.y_range, axes.yaxis, axes.set_yscale, axes.set_ylim),
     ):
         if log:
             set_scale("log")
         if ends is not None:
             set_range(*ends)
+        if log:
+            _say_few(axis)
     if chart.equal:
         axes.set_aspect("equal", adjustable="datalim")
     if any(series.name for series in chart.series):
         axes.legend(fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 0.99), borderpad=0, frameon=False)
         axes.set_title(chart.title, fontsize=10, parse_math=False, pad=20)
+
+
+def _say_few(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis, no more than there is room for."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = sorted(map(float, axis.get_view_interval()))
+    steps = (1.0,) if high > WIDE * low else (1.0, 2.0, 5.0) if high > 3 * low else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def write_charts(target: Target, charts: Sequence[Chart], *, columns: int = 3, flag: str = "--output") -> None:

@@ -89,7 +89,9 @@ def _intensity_words(every: Mapping[str, Any], shots: Rows) -> Iterator[str]:
 def _geometry_words(panels: Rows, moved: Rows, shots: Rows) -> Iterator[str]:
     yield from _shots_said(shots)
     seen = [row for row in panels if _known(row["rms_before"]) and _known(row["rms_after"])]
-    yield f"Moved: {len(moved)} groups of {len(panels)} panels, {len(panels) - len(seen)} of them without spots."
+    dark = len(panels) - len(seen)
+    without = f"{dark} of them without spots" if dark else "all with spots"
+    yield f"Moved: {counted(len(moved), 'group')} of {counted(len(panels), 'panel')}, {without}."
     if seen:
         before, after = (float(np.median([row[f"rms_{word}"] for row in seen])) for word in ("before", "after"))
         verb = "less" if after < before else "not less"
@@ -101,7 +103,8 @@ def _geometry_words(panels: Rows, moved: Rows, shots: Rows) -> Iterator[str]:
 
 def _shots_said(shots: Rows) -> Iterator[str]:
     out = [row for row in shots if not row.get("weight", 1)]
-    yield f"From: {len(shots)} shots, {len(out)} of them left out because they disagree with the others."
+    left = f", {len(out)} of them left out because they disagree with the others" if out else ""
+    yield f"From: {counted(len(shots), 'shot')}{left}."
 
 
 def _shell_charts(shells: Rows) -> Iterator[Chart]:
