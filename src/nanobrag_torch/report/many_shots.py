@@ -70,7 +70,7 @@ def _few(every: Mapping[str, Any]) -> Iterator[str]:
     if _known(every["completeness"]) and every["completeness"] < COMPLETE:
         yield f"but the shots show only {100 * every['completeness']:.0f}% of the possible intensities"
     if _known(every["cc_half"]) and every["cc_half"] < AGREEING:
-        yield f"and halves of them agree by CC1/2 {every['cc_half']:.2f} alone: more shots are needed"
+        yield f"and halves of them agree by a CC1/2 of only {every['cc_half']:.2f}: more shots are needed"
 
 
 def _intensity_words(every: Mapping[str, Any], shots: Rows) -> Iterator[str]:
@@ -114,7 +114,9 @@ def _shell_charts(shells: Rows) -> Iterator[Chart]:
         known = [(x, row[name]) for x, row in zip(d, shells, strict=True) if _known(row[name])]
         if known:
             x, y = zip(*known, strict=True)
-            yield Chart(_HEADS[name], "d (Å)", "", [Series(x, y, "line"), Series(x, y)], x_log=True, x_range=ends)
+            yield Chart(
+                _HEADS[name], "d (Å)", _HEADS[name], [Series(x, y, "line"), Series(x, y)], x_log=True, x_range=ends
+            )
 
 
 def _panel_charts(panels: Rows) -> Iterator[Chart]:
