@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import os
+import tracemalloc
 
 import h5py
 import numpy as np
@@ -74,6 +76,36 @@ def test_what_unpacks_to_too_much_is_refused(tmp_path, monkeypatch, capfd):
     bomb.write_bytes(gzip.compress(b"1 1 1 1\n" * 10**6))
     assert nb(["show", str(bomb)]) == 2
     assert "unpacks to" in one_line(capfd.readouterr().err)
+
+
+def test_a_bomb_is_refused_before_it_fills_memory(tmp_path, monkeypatch):
+    """A thousandfold is no text and no image; what many files hold alike is not refused for it."""
+    monkeypatch.setattr(atomic, "UNASKED_UNPACKED", 2**23)
+    for name, pack in (("bomb.gz", gzip.compress), ("bomb.bz2", bz2.compress)):
+        bomb = tmp_path / name
+        bomb.write_bytes(pack(bytes(2**26)))
+        tracemalloc.start()
+        with pytest.raises(InputError, match=f"{name}.*bytes that unpack to more than"):
+            atomic.read_input(bomb, "input", "anything")
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+        tracemalloc.stop()
+        text = b"".join(b"%d %d 3 %f\n" % (i, -i, i**0.5) for i in range(600_000))
+        assert len(text) > 2**23
+        bomb.write_bytes(pack(text))
+        assert atomic.read_input(bomb, "input", "anything") == text
+
+
+@pytest.mark.parametrize("chunks", [(1, 1000, 1000), (1, 60000, 10000)])
+def test_frames_that_no_reader_can_hold_say_what_they_need(chunks, tmp_path, capfd):
+    """A file of some kilobytes may say that it has frames of any size."""
+    path = tmp_path / "x.nxs"
+    write_nxmx(path, noise((3, 12, 20)), plain())
+    with h5py.File(path, "r+") as file:
+        del file["entry/data/data"]
+        file["entry/data"].create_dataset("data", (1000, 60000, 60000), "u4", chunks=chunks, compression="gzip")
+    assert nb(["show", str(path)]) == 2
+    said = one_line(capfd.readouterr().err)
+    assert "1536 MB" in said and "13.4 GiB" in said and "60000" in said
 
 
 def test_only_ordinary_files_are_read(tmp_path, capfd):

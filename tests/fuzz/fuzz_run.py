@@ -156,6 +156,16 @@ def recorded(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def page(entries: Sequence[dict[str, Any]]) -> str:
+    """A table in Markdown of the chunks of a campaign, a line a format; equal chunks count once."""
+    lines = [f"| format | files | {' | '.join(OUTCOMES)} | peak MB |", "|---|" + "---:|" * (len(OUTCOMES) + 2)]
+    for kind in KINDS:
+        own = {each["first"]: each for each in entries if each["format"] == kind}.values()
+        sums = [sum(each[name] for each in own) for name in ("files", *OUTCOMES)]
+        lines.append(f"| {' | '.join(map(str, (kind, *sums, max(each['peak_mb'] for each in own))))} |")
+    return "\n".join(lines) + "\n"
+
+
 def tell(result: Result, keep: Path | None) -> None:
     """Print what went wrong, and keep the files that did."""
     for index, outcome, detail in result.faults:

@@ -1,6 +1,7 @@
 """Damaged files of every format are read or refused in a line: nothing else happens. `make fuzz` reads more of them."""
 
 import time
+from pathlib import Path
 
 import fuzz_run
 import fuzz_worker
@@ -74,6 +75,12 @@ def test_what_is_accepted_must_be_finite(tmp_path, monkeypatch):
     path.write_bytes(seeds("refl")[0])
     monkeypatch.setattr(fuzz_worker, "read", lambda kind, path: {"a": [np.array([1.0, np.nan])]})
     assert outcome("refl", path) == ("not finite", "['a']")
+
+
+def test_the_table_of_the_documentation_is_that_of_the_campaign():
+    root = Path(__file__).parents[2]
+    entries = fuzz_run.recorded(root / "benchmarks" / "results" / "fuzz.jsonl")
+    assert fuzz_run.page(entries) in (root / "docs" / "security.md").read_text()
 
 
 def test_a_campaign_goes_on_where_it_was_stopped(tmp_path, monkeypatch):

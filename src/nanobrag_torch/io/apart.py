@@ -58,7 +58,8 @@ def apart(path: str | os.PathLike[str], accepted: str, function: str, *arguments
     if succeeded:
         return value
     if isinstance(value, MemoryError):
-        raise InputError(str(path), f"needs more than {MEMORY_BYTES >> 20} MB to be read", accepted)
+        why = f" ({value})" if str(value) else ""  # numpy says for what, and how much
+        raise InputError(str(path), f"needs more than the {MEMORY_BYTES >> 20} MB of a reader{why}", accepted)
     raise value
 
 
@@ -153,8 +154,8 @@ def _answer(function: str, arguments: tuple[Any, ...]) -> bytes:
     logging.getLogger("nanobrag_torch").addHandler(listener)
     try:
         return pickle.dumps((True, getattr(import_module(module), name)(*arguments), said), protocol=5)
-    except MemoryError:
-        return pickle.dumps((False, MemoryError(), said))
+    except MemoryError as error:
+        return pickle.dumps((False, MemoryError(" ".join(str(error).split())[:120]), said))
     except InputError as error:
         return pickle.dumps((False, error, said))
     except Exception as error:  # libraries raise all kinds, not all of which can be pickled

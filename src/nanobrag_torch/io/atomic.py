@@ -30,8 +30,10 @@ Target = str | os.PathLike[str] | BinaryIO
 
 PACKED: tuple[tuple[bytes, Callable[[Any], Any]], ...] = ((b"\x1f\x8b\x08", gzip.open), (b"BZh", bz2.open))
 """First bytes of a packed file, and what unpacks it."""
-LARGEST_UNPACKED = 2**30
-"""Bytes: a few that are packed a thousandfold would fill any memory."""
+LARGEST_UNPACKED, UNASKED_UNPACKED, MOST_FOLD = 2**30, 2**27, 100
+"""Bytes that may be unpacked: at most; from any file; beyond that so many times the bytes read, which text and pixels
+stay below. A few that are packed a thousandfold would fill any memory."""
+PIECE = 2**22
 START = 2**16  # bytes that suffice to tell most formats apart
 
 
@@ -50,15 +52,27 @@ def read_input(path: str | os.PathLike[str], flag: str, accepted: str, *, unpack
     opener = next((each for start, each in PACKED if unpack and content.startswith(start)), None)
     if opener is not None:
         try:
-            with opener(io.BytesIO(content)) as packed:
-                content = packed.read(LARGEST_UNPACKED + 1)
+            content = _unpacked(opener, content, f"{flag}: {path}")
+        except InputError:
+            raise
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise InputError(flag, str(path), f"{accepted} (damaged gzip or bzip2: {error})") from error
-        if len(content) > LARGEST_UNPACKED:
-            raise InputError(flag, str(path), f"{accepted}, that unpacks to {LARGEST_UNPACKED >> 20} MB at most")
     if not content:
         raise InputError(flag, str(path), f"{accepted} (the file is empty)")
     return content
+
+
+def _unpacked(opener: Callable[[Any], Any], content: bytes, name: str) -> bytes:
+    """What bytes unpack to, piece by piece. Raises InputError where that is more than any file of ours."""
+    below, found = io.BytesIO(content), bytearray()
+    with opener(below) as packed:
+        while piece := packed.read(PIECE):
+            found += piece
+            most = min(LARGEST_UNPACKED, max(UNASKED_UNPACKED, MOST_FOLD * below.tell()))
+            if len(found) > most:
+                value = f"{len(content)} bytes that unpack to more than {len(found)}"
+                raise InputError(name, value, f"a file that unpacks to {most >> 20} MB at most")
+    return bytes(found)
 
 
 def require_ordinary(path: str | os.PathLike[str], flag: str, accepted: str) -> None:
