@@ -31,14 +31,20 @@ Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """One lattice of an image: what the kernel is given of it, and what it means on average."""
+class Stack:
+    """One lattice of an image: every step and mosaic domain of it, and what it means on average."""
 
     plan: LatticePlan
     stack: Reals  # [K, 3, 3] rows a, b, c (m), phi outermost and mosaic domain innermost
     weights: Reals  # [K] of sum one
     shape: Reals  # [3, 3] shape matrix of the lattice factor
     middle: Reals  # [3, 3] rows (m) half way through the rotation, without mosaicity
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared(Stack):
+    """One lattice of an image, and what else the kernel is given of it."""
+
     scene: Scene  # of its image: detector and beam
     scale: float  # of its photons
     material: Material

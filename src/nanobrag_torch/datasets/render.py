@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nanobrag_torch.config import CrystalShape
 from nanobrag_torch.datasets.backdrop import Backdrop
-from nanobrag_torch.datasets.lattices import Prepared, mean_rows, photons_of, shape_of, stack_of
+from nanobrag_torch.datasets.lattices import Prepared, Stack, mean_rows, photons_of, shape_of, stack_of
 from nanobrag_torch.datasets.materials import materials, reach_of, setting, spectrum_of
 from nanobrag_torch.datasets.plan import ImagePlan, LatticePlan, Plan
 from nanobrag_torch.datasets.recipe import Recipe
@@ -53,14 +53,9 @@ MOST_TOGETHER, PIXELS_TOGETHER = 16, 2**20
 
 
 @dataclass(frozen=True, eq=False)
-class Lattice:
-    """One lattice of an image: the stack that was rendered, what it means on average, and its photons."""
+class Lattice(Stack):
+    """One lattice of an image as it was rendered, and its photons."""
 
-    plan: LatticePlan
-    stack: Reals  # [K, 3, 3] rows a, b, c (m), phi outermost and mosaic domain innermost
-    weights: Reals  # [K] of sum one
-    shape: Reals  # [3, 3] shape matrix of the lattice factor
-    middle: Reals  # [3, 3] rows (m) half way through the rotation, without mosaicity
     photons: Image  # flat over [panel, slow, fast]
 
 

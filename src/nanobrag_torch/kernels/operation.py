@@ -18,8 +18,8 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import reference, transforms
 from nanobrag_torch.kernels.arguments import SCENE, require_sound
 from nanobrag_torch.kernels.backends import BACKENDS, left_to_reference, obstacle
-from nanobrag_torch.kernels.operators import OPERATORS, all_pixels, render
-from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.kernels.operators import OPERATORS, all_pixels, pull_back, push_forward, render
+from nanobrag_torch.kernels.problem import Options, Pull, Scene
 
 _LOG = logging.getLogger(__name__)
 KERNELS = ("auto", "reference", "fused")
@@ -90,10 +90,22 @@ def _fused(
     backend = BACKENDS[scene.panels.device.type]
     if progress is not None and backend.reports and not differentiates:
         return render(backend, pixels, scene, options, progress)
-    result = transforms.intensity(pixels, *SCENE.pack(scene, options))
+    if not differentiates and _nobody_looks_on(scene):
+        result = render(OPERATORS.backend(scene), pixels, scene, options)
+    else:
+        result = transforms.intensity(pixels, *SCENE.pack(scene, options))
     if progress is not None:
         progress(1.0)
     return result
+
+
+def _nobody_looks_on(scene: Scene) -> bool:
+    """Whether no transform or mode of torch, nor a kind of tensor of its own, has to see an operator.
+
+    Calling one through torch takes longer than a small image.
+    """
+    alone = torch._C._len_torch_dispatch_stack() == 0 and torch._C._functorch.peek_interpreter_stack() is None
+    return alone and all(type(tensor) is Tensor for tensor in scene.tensors())
 
 
 def _differentiates(scene: Scene) -> bool:
@@ -121,7 +133,11 @@ def gradients(
     """
     require_sound(scene, pixels)
     _goes_to_reference("fused", scene, options, to_tangents=False)
-    arguments = SCENE.pack(Scene(*(tensor.detach() for tensor in scene.tensors())), options)
+    fixed = Scene(*(tensor.detach() for tensor in scene.tensors()))
+    if _nobody_looks_on(fixed):
+        pull = Pull(upstream.detach(), frozenset(name for name in SCENE.names if name in wanted), value)
+        return pull_back(OPERATORS.backend(scene), pull, pixels, fixed, options)
+    arguments = SCENE.pack(fixed, options)
     *found, values = OPERATORS.call.intensity_adjoint(upstream, pixels, *arguments, SCENE.flags(wanted), value)
     return values, {name: tensor for name, tensor in zip(SCENE.names, found, strict=True) if name in wanted}
 
@@ -147,6 +163,8 @@ def tangents(
     fixed = Scene(*(tensor.detach() for tensor in scene.tensors()))
     if _goes_to_reference(kernel, scene, options, to_tangents=True):
         return reference.tangents(all_pixels(scene, options) if pixels is None else pixels, fixed, directions, options)
+    if _nobody_looks_on(fixed):
+        return push_forward(OPERATORS.backend(scene), pixels, fixed, directions, options)
     arguments = SCENE.pack(fixed, options)
     found: Tensor = OPERATORS.call.intensity_tangents(pixels, *arguments, SCENE.in_order(directions, scene))
     return found

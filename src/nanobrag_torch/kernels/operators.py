@@ -12,7 +12,7 @@ in kernels.backends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -37,43 +37,59 @@ class Implementation:
     def value(self, pixels: Tensor | None, *arguments: Any) -> Tensor:
         """Values [n]."""
         scene, options, _ = self.arguments.unpack(arguments)
+        require_sound(scene, pixels)
         return render(self.backend, pixels, scene, options)
 
     def gradients(self, upstream: Tensor, pixels: Tensor | None, *arguments: Any) -> list[Tensor]:
         """Gradients by the scene's tensors, empty where not wanted, and the values, empty unless asked for."""
         scene, options, (flags, value) = self.arguments.unpack(arguments)
         require_sound(scene, pixels)
-        shape, wanted = upstream.shape, self.arguments.chosen(flags)
-        if is_dark(shape, scene):
-            found = {name: torch.zeros_like(getattr(scene, name)) for name in wanted}
-            return [*self.arguments.in_order(found, scene), dark_image(shape if value else (0,), scene, options.dtype)]
-        pull = Pull(upstream, frozenset(wanted), value)
-        values, found = self.backend.gradients(pull, pixels, with_a_lattice(scene), options)
-        if scene.lattice.shape[-3] == 0:  # one was put in its place
-            found = {name: g if getattr(scene, name).numel() else g.new_zeros(0) for name, g in found.items()}
-            found = {name: g.reshape(getattr(scene, name).shape) for name, g in found.items()}
-        return [*self.arguments.in_order({name: found[name] for name in wanted}, scene), values]
+        pull = Pull(upstream, frozenset(self.arguments.chosen(flags)), value)
+        values, found = pull_back(self.backend, pull, pixels, scene, options)
+        return [*self.arguments.in_order(found, scene), values]
 
     def tangents(self, pixels: Tensor | None, *arguments: Any) -> Tensor:
         """Slopes [T, n]."""
         scene, options, (directions,) = self.arguments.unpack(arguments)
-        assert self.backend.tangents is not None
         require_sound(scene, pixels)
-        shape = values_shape(pixels, scene, options)
-        named = {name: d for name, d in zip(self.arguments.names, directions, strict=True) if d.numel()}
-        if not named or is_dark(shape, scene):
-            directed = max(direction.shape[0] for direction in directions)
-            return torch.zeros((directed, *shape), dtype=options.dtype, device=scene.panels.device)
-        return self.backend.tangents(pixels, with_a_lattice(scene), named, options)
+        named = dict(zip(self.arguments.names, directions, strict=True))
+        return push_forward(self.backend, pixels, scene, named, options)
 
 
 def render(backend: Backend, pixels: Tensor | None, scene: Scene, options: Options, *more: Any) -> Tensor:
-    """Values [n], or [B, n], by a backend, which need not know empty lists nor unsound scenes."""
-    require_sound(scene, pixels)
+    """Values [n], or [B, n], of a sound scene by a backend, which need not know empty lists."""
     shape = values_shape(pixels, scene, options)
     if is_dark(shape, scene):
         return dark_image(shape, scene, options.dtype)
     return backend.value(pixels, with_a_lattice(scene), options, *more)
+
+
+def pull_back(
+    backend: Backend, pull: Pull, pixels: Tensor | None, scene: Scene, options: Options
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Values, empty unless asked for, and the wanted gradients by name, likewise."""
+    shape = pull.upstream.shape
+    if is_dark(shape, scene):
+        found = {name: torch.zeros_like(getattr(scene, name)) for name in pull.wanted}
+        return dark_image(shape if pull.value else (0,), scene, options.dtype), found
+    values, found = backend.gradients(pull, pixels, with_a_lattice(scene), options)
+    if scene.lattice.shape[-3] == 0:  # one was put in its place
+        found = {name: g if getattr(scene, name).numel() else g.new_zeros(0) for name, g in found.items()}
+        found = {name: g.reshape(getattr(scene, name).shape) for name, g in found.items()}
+    return values, {name: found[name] for name in pull.wanted}
+
+
+def push_forward(
+    backend: Backend, pixels: Tensor | None, scene: Scene, directions: Mapping[str, Tensor], options: Options
+) -> Tensor:
+    """Slopes [T, n], or [T, B, n], likewise, along the directions that have an element."""
+    assert backend.tangents is not None
+    shape = values_shape(pixels, scene, options)
+    moving = {name: stack for name, stack in directions.items() if stack.numel()}
+    if not moving or is_dark(shape, scene):
+        directed = max(stack.shape[0] for stack in directions.values())
+        return torch.zeros((directed, *shape), dtype=options.dtype, device=scene.panels.device)
+    return backend.tangents(pixels, with_a_lattice(scene), moving, options)
 
 
 class Operators:
@@ -111,6 +127,10 @@ class Operators:
             work["intensity_tangents"] = made.tangents
         for name, function in work.items():
             torch.library.impl(f"{self.namespace}::{name}", backend.device, function)
+
+    def backend(self, scene: Scene) -> Backend:
+        """What renders on the device of a scene, batches too."""
+        return self.by_device[scene.panels.device.type].backend
 
     @property
     def call(self) -> Any:

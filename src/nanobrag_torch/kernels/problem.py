@@ -9,7 +9,7 @@ with d = unit(position), q = (d - s) / lambda, (h, k, l) = lattice q. The kernel
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -64,9 +64,11 @@ class Scene:
 
     def stacked(self) -> tuple[str, ...]:
         """Names of the tensors that have a batch axis."""
-        fields = self.__dataclass_fields__
-        return tuple(name for name in fields if getattr(self, name).dim() > len(fields[name].metadata["shape"]))
+        return tuple(name for name, rank in RANKS.items() if getattr(self, name).dim() > rank)
 
+
+RANKS = {entry.name: len(entry.metadata["shape"]) for entry in fields(Scene)}
+"""Axes of the tensors of a scene by name, without that of a batch."""
 
 CUTS = {torch.float32: 1e-10, torch.float64: 1e-17}
 """Shares of the peak of a spot that vanishes, a Gaussian, which an image of each type can do without.

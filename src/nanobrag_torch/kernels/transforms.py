@@ -8,7 +8,6 @@ Derivatives of derivatives are refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from nanobrag_torch.kernels.arguments import SCENE
 from nanobrag_torch.kernels.operators import OPERATORS, refused_again
-from nanobrag_torch.kernels.problem import Scene
+from nanobrag_torch.kernels.problem import RANKS
 
 END = 1 + SCENE.count
 """Of the list of pixels and the tensors of a scene among the inputs."""
@@ -133,13 +132,9 @@ class _Tangents(_Once):
         return slopes.reshape(count, slopes.shape[0] // count, *slopes.shape[1:]), 0
 
 
-_RANKS = tuple(len(field.metadata["shape"]) for field in fields(Scene))
-"""Axes of the tensors of a scene, without that of a batch."""
-
-
 def _is_first_batch(in_dims: Dims, arguments: Sequence[Any]) -> bool:
     """Whether some of pixels and tensors are a batch, and not one of batches; without a list there is none of lists."""
-    ranks = zip(arguments[1:], in_dims[1:], _RANKS, strict=True)
+    ranks = zip(arguments[1:], in_dims[1:], RANKS.values(), strict=True)
     plain = all(value.dim() == rank + isinstance(dim, int) for value, dim, rank in ranks)
     pixels = arguments[0]
     listed = pixels is None or pixels.dim() == 1 + isinstance(in_dims[0], int)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.adjoint import adjoint as _adjoint
-from nanobrag_torch.kernels.cpu.launch import RARE, empty, is_rare, rows_of
+from nanobrag_torch.kernels.cpu.launch import RARE, empty, rows_of
 from nanobrag_torch.kernels.cpu.packing import Packed, pack, scratch
 from nanobrag_torch.kernels.cpu.threads import deal, pieces_of, thread_count
 from nanobrag_torch.kernels.problem import Options, Pull, Scene, values_shape, without_absent
@@ -53,7 +53,7 @@ def gradients(pull: Pull, pixels: Tensor | None, scene: Scene, options: Options)
     scales = _flow_scales(flow, packed, alike=tables == 1)
     parts = _parts(packed, scene, tables)
     sums = [_no_sums(packed, len(part), tables > 0) for part in parts]
-    kernel = _adjoint if any(map(is_rare, packed.scenes)) else _adjoint_of_most
+    kernel = _adjoint if any(packed.rare) else _adjoint_of_most
 
     def work(number: int, _: object) -> None:
         for unit, into in zip(parts[number], sums[number], strict=True):

@@ -22,7 +22,6 @@ from nanobrag_torch.kernels.cpu.threads import Progress, thread_count, together
 from nanobrag_torch.kernels.cpu.tiles import add_tile
 from nanobrag_torch.kernels.cpu.value import value as _value
 from nanobrag_torch.kernels.problem import Options, Scene, step_count, values_shape, without_absent
-from nanobrag_torch.physics.lattice_factor import Profile
 
 RARE = (
     *(bend, unbend, bend_by_lab_axes, unbend_by_lab_axes, interpolate, scatter_nodes, add_table_slopes),
@@ -48,7 +47,7 @@ def value(pixels: Tensor | None, scene: Scene, options: Options, progress: Progr
     taken, total = np.zeros((len(chunks), 1), np.int64), int(chunks.sum())
     steps = at.CHUNK * step_count(scene, options)
     most = max(1, STEPS_PER_CALL // steps)
-    renders = [_value if is_rare(one) else _value_of_most for one in packed.scenes]
+    renders = [_value if rare else _value_of_most for rare in packed.rare]
     threads = min(thread_count(options), total, 1 + total * steps // STEPS_PER_THREAD)
     begin = iter(range(0, len(chunks), -(-len(chunks) // max(1, threads))))
 
@@ -68,18 +67,12 @@ def value(pixels: Tensor | None, scene: Scene, options: Options, progress: Progr
 
 def empty(shape: tuple[int, ...], packed: Packed, options: Options) -> Tensor:
     """Room for values: zeros where pixels that nothing adds to are not visited."""
-    listed, whole = packed.scenes[0].pixels, any(one.whole[at.SPARSE] for one in packed.scenes)
+    listed = packed.scenes[0].pixels
     ragged = len(packed.scenes) > 1 and any(one.pixels.size != listed.size for one in packed.scenes)
-    return (torch.zeros if whole or ragged else torch.empty)(shape, dtype=options.dtype)
+    return (torch.zeros if packed.sparse or ragged else torch.empty)(shape, dtype=options.dtype)
 
 
 def rows_of(values: Tensor, packed: Packed) -> at.Array:
     """[B, n] of values [n] or [B, n], in the same memory."""
     found: at.Array = values.numpy().reshape(len(packed.scenes), -1)
     return found
-
-
-def is_rare(scene: at.Packed) -> bool:
-    """Whether a scene needs any of the rare parts: itself, so that a batch gives what its scenes give one by one."""
-    whole = scene.whole
-    return bool(whole[at.CURVED] or whole[at.CUBIC] or whole[at.SPARSE] or whole[at.PROFILE] != Profile.GRATING)

@@ -17,7 +17,7 @@ from torch import Tensor
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.bounds import TILE
 from nanobrag_torch.kernels.cpu.limits import FADING, ceilings, limits_of
-from nanobrag_torch.kernels.problem import Options, Scene, effective_cells, pixel_count, scene_count, taken
+from nanobrag_torch.kernels.problem import RANKS, Options, Scene, effective_cells, pixel_count, scene_count, taken
 from nanobrag_torch.physics.lattice_factor import Profile
 
 Array = np.ndarray[Any, Any]
@@ -40,6 +40,8 @@ class Packed(NamedTuple):
 
     scenes: list[at.Packed]
     finite: Array  # [B] whether everything but the table is: vector code may not be relied on to carry NaN through
+    sparse: bool  # whether steps are left out in any of them
+    rare: list[bool]  # whether each needs any of the parts that most do without, so that it gives what it gives alone
 
 
 def pack(pixels: Tensor | None, scene: Scene, options: Options) -> Packed:
@@ -63,7 +65,7 @@ def pack(pixels: Tensor | None, scene: Scene, options: Options) -> Packed:
         lattice=lattice,
         narrow=lattice.astype(real),
         shape=np.concatenate((numbers["shape"].reshape(-1, 9), bias), 1).astype(real),
-        grid=np.array([[*options.hkl_first, *size]], np.float64),
+        grid=_grid(options, size),
         table=table,
         envelope=_envelope(lattice),
         columns=np.ascontiguousarray(lattice.swapaxes(1, 2)) if any_sparse else np.empty((1, at.LATTICE_COLUMNS, 0)),
@@ -76,7 +78,9 @@ def pack(pixels: Tensor | None, scene: Scene, options: Options) -> Packed:
     finite = np.ones(count, np.bool_)
     for stack in small:
         finite &= np.isfinite(stack).reshape(len(stack), -1).all(1)
-    return Packed(scenes, finite)
+    cubic = options.interpolate and table.size > 0
+    rare = cubic or options.curved or options.profile != Profile.GRATING
+    return Packed(scenes, finite, any_sparse, [rare or bool(one) for one in np.broadcast_to(sparse, count)])
 
 
 def scratch(packed: at.Packed) -> at.Scratch:
@@ -121,11 +125,11 @@ def _pixels(pixels: Tensor | None, count: int) -> list[Array | None]:
 
 def _numbers(scene: Scene) -> Numbers:
     """Arrays to be copied from; the table of structure factors is not among them."""
-    stacked, found = scene.stacked(), {}
-    for name, tensor in scene.named().items():
+    found = {}
+    for name, rank in RANKS.items():
         if name != "structure_factors":
-            array = tensor.detach().numpy()
-            found[name] = array if name in stacked else array[None]
+            array = getattr(scene, name).detach().numpy()
+            found[name] = array if array.ndim > rank else array[None]
     return found
 
 
@@ -134,6 +138,13 @@ def _table(scene: Scene, dtype: torch.dtype) -> Array:
     table = scene.structure_factors.detach().to(dtype).contiguous()
     flat: Array = table.reshape(table.shape[0] if table.dim() > 3 else 1, math.prod(table.shape[-3:])).numpy()
     return flat
+
+
+def _grid(options: Options, size: Sequence[int]) -> Array:
+    """[1, 6]."""
+    grid = np.empty((1, 6))
+    grid[0, :3], grid[0, 3:] = options.hkl_first, size
+    return grid
 
 
 def _lattice(numbers: Numbers) -> Array:
@@ -152,12 +163,8 @@ def _whole_numbers(
     """[B, INTEGERS]."""
     has_table, how = scene.structure_factors.numel() > 0, taken(scene, options)
     slow, fast = options.image_shape
-    lit = numbers["offset"] != 0
     found = {
-        at.SPARSE: sparse,
-        at.PLACES: _places(lists, scene, options, sparse),
         at.FADES: options.profile in FADING,
-        at.EVERYWHERE: lit,
         at.SLOW_COUNT: slow,
         at.FAST_COUNT: fast,
         at.OVERSAMPLE: options.oversample,
@@ -173,11 +180,12 @@ def _whole_numbers(
         at.EACH_POLAR: how.each_polar,
         at.EACH_CAPTURE: how.each_capture,
         at.LAST_CAPTURE: how.last_capture,
-        at.SIMPLE: (how.alone and not options.curved) & ~lit,
     }
     whole = np.empty((len(lists), at.INTEGERS), np.int64)
-    for place in range(at.INTEGERS):
-        whole[:, place] = found[place]
+    whole[:] = [found.get(place, 0) for place in range(at.INTEGERS)]
+    whole[:, at.EVERYWHERE] = lit = numbers["offset"] != 0
+    whole[:, at.SIMPLE] = ~lit if how.alone and not options.curved else False
+    whole[:, at.SPARSE], whole[:, at.PLACES] = sparse, _places(lists, scene, options, sparse)
     return whole
 
 
@@ -237,4 +245,6 @@ def _sources(numbers: Numbers) -> Array:
 def _envelope(lattice: Array) -> Array:
     """Middle and half range of the lattices' elements, and zeros [1 or B, 3, columns]."""
     low, high = lattice.min(1), lattice.max(1)
-    return np.stack(((low + high) / 2, (high - low) / 2, np.zeros_like(low)), 1)
+    envelope = np.zeros((len(lattice), 3, at.LATTICE_COLUMNS))
+    envelope[:, 0], envelope[:, 1] = (low + high) / 2, (high - low) / 2
+    return envelope
