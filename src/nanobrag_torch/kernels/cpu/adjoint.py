@@ -5,6 +5,7 @@ from __future__ import annotations
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.blocks import next_block
 from nanobrag_torch.kernels.cpu.intrinsics import entry, stage
+from nanobrag_torch.kernels.cpu.lattice import rows_of, terms_of
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch, Sums
 from nanobrag_torch.kernels.cpu.pull import (
     clear_kept,
@@ -77,7 +78,7 @@ def _pull_sources(scratch: Scratch, scene: Packed, lanes: int, layer: int, sub: 
     """All sources of one sample."""
     for s in range(scene.sources.shape[0]):
         if look_at_source(scratch, scene, lanes, layer, sub, s):
-            add_lattices_and_slopes(scratch, scene, lanes, wants, sums)
+            add_lattices_and_slopes(rows_of(scratch), terms_of(scene), lanes, wants, sums)
             _pull_source(scratch.v, lanes, scene.sources[s], sums.sources[s], scene.whole, wants)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.cubic import interpolate
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, larger, stage, vector_code
-from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
+from nanobrag_torch.kernels.cpu.layout import Array, Packed, Rows, Scratch, Terms
 from nanobrag_torch.kernels.cpu.products import nine, times, times_from
 
 NOTHING, OUTSIDE, INSIDE, PARTLY = -2, 0, 2, 4
@@ -26,45 +26,59 @@ NARROW = 1
 EXACT_FLOAT32 = 2.0**23
 
 
+@stage(inline="always")
+def terms_of(scene: Packed) -> Terms:
+    """What a sum over lattices is made of."""
+    of = scene
+    return Terms(of.whole, of.numbers, of.lattice, of.narrow, of.shape, of.grid, of.table, of.envelope)
+
+
+@stage(inline="always")
+def rows_of(scratch: Scratch) -> Rows:
+    """What a sum over lattices works with."""
+    room = scratch
+    return Rows(room.v, room.w, room.places, room.box, room.where, room.first, room.found)
+
+
 @stage()
-def survey(scratch: Scratch, scene: Packed, lanes: int, step: int) -> None:
+def survey(rows: Rows, terms: Terms, lanes: int, step: int) -> None:
     """How a block is to be treated for each lattice, into where [K]: at a glance for all of them, or one by one.
 
     step: number of layer and source among those that bounds were found for, where they were.
     """
-    where, envelope = scratch.where, scene.envelope
-    everywhere = _look(scratch, scene, lanes, envelope[0], envelope[1])
-    each = everywhere == PARTLY or (scratch.box[at.BOUND] > 0 and not everywhere & NARROW)
-    each = each and where.size > 1 and not scene.whole[at.CUBIC]
-    if scene.whole[at.SPARSE]:
+    where, envelope = rows.where, terms.envelope
+    everywhere = _look(rows, terms, lanes, envelope[0], envelope[1])
+    each = everywhere == PARTLY or (rows.box[at.BOUND] > 0 and not everywhere & NARROW)
+    each = each and where.size > 1 and not terms.whole[at.CUBIC]
+    if terms.whole[at.SPARSE]:
         for k in range(where.size):
             where[k] = NOTHING
-        for entry in range(scratch.first[step], scratch.first[step + 1]):
-            _treat(scratch, scene, lanes, scratch.found[entry], everywhere, each)
+        for entry in range(rows.first[step], rows.first[step + 1]):
+            _treat(rows, terms, lanes, rows.found[entry], everywhere, each)
     else:
         for k in range(where.size):
-            _treat(scratch, scene, lanes, k, everywhere, each)
+            _treat(rows, terms, lanes, k, everywhere, each)
 
 
 @stage(inline="always")
-def _treat(scratch: Scratch, scene: Packed, lanes: int, k: int, everywhere: int, each: bool) -> None:
+def _treat(rows: Rows, terms: Terms, lanes: int, k: int, everywhere: int, each: bool) -> None:
     """How a block is to be treated for one lattice; looked at if what holds everywhere is not the best there is."""
-    where = scratch.where
-    where[k] = _look(scratch, scene, lanes, scene.lattice[k], scene.envelope[2]) if each else everywhere
-    if where[k] < INSIDE and scene.numbers[at.DEFAULT_F] == 0:
+    where = rows.where
+    where[k] = _look(rows, terms, lanes, terms.lattice[k], terms.envelope[2]) if each else everywhere
+    if where[k] < INSIDE and terms.numbers[at.DEFAULT_F] == 0:
         where[k] = NOTHING
 
 
 @stage()
-def _look(scratch: Scratch, scene: Packed, lanes: int, a: Array, spread: Array) -> int:
+def _look(rows: Rows, terms: Terms, lanes: int, a: Array, spread: Array) -> int:
     """Bounds on hkl over a block, for all lattices within `spread` of `a`, element by element.
 
     The error of hkl is about 2^-24 times the reach of a group, that of the image N times as much: so N times the
     reach is bounded. Table indices relative to an anchor's must be exact in float32 too.
     """
-    box, numbers, grid, has_table = scratch.box, scene.numbers, scene.grid, scene.whole[at.HAS_TABLE] > 0
+    box, numbers, grid, has_table = rows.box, terms.numbers, terms.grid, terms.whole[at.HAS_TABLE] > 0
     narrow, inside, touches, span = True, has_table, has_table, 0.0
-    if scene.whole[at.CUBIC]:
+    if terms.whole[at.CUBIC]:
         return PARTLY
     for axis in range(3):
         reach, margin = 0.0, 0.51
@@ -74,7 +88,7 @@ def _look(scratch: Scratch, scene: Packed, lanes: int, a: Array, spread: Array) 
             margin += some * (abs(box[at.CENTRE + i]) + box[at.HALF + i])
         narrow = narrow and numbers[at.CELLS + axis] * reach <= box[at.BOUND]
         if has_table:
-            low, high = _range_of_anchors(scratch.v, lanes, a[3 * axis], a[3 * axis + 1], a[3 * axis + 2])
+            low, high = _range_of_anchors(rows.v, lanes, a[3 * axis], a[3 * axis + 1], a[3 * axis + 2])
             low, high = low - reach - margin - grid[axis], high + reach + margin - grid[axis]
             inside = inside and low >= 0 and high <= grid[3 + axis] - 1
             touches = touches and high >= 0 and low <= grid[3 + axis] - 1
@@ -237,47 +251,47 @@ def fill_amplitude(w: Array, lanes: int, default: Any) -> None:
 
 
 @stage(inline="always")
-def reflections(scratch: Scratch, scene: Packed, lanes: int, k: int, default: Any, filled: bool, slopes: bool) -> bool:
+def reflections(rows: Rows, terms: Terms, lanes: int, k: int, default: Any, filled: bool, slopes: bool) -> bool:
     """Distances to the nearest reflections of lattice k and F there, or F in between and its slopes by hkl.
 
     Whether F is the default everywhere; `filled` says whether it was so before, and `where` which ways are precise
     enough.
     """
-    w, index, where = scratch.w, scratch.places, scratch.where[k]
+    w, index, where = rows.w, rows.places, rows.where[k]
     if where & NARROW:
-        split_anchors(scratch.v, w, index, lanes, scene.lattice[k], scene.grid)
+        split_anchors(rows.v, w, index, lanes, terms.lattice[k], terms.grid)
         if where & INSIDE:
-            peel_indexed(w, index, lanes, scene.narrow[k], scene.grid)
+            peel_indexed(w, index, lanes, terms.narrow[k], terms.grid)
         else:
-            peel(w, lanes, scene.narrow[k])
+            peel(w, lanes, terms.narrow[k])
     else:
-        _wide_distances(scratch, scene, lanes, k)
+        _wide_distances(rows, terms, lanes, k)
     if where & INSIDE:
-        gather(w, index, lanes, scene.table)
+        gather(w, index, lanes, terms.table)
     elif where & PARTLY:
-        gather_or_default(w, index, lanes, scene.table, default)
+        gather_or_default(w, index, lanes, terms.table, default)
     elif not filled:
         fill_amplitude(w, lanes, default)
-    if scene.whole[at.CUBIC]:
-        interpolate(scratch.v, w, index, lanes, scene.lattice[k], scene.grid, scene.table, slopes)
+    if terms.whole[at.CUBIC]:
+        interpolate(rows.v, w, index, lanes, terms.lattice[k], terms.grid, terms.table, slopes)
     return bool(where & (INSIDE | PARTLY) == 0)
 
 
 @stage(inline="always")
-def has_phases(scratch: Scratch, scene: Packed, k: int) -> Any:
+def has_phases(rows: Rows, terms: Terms, k: int) -> Any:
     """Whether PHASE rows were set with the distances of lattice k."""
-    return scene.numbers[at.PHASED] > 0 and scratch.where[k] & NARROW == 0
+    return terms.numbers[at.PHASED] > 0 and rows.where[k] & NARROW == 0
 
 
 @stage(inline="always")
-def _wide_distances(scratch: Scratch, scene: Packed, lanes: int, k: int) -> None:
-    v, index, where, a = scratch.v, scratch.places, scratch.where[k], scene.lattice[k]
+def _wide_distances(rows: Rows, terms: Terms, lanes: int, k: int) -> None:
+    v, index, where, a = rows.v, rows.places, rows.where[k], terms.lattice[k]
     if where & INSIDE:
-        peel_wide_indexed(v, index, lanes, a, scene.grid)
+        peel_wide_indexed(v, index, lanes, a, terms.grid)
     elif where & PARTLY:
-        peel_wide_checked(v, index, lanes, a, scene.grid)
+        peel_wide_checked(v, index, lanes, a, terms.grid)
     else:
         peel_wide(v, lanes, a)
-    narrow_distances(v, scratch.w, lanes)
-    if scene.numbers[at.PHASED] > 0:
-        narrow_phases(v, scratch.w, lanes, scene.numbers)
+    narrow_distances(v, rows.w, lanes)
+    if terms.numbers[at.PHASED] > 0:
+        narrow_phases(v, rows.w, lanes, terms.numbers)

@@ -185,6 +185,40 @@ class Scratch(NamedTuple):
     slots: Array  # [2, GROUPS] flat: groups, and lattices, that are worked on together
 
 
+class Optics(NamedTuple):
+    """Of a scene, what unit vectors and factors are made of: records of a few arrays are passed in fewer words."""
+
+    whole: Array
+    numbers: Array
+    panels: Array
+    sources: Array
+
+
+class Terms(NamedTuple):
+    """Of a scene, what a sum over lattices is made of."""
+
+    whole: Array
+    numbers: Array
+    lattice: Array
+    narrow: Array
+    shape: Array
+    grid: Array
+    table: Array
+    envelope: Array
+
+
+class Rows(NamedTuple):
+    """Of what a thread works with, that of a sum over lattices."""
+
+    v: Array
+    w: Array
+    places: Array
+    box: Array
+    where: Array
+    first: Array
+    found: Array
+
+
 class Sums(NamedTuple):
     """Gradients of a part of the pixels, float64, with the columns of the tables that they are by."""
 

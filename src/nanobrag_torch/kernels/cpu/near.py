@@ -15,7 +15,7 @@ from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.blocks import run_length
 from nanobrag_torch.kernels.cpu.geometry import spans
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, larger, stage, vector_code
-from nanobrag_torch.kernels.cpu.lattice import NARROW, NOTHING, survey
+from nanobrag_torch.kernels.cpu.lattice import NARROW, NOTHING, rows_of, survey, terms_of
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.sum import sum_lattices
 
@@ -50,7 +50,7 @@ def add_run(out: Array, scratch: Scratch, scene: Packed, first: int, last: int) 
     box[at.BOUND] = scene.numbers[at.NARROW_BOUND] / 3
     if whole[at.HAS_TABLE]:
         spans(scratch.v, lanes, box)
-    survey(scratch, scene, lanes, at.FIRST)
+    survey(rows_of(scratch), terms_of(scene), lanes, at.FIRST)
     for k in range(scratch.where.size):
         if scratch.where[k] != NOTHING and not scratch.where[k] & NARROW:
             return 0
@@ -151,14 +151,14 @@ def _sum_run(out: Array, scratch: Scratch, scene: Packed, lanes: int) -> None:
     v, w, count = scratch.v, scratch.w, scene.lattice.shape[0]
     filled = at.NO
     if count <= at.BATCH:
-        sum_lattices(scratch, scene, lanes, at.FIRST, count, filled)
+        sum_lattices(rows_of(scratch), terms_of(scene), lanes, at.FIRST, count, filled)
         for j in range(out.size):
             out[j] = w[at.FLOW + j] * w[at.SUM + j]
         return
     for j in range(lanes):
         v[at.TOTAL + j] = 0.0
     for start in range(0, count, at.BATCH):
-        filled = sum_lattices(scratch, scene, lanes, start, min(start + at.BATCH, count), filled)
+        filled = sum_lattices(rows_of(scratch), terms_of(scene), lanes, start, min(start + at.BATCH, count), filled)
         _move_sum(v, w, lanes)
     for j in range(out.size):
         out[j] = w[at.FLOW + j] * v[at.TOTAL + j]

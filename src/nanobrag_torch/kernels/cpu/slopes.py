@@ -8,7 +8,7 @@ from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.cubic import scatter_nodes
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, stage, vector_code
 from nanobrag_torch.kernels.cpu.lattice import INSIDE, NOTHING, has_phases, reflections
-from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch, Sums
+from nanobrag_torch.kernels.cpu.layout import Array, Rows, Sums, Terms
 from nanobrag_torch.kernels.cpu.products import nine, plus
 from nanobrag_torch.kernels.cpu.profiles import add_terms, add_values, prepare, pull_shape
 
@@ -24,37 +24,37 @@ def begin_source(v: Array, w: Array, lanes: int) -> None:
 
 
 @stage()
-def add_lattices_and_slopes(scratch: Scratch, scene: Packed, lanes: int, wants: Array, sums: Sums) -> None:
+def add_lattices_and_slopes(rows: Rows, terms: Terms, lanes: int, wants: Array, sums: Sums) -> None:
     """TOTAL and STEP_SUM of the lattices, and SLOPE, the gradient by q; the other gradients into sums."""
-    begin_source(scratch.v, scratch.w, lanes)
-    w, count = scratch.w, scene.lattice.shape[0]
-    default, filled = w.dtype.type(scene.numbers[at.DEFAULT_F]), False
+    begin_source(rows.v, rows.w, lanes)
+    w, count = rows.w, terms.lattice.shape[0]
+    default, filled = w.dtype.type(terms.numbers[at.DEFAULT_F]), False
     slopes = wants[at.WANT_LATTICE] > 0 or wants[at.WANT_SCATTERING] > 0
     for start in range(0, count, at.BATCH):
         for j in range(lanes):
             w[at.SUM + j] = w[at.GX + j] = w[at.GY + j] = w[at.GZ + j] = 0
         for k in range(start, min(start + at.BATCH, count)):
-            if scratch.where[k] == NOTHING:
+            if rows.where[k] == NOTHING:
                 continue
-            filled = reflections(scratch, scene, lanes, k, default, filled, slopes)
-            _add_lattice(w, lanes, k, scene, wants, sums, slopes, has_phases(scratch, scene, k))
+            filled = reflections(rows, terms, lanes, k, default, filled, slopes)
+            _add_lattice(w, lanes, k, terms, wants, sums, slopes, has_phases(rows, terms, k))
             if wants[at.WANT_LATTICE]:
                 pull_lattice(w, lanes, sums.lattice[k])
             if wants[at.WANT_SCATTERING]:
-                pull_q(w, lanes, scene.narrow[k])
+                pull_q(w, lanes, terms.narrow[k])
             if wants[at.WANT_WEIGHTS]:
                 pull_weight(w, lanes, sums.lattice[k])
             if wants[at.WANT_TABLE]:
-                _pull_amplitudes(scratch, scene, lanes, k, sums)
-        end_batch(scratch.v, w, lanes)
+                _pull_amplitudes(rows, terms, lanes, k, sums)
+        end_batch(rows.v, w, lanes)
 
 
 @stage(inline="always")
 def _add_lattice(
-    w: Array, lanes: int, k: int, scene: Packed, wants: Array, sums: Sums, slopes: bool, phased: bool
+    w: Array, lanes: int, k: int, terms: Terms, wants: Array, sums: Sums, slopes: bool, phased: bool
 ) -> None:
     """Value, squares and slopes of one lattice, as far as they are needed."""
-    shape, profile, weight = scene.shape, scene.whole[at.PROFILE], scene.narrow[k, at.LATTICE_WEIGHT]
+    shape, profile, weight = terms.shape, terms.whole[at.PROFILE], terms.narrow[k, at.LATTICE_WEIGHT]
     if not (slopes or wants[at.WANT_WEIGHTS] or wants[at.WANT_SHAPE] or wants[at.WANT_TABLE]):
         add_values(w, lanes, shape, profile, weight, phased)
         return
@@ -62,17 +62,17 @@ def _add_lattice(
     if wants[at.WANT_SHAPE]:
         pull_shape(w, lanes, shape, profile, weight, sums.single)
     add_terms(w, lanes, shape, profile, weight, slopes)
-    if slopes and scene.whole[at.CUBIC]:
+    if slopes and terms.whole[at.CUBIC]:
         add_table_slopes(w, lanes, weight)
 
 
 @stage(inline="always")
-def _pull_amplitudes(scratch: Scratch, scene: Packed, lanes: int, k: int, sums: Sums) -> None:
+def _pull_amplitudes(rows: Rows, terms: Terms, lanes: int, k: int, sums: Sums) -> None:
     """Gradients by the table and by the default F."""
-    weight = scene.narrow[k, at.LATTICE_WEIGHT]
-    pull_table(scratch.w, scratch.places, lanes, scratch.where[k], weight, sums.single, sums.table)
-    if scene.whole[at.CUBIC] and sums.table.size:
-        scatter_nodes(scratch.v, scratch.w, scratch.places, lanes, scene.lattice[k], scene.grid, weight, sums.table)
+    weight = terms.narrow[k, at.LATTICE_WEIGHT]
+    pull_table(rows.w, rows.places, lanes, rows.where[k], weight, sums.single, sums.table)
+    if terms.whole[at.CUBIC] and sums.table.size:
+        scatter_nodes(rows.v, rows.w, rows.places, lanes, terms.lattice[k], terms.grid, weight, sums.table)
 
 
 @stage(fastmath=FAST)

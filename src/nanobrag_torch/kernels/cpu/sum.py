@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, stage, vector_code
-from nanobrag_torch.kernels.cpu.lattice import NOTHING, has_phases, reflections
-from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
+from nanobrag_torch.kernels.cpu.lattice import NOTHING, has_phases, reflections, rows_of, terms_of
+from nanobrag_torch.kernels.cpu.layout import Array, Packed, Rows, Scratch, Terms
 from nanobrag_torch.kernels.cpu.profiles import add_values
 
 
@@ -17,21 +17,21 @@ def add_lattices(scratch: Scratch, scene: Packed, lanes: int) -> None:
     for start in range(0, count, at.BATCH):
         for j in range(lanes):
             scratch.w[at.SUM + j] = 0
-        filled = sum_lattices(scratch, scene, lanes, start, min(start + at.BATCH, count), filled)
+        filled = sum_lattices(rows_of(scratch), terms_of(scene), lanes, start, min(start + at.BATCH, count), filled)
         _add_batch(scratch.v, scratch.w, lanes)
 
 
 @stage()
-def sum_lattices(scratch: Scratch, scene: Packed, lanes: int, start: int, stop: int, filled: bool) -> bool:
+def sum_lattices(rows: Rows, terms: Terms, lanes: int, start: int, stop: int, filled: bool) -> bool:
     """SUM += weight F^2 L^2 of the lattices start .. stop; whether F is the default everywhere, as `filled` before."""
-    w = scratch.w
-    default = w.dtype.type(scene.numbers[at.DEFAULT_F])
+    w = rows.w
+    default = w.dtype.type(terms.numbers[at.DEFAULT_F])
     for k in range(start, stop):
-        if scratch.where[k] == NOTHING:
+        if rows.where[k] == NOTHING:
             continue
-        filled = reflections(scratch, scene, lanes, k, default, filled, at.NO)
-        weight, phased = scene.narrow[k, at.LATTICE_WEIGHT], has_phases(scratch, scene, k)
-        add_values(w, lanes, scene.shape, scene.whole[at.PROFILE], weight, phased)
+        filled = reflections(rows, terms, lanes, k, default, filled, at.NO)
+        weight, phased = terms.narrow[k, at.LATTICE_WEIGHT], has_phases(rows, terms, k)
+        add_values(w, lanes, terms.shape, terms.whole[at.PROFILE], weight, phased)
     return filled
 
 

@@ -14,7 +14,7 @@ from nanobrag_torch.kernels.cpu.geometry import (
     solid_angles,
 )
 from nanobrag_torch.kernels.cpu.intrinsics import entry, stage, take
-from nanobrag_torch.kernels.cpu.lattice import survey
+from nanobrag_torch.kernels.cpu.lattice import rows_of, survey, terms_of
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.near import add_run
 from nanobrag_torch.kernels.cpu.pairs import add_pairs
@@ -131,7 +131,7 @@ def _survey(scratch: Scratch, scene: Packed, lanes: int, step: int) -> None:
     """Differences from the anchors, and how to treat the block."""
     scratch.box[at.BOUND] = scene.numbers[at.NARROW_BOUND] if scratch.box[at.GROUPED] > 0 else -1.0
     offsets(scratch.v, scratch.w, lanes, scratch.box, scene.whole[at.HAS_TABLE])
-    survey(scratch, scene, lanes, step)
+    survey(rows_of(scratch), terms_of(scene), lanes, step)
 
 
 @stage()

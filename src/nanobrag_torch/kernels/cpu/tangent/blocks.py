@@ -6,6 +6,7 @@ from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.blocks import next_block
 from nanobrag_torch.kernels.cpu.curved import unbend, unbend_by_lab_axes
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, entry, stage, vector_code
+from nanobrag_torch.kernels.cpu.lattice import rows_of, terms_of
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.products import put_times
 from nanobrag_torch.kernels.cpu.pull import (
@@ -104,7 +105,7 @@ def _push_sources(scratch: Scratch, scene: Packed, lanes: int, layer: int, sub: 
     """All sources of one sample."""
     for s in range(scene.sources.shape[0]):
         if look_at_source(scratch, scene, lanes, layer, sub, s):
-            push_lattices(scratch, scene, lanes, ways, tally)
+            push_lattices(rows_of(scratch), terms_of(scene), lanes, ways, tally)
             _push_source(scratch.v, lanes, s, scene, ways, tally)
 
 

@@ -8,7 +8,7 @@ from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.cubic import interpolate
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, stage, vector_code
 from nanobrag_torch.kernels.cpu.lattice import INSIDE, NOTHING, has_phases, reflections
-from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
+from nanobrag_torch.kernels.cpu.layout import Array, Rows, Terms
 from nanobrag_torch.kernels.cpu.products import add_times, nine, times
 from nanobrag_torch.kernels.cpu.profiles import GRATING, add_terms, by_form, grating_cells, prepare
 from nanobrag_torch.kernels.cpu.slopes import add_table_slopes, pull_q
@@ -28,29 +28,29 @@ def begin_slopes(v: Array, w: Array, lanes: int) -> None:
 
 
 @stage()
-def push_lattices(scratch: Scratch, scene: Packed, lanes: int, ways: Ways, tally: Tally) -> None:
+def push_lattices(room: Rows, terms: Terms, lanes: int, ways: Ways, tally: Tally) -> None:
     """STEP_SUM of the lattices; FACTOR times gradients by q into SLOPE, and by the rest into COMMON and slopes."""
-    v, w, count, moves = scratch.v, scratch.w, scene.lattice.shape[0], ways.moves
+    v, w, count, moves = room.v, room.w, terms.lattice.shape[0], ways.moves
     begin_slopes(v, w, lanes)
-    default, filled, slopes = w.dtype.type(scene.numbers[at.DEFAULT_F]), False, moves[rows.SLOPES] > 0
+    default, filled, slopes = w.dtype.type(terms.numbers[at.DEFAULT_F]), False, moves[rows.SLOPES] > 0
     shared = moves[rows.LATTICES] > 0 or moves[rows.SHAPES] > 0 or moves[rows.DEFAULTS] > 0
     for start in range(0, count, at.BATCH):
         _clear_batch(w, lanes, shared, ways.owner.size)
         for k in range(start, min(start + at.BATCH, count)):
-            if scratch.where[k] == NOTHING:
+            if room.where[k] == NOTHING:
                 continue
-            filled = reflections(scratch, scene, lanes, k, default, filled, slopes)
-            _add_lattice(w, lanes, k, scene, moves, has_phases(scratch, scene, k))
+            filled = reflections(room, terms, lanes, k, default, filled, slopes)
+            _add_lattice(w, lanes, k, terms, moves, has_phases(room, terms, k))
             if moves[rows.SCATTERING]:
-                pull_q(w, lanes, scene.narrow[k])
+                pull_q(w, lanes, terms.narrow[k])
             if moves[rows.LATTICES]:
-                _by_lattice(w, lanes, scene.narrow[k])
+                _by_lattice(w, lanes, terms.narrow[k])
             if moves[rows.DEFAULTS]:
-                _by_default(w, scratch.places, lanes, scratch.where[k], scene.narrow[k, at.LATTICE_WEIGHT])
+                _by_default(w, room.places, lanes, room.where[k], terms.narrow[k, at.LATTICE_WEIGHT])
             for g in range(ways.lattice.shape[1]):
                 _along(w, w[rows.LOOSE + g * at.ROW :], lanes, ways.lattice[k, g])
-            if ways.tables.shape[0] and scratch.where[k] >= INSIDE:
-                _along_tables(scratch, scene, lanes, k, ways)
+            if ways.tables.shape[0] and room.where[k] >= INSIDE:
+                _along_tables(room, terms, lanes, k, ways)
                 filled = False
         _end_batch(v, w, lanes)
         if shared:
@@ -87,9 +87,9 @@ def _add_row(factor: Array, row: Array, total: Array, lanes: int) -> None:
 
 
 @stage()
-def _add_lattice(w: Array, lanes: int, k: int, scene: Packed, moves: Array, phased: bool) -> None:
+def _add_lattice(w: Array, lanes: int, k: int, terms: Terms, moves: Array, phased: bool) -> None:
     """Value of one lattice, and its gradients by shape and hkl as far as they are needed."""
-    shape, profile, weight = scene.shape, scene.whole[at.PROFILE], scene.narrow[k, at.LATTICE_WEIGHT]
+    shape, profile, weight = terms.shape, terms.whole[at.PROFILE], terms.narrow[k, at.LATTICE_WEIGHT]
     prepare(w, lanes, shape, profile, phased)
     if moves[rows.SHAPES] and profile == GRATING:
         grating_cells(w, lanes, shape, weight)
@@ -97,7 +97,7 @@ def _add_lattice(w: Array, lanes: int, k: int, scene: Packed, moves: Array, phas
     elif moves[rows.SHAPES]:
         _by_form(w, lanes, weight)
     add_terms(w, lanes, shape, profile, weight, moves[rows.SLOPES] > 0)
-    if moves[rows.SLOPES] and scene.whole[at.CUBIC]:
+    if moves[rows.SLOPES] and terms.whole[at.CUBIC]:
         add_table_slopes(w, lanes, weight)
 
 
@@ -160,18 +160,18 @@ def _along(w: Array, row: Array, lanes: int, a: Array) -> None:
 
 
 @stage()
-def _along_tables(scratch: Scratch, scene: Packed, lanes: int, k: int, ways: Ways) -> None:
+def _along_tables(room: Rows, terms: Terms, lanes: int, k: int, ways: Ways) -> None:
     """Slopes of one lattice along directions of the structure factors; leaves one of them in AMPLITUDE."""
-    v, w, index = scratch.v, scratch.w, scratch.places
-    two, weight = w.dtype.type(2), scene.narrow[k, at.LATTICE_WEIGHT]
+    v, w, index = room.v, room.w, room.places
+    two, weight = w.dtype.type(2), terms.narrow[k, at.LATTICE_WEIGHT]
     for j in range(lanes):
         w[rows.LOOSE_FLOW + j] = two * weight * w[at.AMPLITUDE + j] * w[at.SQUARE + j]
     for h in range(ways.tables.shape[0]):
         table = ways.tables[h]
         for j in range(lanes):
             w[at.AMPLITUDE + j] = table[index[j]] if index[j] >= 0 else 0
-        if scene.whole[at.CUBIC]:
-            interpolate(v, w, index, lanes, scene.lattice[k], scene.grid, table, at.NO)
+        if terms.whole[at.CUBIC]:
+            interpolate(v, w, index, lanes, terms.lattice[k], terms.grid, table, at.NO)
         row = rows.LOOSE + (ways.lattice.shape[1] + h) * at.ROW
         for j in range(lanes):
             w[row + j] += w[rows.LOOSE_FLOW + j] * w[at.AMPLITUDE + j]
