@@ -17,6 +17,7 @@ LEVELS = {
     "lazy": 0,
     "units": 0,
     "polynomials": 0,
+    "compiled_constants": 0,
     "compiled_files": 0,
     "devices": 1,
     "memory": 1,

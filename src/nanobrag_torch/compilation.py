@@ -46,6 +46,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import gc
 import hashlib
 import importlib
 import logging
@@ -60,6 +61,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, cast
 
+from nanobrag_torch.compiled_constants import is_plain, with_constants
 from nanobrag_torch.compiled_files import keep_checked, say_not_kept, why_untrusted
 
 P = ParamSpec("P")
@@ -303,8 +305,9 @@ def _with_resolved_globals(kernel: Compiled[..., Any]) -> FunctionType:
     """The function with every compiled or deferred object that it names replaced by what numba knows."""
     function = kernel.function
     named = {name: value.resolved for name, value in kernel.named() if isinstance(value, (Compiled, Deferred))}
-    scope = {**function.__globals__, **named}
-    copy = FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
+    code, constants = with_constants(function.__code__, function.__globals__)
+    scope = {**function.__globals__, **named, **constants}
+    copy = FunctionType(code, scope, function.__name__, function.__defaults__)
     # Machine code from the cache is linked by names, which must not be those of the whole function.
     copy.__qualname__ = function.__qualname__ + ("_reduced" if kernel.parts else "")
     copy.__kwdefaults__ = function.__kwdefaults__
@@ -327,7 +330,7 @@ def _constants_of(module: ModuleType, name: str, function: FunctionType) -> Iter
     """What a function takes from a module by dots: plain constants alone, which become part of the machine code."""
     for attribute in sorted(_attributes(function, name)):
         value = getattr(module, attribute, None)
-        if not _is_plain(value):
+        if not is_plain(value):
             raise TypeError(
                 f"{function.__qualname__}: import what it needs from {module.__name__} by name; numbers, strings and "
                 "tuples alone are found through a module"
@@ -344,11 +347,6 @@ def _attributes(function: FunctionType, module: str) -> set[str]:
             if one.opname.startswith("LOAD_") and one.opname != "LOAD_CONST" and one.argval == module:
                 found.add(after.argval if after.opname in ("LOAD_ATTR", "LOAD_METHOD") else "")
     return found
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value is a number, a string or a tuple of such."""
-    return all(map(_is_plain, value)) if isinstance(value, tuple) else isinstance(value, (int, float, complex, str))
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -384,9 +382,12 @@ def _digest(parts: list[object]) -> str:
 
 @functools.cache
 def _announce_compilation() -> None:
-    """Log which functions of this package are compiled, each when that begins; what they call is part of them."""
+    """Log which functions of this package are compiled, each when that begins; what they call is part of them.
+
+    Until they are, nothing looks for garbage: numba makes millions of small objects, and looking takes a tenth of it.
+    """
     event = _numba_part("event")
-    under_way: list[str] = []
+    under_way: list[bool] = []  # for each of them whether garbage was collected before
 
     def on_start(_: Any, started: Any) -> None:
         title = getattr(started.data["dispatcher"].py_func, "title", None)
@@ -394,11 +395,12 @@ def _announce_compilation() -> None:
             if not under_way:
                 kept = "once for this version" if cache_folder() else "anew in every run"
                 _say_once(f"compiling {title}{_type_of_numbers(started.data['args'])}, {kept} ...")
-            under_way.append(title)
+            under_way.append(gc.isenabled())
+            gc.disable()
 
     def on_end(_: Any, ended: Any) -> None:
-        if getattr(ended.data["dispatcher"].py_func, "title", None) is not None:
-            under_way.pop()
+        if getattr(ended.data["dispatcher"].py_func, "title", None) is not None and under_way.pop():
+            gc.enable()
 
     methods = {"on_start": on_start, "on_end": on_end}
     event.register("numba:compile", type("Announcer", (event.Listener,), methods)())

@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Cell = tuple[float, float, float, float, float, float]
 
-EDGE = 1e-6
-"""Relative widening of resolution limits, so that a reflection on the limit is inside."""
-
 LARGEST_COUNT = 5e8
+EDGE = 1e-6  # relative widening of resolution limits, so that a reflection on the limit is inside
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ GROUPS = LANES // GROUP
 CHUNK = 2048  # pixels; blocks never cross from one chunk to the next, so that work can be dealt out by chunks
 BATCH = 64  # lattices whose float32 sums are then added up in float64
 SCALE = 2.0**33
-# Taken through this module they are an int64 and a bool; a literal is a type of its own to numba, for which what it is
+# Passed to stages, these are to be an int64 and a bool: a constant is a type of its own to numba, for which what it is
 # passed to would compile once more.
 FIRST, NO = 0, False
+LOOKED_UP = "FIRST", "NO"
 
 # float64 scratch: rows of LANES, ROW apart
 X, Y, Z = 0, ROW, 2 * ROW  # q

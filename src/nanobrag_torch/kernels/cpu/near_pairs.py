@@ -15,6 +15,7 @@ from nanobrag_torch.kernels.cpu.geometry import LOG2_E
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, horner, power_of_two, stage, vector_code
 from nanobrag_torch.kernels.cpu.lattice import gather_or_default
 from nanobrag_torch.kernels.cpu.layout import Array, Packed
+from nanobrag_torch.kernels.cpu.products import nine, times, times_from
 from nanobrag_torch.kernels.cpu.profiles import GAUSS, GRATING, form_squares, grating_squares, phases
 from nanobrag_torch.polynomials import POWER_32, POWER_64
 
@@ -28,7 +29,7 @@ def settle(v: Array, w: Array, places: Array, pairs: int, lattice: Array, grid: 
     for p in range(pairs):
         a, g = lattice[places[at.PAIR_LATTICE + p]], places[at.PAIR_GROUP + p]
         x, y, z = v[at.ANCHOR_X + g], v[at.ANCHOR_Y + g], v[at.ANCHOR_Z + g]
-        h, k, l = a[0] * x + a[1] * y + a[2] * z, a[3] * x + a[4] * y + a[5] * z, a[6] * x + a[7] * y + a[8] * z
+        h, k, l = times(nine(a), x, y, z)
         near_h, near_k, near_l = np.ceil(h - 0.5), np.ceil(k - 0.5), np.ceil(l - 0.5)
         w[at.PAIR_H + p], w[at.PAIR_K + p], w[at.PAIR_L + p] = h - near_h, k - near_k, l - near_l
         h, k, l = near_h - grid[0], near_k - grid[1], near_l - grid[2]
@@ -72,17 +73,13 @@ def _add_gaussians(
     hk, hl, kl = rate * (shape[1] + shape[3]), rate * (shape[2] + shape[6]), rate * (shape[5] + shape[7])
     for p in range(pairs):
         origin, n = places[at.PAIR_GROUP + p] * at.GROUP, narrow[places[at.PAIR_LATTICE + p]]
-        n0, n1, n2, n3, n4, n5, n6, n7, n8 = n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8]
-        rest_h, rest_k, rest_l = w[at.PAIR_H + p], w[at.PAIR_K + p], w[at.PAIR_L + p]
+        m, rest = nine(n), (w[at.PAIR_H + p], w[at.PAIR_K + p], w[at.PAIR_L + p])
         low_h, low_k, low_l = w[at.PAIR_LOW_H + p], w[at.PAIR_LOW_K + p], w[at.PAIR_LOW_L + p]
         base, weight = places[at.PAIR_BASE + p], n[at.LATTICE_WEIGHT]
         xs, ys, zs = w[at.DX + origin :], w[at.DY + origin :], w[at.DZ + origin :]
         sums = w[at.SUM + origin :]
         for t in range(at.GROUP):
-            x, y, z = xs[t], ys[t], zs[t]
-            h = rest_h + n0 * x + n1 * y + n2 * z
-            k = rest_k + n3 * x + n4 * y + n5 * z
-            l = rest_l + n6 * x + n7 * y + n8 * z
+            h, k, l = times_from(rest, m, xs[t], ys[t], zs[t])
             near_h, near_k, near_l = np.ceil(h - half), np.ceil(k - half), np.ceil(l - half)
             h, k, l = h - near_h, k - near_k, l - near_l
             power = h * (hh * h + hk * k + hl * l) + k * (kk * k + kl * l) + ll * (l * l)
@@ -107,16 +104,12 @@ def _peel(w: Array, places: Array, first: int, used: int, narrow: Array, grid: A
     for slot in range(used):
         p, to = first + slot, slot * at.GROUP
         origin, n = places[at.PAIR_GROUP + p] * at.GROUP, narrow[places[at.PAIR_LATTICE + p]]
-        n0, n1, n2, n3, n4, n5, n6, n7, n8 = n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8]
-        rest_h, rest_k, rest_l = w[at.PAIR_H + p], w[at.PAIR_K + p], w[at.PAIR_L + p]
+        m, rest = nine(n), (w[at.PAIR_H + p], w[at.PAIR_K + p], w[at.PAIR_L + p])
         low_h, low_k, low_l = w[at.PAIR_LOW_H + p], w[at.PAIR_LOW_K + p], w[at.PAIR_LOW_L + p]
         base = places[at.PAIR_BASE + p]
         xs, ys, zs = w[at.DX + origin :], w[at.DY + origin :], w[at.DZ + origin :]
         for t in range(at.GROUP):
-            x, y, z = xs[t], ys[t], zs[t]
-            h = rest_h + n0 * x + n1 * y + n2 * z
-            k = rest_k + n3 * x + n4 * y + n5 * z
-            l = rest_l + n6 * x + n7 * y + n8 * z
+            h, k, l = times_from(rest, m, xs[t], ys[t], zs[t])
             near_h, near_k, near_l = np.ceil(h - half), np.ceil(k - half), np.ceil(l - half)
             w[at.DH + to + t], w[at.DK + to + t], w[at.DL + to + t] = h - near_h, k - near_k, l - near_l
             place = np.int32((near_h * size_k + near_k) * size_l + near_l) + base

@@ -134,13 +134,8 @@ def _set_flow(w: Array, lanes: int, fast: float, slow: float) -> None:
     one, c1, c2, c3, c4 = real(1), real(SERIES[0]), real(SERIES[1]), real(SERIES[2]), real(SERIES[3])
     right, down = real(fast), real(slow)
     for g in range(lanes // at.GROUP):
-        b1, b2, d1, d2, cross = (
-            w[at.BOW_1 + g],
-            w[at.BOW_2 + g],
-            w[at.DOWN_BOW_1 + g],
-            w[at.DOWN_BOW_2 + g],
-            w[at.CROSS_BOW + g],
-        )
+        b1, b2, cross = w[at.BOW_1 + g], w[at.BOW_2 + g], w[at.CROSS_BOW + g]
+        d1, d2 = w[at.DOWN_BOW_1 + g], w[at.DOWN_BOW_2 + g]
         p0, p1, p2, common = w[at.POLAR_0 + g], w[at.POLAR_1 + g], w[at.POLAR_2 + g], w[at.COMMON + g]
         q1, q2, both = w[at.DOWN_POLAR_1 + g], w[at.DOWN_POLAR_2 + g], w[at.CROSS_POLAR + g]
         for i in range(at.GROUP):
@@ -213,13 +208,8 @@ def _look_near(w: Array, lanes: int, fast: float, slow: float, per_length: float
         ax, ay, az, first = w[at.UNIT_X + g] * scale, w[at.UNIT_Y + g] * scale, w[at.UNIT_Z + g] * scale, g * at.GROUP
         ex, ey, ez = w[at.STEP_X + g] * scale, w[at.STEP_Y + g] * scale, w[at.STEP_Z + g] * scale
         gx, gy, gz = w[at.DOWN_X + g] * scale, w[at.DOWN_Y + g] * scale, w[at.DOWN_Z + g] * scale
-        b1, b2, d1, d2, cross = (
-            w[at.BOW_1 + g],
-            w[at.BOW_2 + g],
-            w[at.DOWN_BOW_1 + g],
-            w[at.DOWN_BOW_2 + g],
-            w[at.CROSS_BOW + g],
-        )
+        b1, b2, cross = w[at.BOW_1 + g], w[at.BOW_2 + g], w[at.CROSS_BOW + g]
+        d1, d2 = w[at.DOWN_BOW_1 + g], w[at.DOWN_BOW_2 + g]
         for i in range(at.GROUP):
             j, t, r = first + i, w[at.ACROSS + i] + right, w[at.DOWNWARDS + i] + down
             s = t * (b1 + t * b2 + r * cross) + r * (d1 + r * d2)
