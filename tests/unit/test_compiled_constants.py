@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dis
 import math
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_a_constant_is_one_global_and_the_code_does_the_same():
     code, found = with_constants(area.__code__, {"math": math})
     assert found == {"math.pi": math.pi, "math.e": math.e}  # a function stays with its module
     assert {"math.pi", "math.e"} <= {one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL"}
-    changed = type(area)(code, {**vars(math), "math": math, "range": range, **found})
+    changed = FunctionType(code, {**vars(math), "math": math, "range": range, **found})
     assert [changed(x) for x in (0.5, 2.0, 4.0)] == [area(x) for x in (0.5, 2.0, 4.0)]
 
 
@@ -42,9 +42,9 @@ def test_more_names_than_an_instruction_counts():
     scope: dict[str, object] = {}
     exec("def total():\n    return " + " + ".join(f"many.{name}" for name in names), scope)
     function = scope["total"]
-    assert isinstance(function, type(area))
+    assert isinstance(function, FunctionType)
     code, found = with_constants(function.__code__, {"many": module})
-    assert len(found) == 400 and type(area)(code, found)() == 399 * 200
+    assert len(found) == 400 and FunctionType(code, found)() == 399 * 200
 
 
 def test_what_a_module_says_is_looked_up_stays():
