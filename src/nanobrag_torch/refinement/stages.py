@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.parameters import ParameterSet
 from nanobrag_torch.refinement.problem import Pass, Problem, State
 from nanobrag_torch.refinement.solver import Solution, levenberg_marquardt
+from nanobrag_torch.units import ANGSTROM
 
 ROUNDS_OF_SCAN = 5
 FACTOR = 2.0
@@ -31,6 +33,7 @@ ALLOWED_MOVE = 0.3
 UNSETTLED = "summed more finely still, {} would move by {:.1f} of its sigma"
 SAFE_GAIN = 8.0
 """Less than the factor by which twice as many samples along an edge lower the error of an extrapolated integral."""
+SAMPLES_A_WIDTH, MOST_COARSE = 0.9, 5
 NO_EFFECT = 1e-6
 ROUGH_STEP = 0.5
 """Standard deviations of a step that ends the comparison of shapes."""
@@ -371,6 +374,24 @@ def nearby(problem: Problem, state: State, slopes: Tensor, most_steps: int) -> S
     again = levenberg_marquardt(problem, solution.state, most_steps=most_steps)
     again.history[:0] = solution.history
     return again
+
+
+def coarse_oversample(problem: Problem) -> int:
+    """Samples along a pixel's edge that see the narrowest spots that the crystals' sizes make, at least roughly."""
+    parameters, model = problem.parameters, problem.model
+    values = parameters.unpack(parameters.pack())
+    away = (model.base.panels[:, 0] * model.base.panels[:, 3]).sum(1).abs().min()
+    narrowest = float("inf")
+    for number in range(len(model.lattices)):
+        edges = torch.linalg.vector_norm(model.rows(values, number), dim=1) * ANGSTROM
+        longest = (edges * model.cells(values, number).diagonal()).max()
+        narrowest = min(narrowest, float(model.mean_wavelength / longest * away / model.base.pixel_size.max()))
+    return min(max(math.ceil(SAMPLES_A_WIDTH / narrowest), 1), MOST_COARSE)
+
+
+def narrow(sampling: Sampling, coarse: Sampling) -> Sampling:
+    """A sampling for spots of which the coarse one needed several samples a pixel: twice as many, if it did."""
+    return sampling if coarse.oversample == 1 else replace(sampling, oversample=2 * coarse.oversample)
 
 
 def _is_mosaic(problem: Problem) -> bool:

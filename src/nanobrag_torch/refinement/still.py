@@ -49,10 +49,11 @@ from nanobrag_torch.refinement.solver import Progress, Solution, levenberg_marqu
 from nanobrag_torch.refinement.spots import Listed, half_size, listed_spots
 from nanobrag_torch.refinement.stages import (
     box_sigma_z,
+    coarse_oversample,
     first_columns,
     fits_as_well,
-    joined,
     keep_pixels,
+    narrow,
     nearby,
     outliers,
     refine_sampling,
@@ -320,10 +321,17 @@ class Refinement:
 
     def _coarse(self, problem: Problem) -> tuple[Problem, State]:
         linear = first_columns(problem)
-        parameters = scan(problem, linear)
-        problem = replace(problem, parameters=parameters)
+        problem = self._coarsely_summed(problem)
+        problem = self._coarsely_summed(replace(problem, parameters=scan(problem, linear)))
         parameters, state = with_scale(problem, linear)
         return replace(problem, parameters=parameters), state
+
+    def _coarsely_summed(self, problem: Problem) -> Problem:
+        """Summed so finely that spots narrower than a pixel are seen."""
+        if self.options.sampling is not None:
+            return problem
+        sampling = replace(problem.model.sampling, oversample=coarse_oversample(problem))
+        return replace(problem, model=problem.model.with_sampling(sampling))
 
     def _rough(self, problem: Problem, state: State) -> tuple[Problem, State]:
         """A few steps with coarse sums; what turns out to change nothing is held from here on."""
@@ -341,9 +349,8 @@ class Refinement:
         """The shape that fits best, by how much the others fit worse."""
         if self.options.shape != "auto":
             return problem, state, {}
-        sampling = (
-            joined(problem.model.sampling, SHAPE_SAMPLING) if self.options.sampling is None else problem.model.sampling
-        )
+        coarse = problem.model.sampling
+        sampling = coarse if self.options.sampling is not None else narrow(SHAPE_SAMPLING, coarse)
         found = try_shapes(problem, state, SHAPES, sampling)
         best = min(found, key=lambda shape: found[shape][0])
         above = {shape.value: loss - found[best][0] for shape, (loss, _) in found.items()}
@@ -363,7 +370,7 @@ class Refinement:
         if not self.options.check_sampling or self._is_pink(problem):
             problem, state = resampled(problem, state, self._fine_sampling(problem))
             return problem, levenberg_marquardt(problem, state, most_steps=most)
-        problem, solution, left = refine_sampling(problem, state, FINE, most)
+        problem, solution, left = refine_sampling(problem, state, narrow(FINE, problem.model.sampling), most)
         self.notes += [left] if left else []
         return problem, solution
 
@@ -372,7 +379,7 @@ class Refinement:
         return len(problem.model.base.wavelengths) > MANY_CHANNELS
 
     def _fine_sampling(self, problem: Problem) -> Sampling:
-        return PINK if self._is_pink(problem) else UNCHECKED
+        return narrow(PINK if self._is_pink(problem) else UNCHECKED, problem.model.sampling)
 
     def _without_spread(self, problem: Problem, state: State) -> tuple[Problem, State]:
         """Without mosaicity where the shot fits as well without, or its parameter has run away towards zero."""
