@@ -54,8 +54,8 @@ CRYSTALS = 10
 
 @cache
 def scene(**options: Any) -> tuple[Truth, Exposure]:
-    """A mosaic still: truth of 150 quadrature domains, pixels integrated from 6 x 6 samples, rendered once."""
-    fine = {"domains": 150, "mosaic_sampling": "quadrature", "oversample": 6, "whole_pixels": True}
+    """A mosaic still: truth of 100 quadrature domains, pixels integrated from 4 x 4 samples, rendered once."""
+    fine = {"domains": 100, "mosaic_sampling": "quadrature", "oversample": 4, "whole_pixels": True}
     truth = still_truth(**{**fine, **options})
     return truth, rendered(truth)
 

@@ -30,7 +30,7 @@ def pulls(seed: int) -> Case:
 
     Of the intensities the sums over spots: their number and the squares of their pulls, of photons and of F^2.
     """
-    believed = still_truth(domains=150, mosaic_sampling="quadrature", oversample=6, whole_pixels=True)
+    believed = still_truth(domains=100, mosaic_sampling="quadrature", oversample=4, whole_pixels=True)
     truth = drawn(believed, seed)
     exposure = counted(rendered(truth), truth, seed)
     result = refine_still(

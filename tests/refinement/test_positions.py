@@ -57,3 +57,20 @@ def test_a_gaussian_model_of_square_crystals_keeps_the_geometry():
     assert found.rotation_deg < 0.003 and found.distance_um < 30
     sigma = 1000 * result.parameters["distance"].sigma
     assert found.distance_um < 3 * sigma < 120
+
+
+def test_square_crystals_whose_spots_are_a_third_of_a_pixel_wide_are_named_and_fit():
+    """As the C program makes them by default: no mosaicity, 5 x 5 samples a pixel, which makes N a little too large."""
+    truth = still_truth(
+        size=700, distance_mm=75.0, N_cells=(40.0, 40.0, 60.0), mosaic_spread_deg=0.0, domains=1, oversample=5,
+        shape="square",
+    )  # fmt: skip
+    exposure = counted(rendered(truth), truth, 1)
+    begin = list(wrong_start(truth, Start(rotation_deg=0.3, distance_mm=0.15), 3))
+    result = refine_still(
+        begin, exposure.table, exposure.counts, truth.factors, readout_noise=truth.readout, check_sampling=False
+    )
+    assert result.status == "converged" and result.shape.value == "square" and result.sigma_z < 1.2
+    assert errors(truth.experiments[0], result.experiment).rotation_deg < 0.002
+    assert result.parameters["N_a"].value == pytest.approx(40, rel=0.03)
+    assert "spread" not in result.parameters
