@@ -42,11 +42,17 @@ def verdict(problem: Problem, solution: Solution) -> tuple[str, str]:
 
 
 def total_signal(problem: Problem, state: State) -> float:
-    """Photons of all spots over the standard deviation of their sum, by the intensities or the scale."""
-    spots = problem.spots(state)
+    """Photons of every box's spot over their standard deviation, added up over the root of the number of boxes.
+
+    Each is signed, and so is a normal deviate where there is nothing: free intensities fit noise of either sign.
+    """
+    spots, box, count = problem.spots(state), problem.boxes.box, len(problem.boxes)
     level = (problem.expected(state) - spots + problem.boxes.readout).clamp(min=0.05)
-    matched = (spots * (problem.boxes.data - level + problem.boxes.readout) / level).sum()
-    return float(matched / torch.sqrt((spots**2 / level).sum().clamp(min=1e-30)))
+    shape = spots.abs()
+    matched = _by_box(box, shape * (problem.boxes.data - level + problem.boxes.readout) / level, count)
+    noise = _by_box(box, shape**2 / level, count)
+    lit = noise > 0
+    return float((matched[lit] / noise[lit].sqrt()).sum() / max(int(lit.sum()), 1) ** 0.5)
 
 
 def unexplained(problem: Problem, state: State) -> tuple[float, float]:
