@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
@@ -127,3 +128,25 @@ def test_groups_that_cannot_be_are_refused(misplaced_shots):
     assert len(GroupMoves.of(named, "panel", ("shift", "distance")).gauge()) == 1
     assert GroupMoves.of(named, "whole", ("distance",)).which == (2,)
     assert GroupMoves.of(named, {0: 0, 1: 0, 2: 1}, ("shift",)).of_panel.tolist() == [0, 0, 1, -1]
+
+
+def spoilt(kept, name, kind):
+    """A shot whose pixels are not finite or blank, or whose spots have the indices of others."""
+    boxes = kept.boxes
+    if kind == "other indices":
+        spots = replace(boxes.spots, hkl=np.roll(boxes.spots.hkl, 7, axis=0))
+        return replace(kept, name=name, boxes=replace(boxes, spots=spots))
+    data = boxes.data * np.nan if kind == "not a number" else torch.full_like(boxes.data, 3.0)
+    return replace(kept, name=name, boxes=replace(boxes, data=data))
+
+
+def test_bad_shots_move_no_panel(misplaced_shots):
+    named, true, kept = misplaced_shots
+    groups = GroupMoves.of(named, "panel", ("shift", "tilt"))
+    start = start_panels(kept[0].experiments[0])
+    kinds = ("not a number", "blank", "other indices")
+    bad = [spoilt(kept[n], f"bad_{kind}", kind) for n, kind in enumerate(kinds)]
+    found = refine_geometry([*kept, *bad], groups, start)
+    assert found.status == "converged" and misplacement(placed(named, found), true) < 0.01
+    rows = {row["name"]: row for row in found.shots}
+    assert rows[bad[0].name]["weight"] == 0 and "not finite" in rows[bad[0].name]["reason"]

@@ -326,7 +326,10 @@ class GeometryRefinement:
     def by_pixels(self) -> tuple[str, str, Tensor]:
         """Steps on all pixels, each taken only where the whole fits better; status, reason, and sigmas [K]."""
         for shot in self.shots:
-            shot.look(self.moves, self.panels())
+            if bool(shot.kept.boxes.data.isfinite().all()):
+                shot.look(self.moves, self.panels())
+            else:
+                shot.weight, shot.reason = 0.0, "its data are not finite"
         for kappa in KAPPAS:
             for shot in self.shots:
                 if shot.weight:
@@ -377,7 +380,7 @@ class GeometryRefinement:
         median = median_of([shot.sigma_z() for shot in self.shots], self.reducer)
         for shot in self.shots:
             z = shot.sigma_z()
-            if not z < WORST * median:
+            if shot.weight and not z < WORST * median:
                 shot.weight, shot.reason = 0.0, f"sigma-Z {z:.2f}, {WORST} times the median of {median:.2f} and more"
 
     def by_panel(self, rows: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
