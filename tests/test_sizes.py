@@ -32,6 +32,7 @@ CRYSTAL = "-default_F 10 -cell 78 78 38 90 90 90 -lambda 1 -distance 100 -N 3"
         "-detpixels 16 -phisteps 2000000000 -osc 1",
         "-detpixels 16 -oversample 2000000",
         "-detpixels 16 -hdivrange 1 -hdivsteps 2000000000",
+        "-detpixels 16 -cell 1e8 1e8 1e8 90 90 90",
         "-detpixels 16 -hkl wide.hkl",
         "-detpixels 16 -hkl pipe",
         "-detpixels 16 -hkl /dev/zero",
@@ -43,7 +44,7 @@ def test_sizes_that_no_machine_has_are_refused_by_name(words, tmp_path, monkeypa
     (tmp_path / "wide.hkl").write_text("0 0 0 1\n7000 7000 7000 1\n")
     os.mkfifo(tmp_path / "pipe")
     assert nanobragg([*CRYSTAL.split(), *words.split(), "-floatfile", "a.bin"]) == 2
-    named = words.split()[-2] if "-osc" not in words else "-phisteps"
+    named = "-cell" if "-cell" in words else "-phisteps" if "-osc" in words else words.split()[-2]
     assert named.split("s")[0] in one_line(capfd.readouterr().err)
     assert not (tmp_path / "a.bin").exists()
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 MOST_STEPS = 2**22
 """Of a count whose every step is held in memory: domains, steps of a rotation, sources along an axis."""
+LONGEST_EDGE_A = 1e7
+"""A millimetre: nothing that is longer is the edge of a cell."""
 MOST_LAYERS = 2**14
 """Of a sensor: each is summed for every pixel."""
 MOST_SUBPIXELS = 100_000
@@ -134,6 +136,7 @@ class CrystalConfig(Checked):
         require_positive(self, "cell_a", "cell_b", "cell_c", "cell_alpha", "cell_beta", "cell_gamma", "sample_size_mm")
         require_at_least(self, 1, "phi_steps", "mosaic_domains")
         require_at_most(self, MOST_STEPS, "phi_steps", "mosaic_domains")
+        require_at_most(self, LONGEST_EDGE_A, "cell_a", "cell_b", "cell_c")
         require_at_least(self, 0, "mosaic_spread_deg")
         require_length(self, 3, "misset_deg", "spindle_axis", "orientation_vector_deg")
         require_length(self, 3, "mosflm_a_star", "mosflm_b_star", "mosflm_c_star")
