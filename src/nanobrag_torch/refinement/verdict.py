@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nanobrag_torch.refinement.columns import Layout
 from nanobrag_torch.refinement.problem import Problem, State
+from nanobrag_torch.refinement.shoeboxes import PLANE
 from nanobrag_torch.refinement.solver import Solution
 
 CONVERGED, STALLED, FAILED = "converged", "stalled", "failed"
@@ -13,6 +15,7 @@ SEEN = 8.0  # standard deviations of a box's signal above the background
 UNEXPLAINED_BOX, UNEXPLAINED = 0.7, 0.4
 MOST_UNEXPLAINED_BOXES = 0.2
 LEAST_SIGNAL = 6.0  # standard deviations, of all spots together
+LEAST_PLANE = 1e-9
 FAR_FROM_PRIOR = 4.0
 HELD_TO_PRIOR = ("a", "b", "c", "alpha", "beta", "gamma", "distance", "wavelength", "beam_x", "beam_y")
 ENDS = {
@@ -44,14 +47,19 @@ def verdict(problem: Problem, solution: Solution) -> tuple[str, str]:
 def total_signal(problem: Problem, state: State) -> float:
     """Photons of every box's spot over their standard deviation, added up over the root of the number of boxes.
 
-    Each is signed, and so is a normal deviate where there is nothing: free intensities fit noise of either sign.
+    Each is signed, and so is a normal deviate where there is nothing: free intensities fit noise of either sign. What a
+    plane explains as well is no signal: a spot may be as wide as its box.
     """
-    spots, box, count = problem.spots(state), problem.boxes.box, len(problem.boxes)
-    level = (problem.expected(state) - spots + problem.boxes.readout).clamp(min=0.05)
-    shape = spots.abs()
-    matched = _by_box(box, shape * (problem.boxes.data - level + problem.boxes.readout) / level, count)
-    noise = _by_box(box, shape**2 / level, count)
-    lit = noise > 0
+    spots, boxes = problem.spots(state), problem.boxes
+    level = (problem.expected(state) - spots + boxes.readout).clamp(min=0.05)
+    columns = torch.cat((spots.abs()[:, None], boxes.basis), 1)
+    left = (boxes.data + boxes.readout - level) / level
+    gram, right = Layout(boxes.box, len(boxes)).gram(columns, 1 / level, left)
+    planes = gram[:, 1:, 1:] + LEAST_PLANE * torch.eye(PLANE, dtype=torch.float64)
+    as_plane = torch.linalg.solve(planes, gram[:, 1:, :1])[..., 0]
+    matched = right[:, 0] - (as_plane * right[:, 1:]).sum(1)
+    noise = gram[:, 0, 0] - (as_plane * gram[:, 0, 1:]).sum(1)
+    lit = noise > LEAST_PLANE * gram[:, 0, 0]
     return float((matched[lit] / noise[lit].sqrt()).sum() / max(int(lit.sum()), 1) ** 0.5)
 
 
