@@ -49,6 +49,15 @@ def test_sizes_that_no_machine_has_are_refused_by_name(words, tmp_path, monkeypa
     assert not (tmp_path / "a.bin").exists()
 
 
+def test_so_many_cells_that_no_time_is_enough_for_their_spots(tmp_path, monkeypatch, capfd):
+    """Sub-pixels that the program chooses itself are counted like those that it is told."""
+    monkeypatch.chdir(tmp_path)
+    assert nanobragg([*CRYSTAL.split()[:-1], "2000000000", "-detpixels", "16", "-floatfile", "a.bin"]) == 2
+    said = one_line(capfd.readouterr().err)
+    assert "-oversample" in said and "468000000, three across a spot of 2e+09 cells" in said
+    assert not (tmp_path / "a.bin").exists()
+
+
 def test_memory_is_asked_for_before_it_is_taken():
     require_memory("field", 3, 1e6)
     with pytest.raises(InputError, match=r"field: got 3; accepted: .* it needs 1e\+06 GB, [0-9.]+ GB are free"):

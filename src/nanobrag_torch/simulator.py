@@ -18,7 +18,7 @@ from nanobrag_torch.background.materials import MaterialConfig, names_of
 from nanobrag_torch.checks import require_model
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.compat_phi import first_step, with_first_step
-from nanobrag_torch.config import BeamConfig, CrystalConfig
+from nanobrag_torch.config import MOST_SUBPIXELS, BeamConfig, CrystalConfig
 from nanobrag_torch.devices import checked_device
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation
@@ -147,9 +147,15 @@ class Simulator(SimulatorAttributes, SimulatorShown):
 
     @property
     def oversample(self) -> int:
-        """Sub-pixels along an edge: as configured, or as recommended."""
+        """Sub-pixels along an edge: as configured, or as recommended, which no time would be enough for beyond a limit."""
         asked = self.detector.config.oversample
-        return asked if asked > 0 else self.recommended_oversample
+        if asked > 0:
+            return asked
+        found = self.recommended_oversample
+        if found > MOST_SUBPIXELS:
+            cells = f"{float(self.cells.detach().max()):g} cells"
+            raise InputError("oversample", f"{found}, three across a spot of {cells}", f"numbers up to {MOST_SUBPIXELS}")
+        return found
 
     @property
     def steps(self) -> int:
