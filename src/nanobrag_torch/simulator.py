@@ -147,14 +147,14 @@ class Simulator(SimulatorAttributes, SimulatorShown):
 
     @property
     def oversample(self) -> int:
-        """Sub-pixels along an edge: as configured, or as recommended, which no time would be enough for beyond a limit."""
+        """Sub-pixels along an edge: as configured, or as recommended, up to what some time would be enough for."""
         asked = self.detector.config.oversample
         if asked > 0:
             return asked
         found = self.recommended_oversample
         if found > MOST_SUBPIXELS:
-            cells = f"{float(self.cells.detach().max()):g} cells"
-            raise InputError("oversample", f"{found}, three across a spot of {cells}", f"numbers up to {MOST_SUBPIXELS}")
+            said = f"{found}, three across a spot of {float(self.cells.detach().max()):g} cells"
+            raise InputError("oversample", said, f"numbers up to {MOST_SUBPIXELS}")
         return found
 
     @property
