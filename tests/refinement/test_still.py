@@ -30,6 +30,15 @@ def test_a_still_comes_back(still, wrong):
     assert values["spread"] == pytest.approx(0.05, rel=0.02)
 
 
+@pytest.mark.parametrize("seed", [1, 6])
+def test_a_shot_without_a_crystal_is_not_called_converged(still, seed):
+    """Free intensities follow the noise of both signs, which is no signal."""
+    truth, exposure = still
+    noise = np.random.default_rng(seed).poisson(4.0, exposure.counts.shape).astype(float)
+    result = refined(truth, replace(exposure, counts=noise), seed=seed, check_sampling=False)
+    assert result.status != "converged"
+
+
 def test_a_start_that_is_a_degree_off(still):
     truth, exposure = still
     result = refined(truth, exposure, start=Start(rotation_deg=1.0, cell=0.003, distance_mm=0.3), check_sampling=False)
