@@ -56,7 +56,9 @@ def test_what_cannot_be_freed_says_why(still):
 
 
 def test_two_crystals_on_one_shot():
-    one = still_truth(size=900, distance_mm=110.0, domains=40, mosaic_sampling="quadrature", oversample=3)
+    one = still_truth(
+        size=900, distance_mm=110.0, domains=60, mosaic_sampling="quadrature", oversample=4, whole_pixels=True
+    )
     data = one.experiments[0]
     second = oriented_crystal(data.crystal.cell, 77, hall=data.crystal.space_group_hall)
     truth = replace(one, experiments=(data, replace(data, crystal=second)))

@@ -144,7 +144,15 @@ def test_a_disk_without_room_costs_a_warning(scratch):
     assert said.count("not kept for the next run: file too large") == 1 and "Traceback" not in said
 
 
-def test_an_interrupt_waits_until_what_swallows_it_is_over():
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises, which it does not in a suite that a shell has put in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_waits_until_what_swallows_it_is_over(interruptible):
     done = []
     with pytest.raises(KeyboardInterrupt), compiled_files.interrupts_after():
         os.kill(os.getpid(), signal.SIGINT)
