@@ -196,7 +196,7 @@ def test_torchrun_goes_on_from_the_last_step_after_a_kill(folder, alone):
     script = Path(__file__).parents[1] / "interrupted_run.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     ended = subprocess.run([*command, str(script), str(folder)], env=ENVIRONMENT, timeout=200, capture_output=True)
-    assert ended.returncode == 0, ended.stderr
+    assert ended.returncode == 0, ended.stderr.decode()
     assert (folder / "killed").exists() and b"exitcode: -9" in ended.stderr
     told = [(folder / f"torchrun_{rank}.txt").read_text() for rank in (0, 1)]
     assert told == [f"converged {len(alone.history)} 0"] * 2  # neither began anew
