@@ -15,22 +15,15 @@ from nanobrag_torch.io.mtz import write_mtz
 from nanobrag_torch.io.refl_write import write_refl
 from nanobrag_torch.records.reflections import Reflections
 from nanobrag_torch.records.tables import ReflectionData
+from small_cif import LOOP
 from small_scan import small_scan
 
 DATA = Path(__file__).parents[1] / "data"
 SIZE = (7, 5)
-REFLECTIONS_CIF = """data_x
-_cell.length_a 40
-_cell.length_b 50
-_cell.length_c 60
-_cell.angle_alpha 90
-_cell.angle_beta 90
-_cell.angle_gamma 90
-_symmetry.space_group_name_H-M 'P 21 21 21'
-loop_
-_refln.index_h
-_refln.index_k
-_refln.index_l
+REFLECTIONS_CIF = (
+    "data_x\n"
+    + LOOP
+    + """\
 _refln.status
 _refln.F_meas_au
 _refln.F_meas_sigma_au
@@ -39,6 +32,7 @@ _refln.F_meas_sigma_au
 3 1 1 x 99 1
 4 1 1 o ? ?
 """
+)
 TREES: dict[str, Mutation] = {"expt": json_trees, "refl": msgpack_trees, "nxmx": hdf5_trees}
 
 

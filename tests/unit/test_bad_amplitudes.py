@@ -12,24 +12,18 @@ from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.amplitudes import read_reflections
 from nanobrag_torch.io.dump import write_dump_file
+from small_cif import LOOP
 
-CIF = """data_x
-_cell.length_a 40
-_cell.length_b 50
-_cell.length_c 60
-_cell.angle_alpha 90
-_cell.angle_beta 90
-_cell.angle_gamma 90
-_symmetry.space_group_name_H-M 'P 21 21 21'
-loop_
-_refln.index_h
-_refln.index_k
-_refln.index_l
+CIF = (
+    "data_x\n"
+    + LOOP
+    + """\
 _refln.F_meas_au
 _refln.F_meas_sigma_au
 1 2 3 10.5 0.5
 2 2 4 {} 0.25
 """
+)
 PDB = """CRYST1   40.000   50.000   60.000  90.00  90.00  90.00 P 1           1
 ATOM      1  CA  ALA A   1      10.000  10.000  10.000  1.00{:6.0f}           C
 END

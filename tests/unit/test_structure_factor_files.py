@@ -20,6 +20,7 @@ from nanobrag_torch.io.hkl import read_hkl_file
 from nanobrag_torch.io.mtz import read_mtz, write_mtz
 from nanobrag_torch.io.plain_reflections import write_hkl_lines
 from nanobrag_torch.records.reflections import Reflections, require_cell
+from small_cif import LOOP
 
 CELL = (40.0, 50.0, 60.0, 90.0, 90.0, 90.0)
 GROUP = "P 21 21 21"
@@ -190,22 +191,15 @@ def test_anomalous_pairs_return_from_mtz(tmp_path):
         assert back == sent
 
 
-SF = """data_r1abcsf
-_cell.length_a 40
-_cell.length_b 50
-_cell.length_c 60
-_cell.angle_alpha 90
-_cell.angle_beta 90
-_cell.angle_gamma 90
-_symmetry.space_group_name_H-M 'P 21 21 21'
-loop_
-_refln.index_h
-_refln.index_k
-_refln.index_l
+SF = (
+    "data_r1abcsf\n"
+    + LOOP
+    + """\
 _refln.status
 {tags}
 {rows}
 """
+)
 
 
 def test_structure_factor_mmcif(tmp_path):
