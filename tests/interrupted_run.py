@@ -1,11 +1,13 @@
 """Refines shared intensities under torchrun; the last process is killed once, within the second step.
 
-A mark on disk says that it was.
+A mark on disk says that it was. Started again, the first process comes a while after the last one, which meanwhile
+could only find the addresses of processes that are no more.
 """
 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ from nanobrag_torch.refinement.reducers import Distributed
 from nanobrag_torch.workers import joined, place_of_process
 
 SUMS_OF_THE_STEP = 10
+LATE_S = 1.0
 
 
 class Killed(Distributed):
@@ -46,6 +49,8 @@ def main(folder):
     setattr(Ensemble, "begin", counted)  # noqa: B010  (a method)
     asked = Request(folder=folder / "out", structure_factors=folder / "start.mtz", output=folder / "torchrun")
     doomed = Killed(asked.output / "states", place.rank, folder / "killed")
+    if doomed.mark.exists() and not place.rank:
+        time.sleep(LATE_S)
     with joined(place):
         found = run(asked, place, doomed if place.rank == place.size - 1 else Distributed())
     text = f"{found.status} {len(found.history)} {len(begun)}"

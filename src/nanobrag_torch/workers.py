@@ -10,12 +10,17 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from nanobrag_torch.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.distributed.distributed_c10d import Store
+
+PAUSE_S = 0.005  # between two looks at who has come
 
 LAUNCHERS: dict[str, tuple[str, str]] = {
     "torchrun": ("RANK", "WORLD_SIZE"),
@@ -68,17 +73,47 @@ def joined(place: Place, device: str = "cpu") -> Iterator[None]:
     if place.size == 1:
         yield
         return
-    import torch.distributed as distributed
+    from torch import distributed
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise InputError(", ".join(missing), None, "the address of the first process (torchrun sets it; srun does not)")
     backend = "nccl" if device.startswith("cuda") else "gloo"
-    distributed.init_process_group(backend, rank=place.rank, world_size=place.size)
+    store, rank, size = next(rendezvous("env://", place.rank, place.size))
+    own = PrefixStore(name_of_this_start(store, place), store)
+    distributed.init_process_group(backend, store=own, rank=rank, world_size=size)
     try:
         yield
     finally:
         distributed.destroy_process_group()
+
+
+def name_of_this_start(store: Store, place: Place, patience_s: float = 300.0) -> str:
+    """A name that all processes of this start, and none of an earlier one, have; waits until each of them is there.
+
+    torchrun keeps one store over its restarts. In it gloo and nccl look up where a rank is found, and would find the
+    address of a process that was killed where its successor has not yet written its own. So rank 0 makes up a name each
+    time, and leaves it under a word that the other has just made up, until the other says that it has read it.
+    Raises TimeoutError where a process does not come within `patience_s`.
+    """
+    own = uuid4().hex
+    if place.rank:
+        store.set(f"word of rank {place.rank}", own)
+        name = str(store.get(own), "ascii")
+        store.set(f"{name} is read by rank {place.rank}", "")
+        return name
+    missing, end = set(range(1, place.size)), monotonic() + patience_s
+    while missing:
+        if monotonic() > end:
+            raise TimeoutError(f"ranks {sorted(missing)} of {place.size} did not come in {patience_s:g} s")
+        for word in (f"word of rank {rank}" for rank in missing):
+            if store.check([word]):  # perhaps the word of a process that was killed: then nobody reads what it finds
+                store.set(str(store.get(word), "ascii"), own)
+        missing = {rank for rank in missing if not store.check([f"{own} is read by rank {rank}"])}
+        sleep(PAUSE_S)
+    return own
 
 
 def summed(part: Tensor) -> Tensor:
