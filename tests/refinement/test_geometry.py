@@ -64,6 +64,18 @@ def placed(detector, found):
     return moved_detector(detector, found.panels.numpy())
 
 
+def test_a_shot_of_another_detector_is_named_with_what_differs(misplaced_shots):
+    named, _, kept = misplaced_shots
+    groups = GroupMoves.of(named, "panel", ("shift", "tilt"))
+    start = start_panels(kept[0].experiments[0])
+    further = start.clone()
+    further[1, 0, 2] += 2e-5
+    with pytest.raises(InputError, match=r"shot_00000: detector: got 'panels 0\.02 mm and 0 rad off'.*one detector"):
+        refine_geometry(kept, groups, further)
+    with pytest.raises(InputError, match="4 panels, not 3"):
+        refine_geometry(kept, groups, start[:3])
+
+
 def test_slopes_of_the_groups_are_those_of_their_moves(misplaced_shots):
     """Sums of one shot against differences of its loss when a single group moves."""
     named, _, kept = misplaced_shots

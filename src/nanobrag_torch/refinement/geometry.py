@@ -274,6 +274,15 @@ class Geometry:
     shots: tuple[dict[str, Any], ...] = field(default=())
 
 
+def _difference(panels: Tensor, start: Tensor) -> str:
+    """How panels [P, 4, 3] (m) differ from those that all shots should begin with; empty where they do not."""
+    if panels.shape != start.shape:
+        return f"{len(panels)} panels, not {len(start)}"
+    off = (panels - start).norm(dim=-1)
+    apart, turned = float(off[:, 0].max()), float(off[:, 1:].max())
+    return "" if max(apart, turned) <= 1e-9 else f"panels {1000 * apart:.3g} mm and {turned:.2g} rad off"
+
+
 class GeometryRefinement:
     """The shots of one process, the moves of all, and the sums over processes."""
 
@@ -283,8 +292,9 @@ class GeometryRefinement:
         self.moves, self.start, self.reducer = groups, start, reducer
         self.history: list[dict[str, float]] = []
         for shot in self.shots:
-            if not torch.allclose(shot.start_panels, start, rtol=0, atol=1e-9):
-                raise InputError(f"{shot.name}: detector", "another", "the same detector for all shots")
+            if found := _difference(shot.start_panels, start):
+                accepted = "the detector that the first shot began with: one detector is shared by all"
+                raise InputError(f"{shot.name}: detector", found, accepted)
         if not self._total([float(len(shots))])[0]:
             raise InputError("shots", 0, "at least one")
 
