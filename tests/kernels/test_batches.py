@@ -136,6 +136,23 @@ def test_bounds_and_rare_parts(profile, more):
         assert deviation(by["lattice"][b], alone[1]["lattice"]) < 1e-13
 
 
+def test_round_crystals_of_either_precision():
+    """Large ones are worked out in float64, whichever others are in the batch: values, gradients and slopes."""
+    draw = Draw(profile=Profile.SPHERE, panels=1, sources=2)
+    scene, options = batch_of(draw, CRYSTALS), options_of(draw, dtype=torch.float32)
+    scene = replace(scene, shape=scene.shape * torch.tensor([1.0, 400.0, 2.0], dtype=D)[:, None, None])
+    assert torch.equal(operation.intensity(None, scene, options), loop(None, scene, options))
+    upstream = torch.ones((COUNT, 9 * 13))
+    directions = {"lattice": scene.lattice[None], "structure_factors": scene.structure_factors[None]}
+    slopes = operation.tangents(None, scene, directions, options)
+    _, by = operation.gradients(upstream, None, scene, options, ["lattice"])
+    for b in range(COUNT):
+        one, own = scene_of(scene, b), directions | {"lattice": scene.lattice[None, b]}
+        assert torch.equal(slopes[:, b], operation.tangents(None, one, own, options))
+        alone = operation.gradients(upstream[b], None, one, options, ["lattice"])[1]["lattice"]
+        assert deviation(by["lattice"][b], alone) < 1e-13
+
+
 def test_threads_change_nothing():
     draw = Draw(panels=1, sources=2, lattices=3)
     scene, options = batch_of(draw, CRYSTALS), options_of(draw, image_shape=(70, 90))

@@ -93,6 +93,35 @@ def test_scenes_that_are_not_finite_give_nan():
     assert bool(torch.isnan(torch.autograd.grad(value.sum(), scene.wavelengths)[0]).all())
 
 
+def test_gradients_and_slopes_are_not_taken_for_constants():
+    """Where somebody wants to differentiate what they were made with, that is refused and not silently nothing."""
+    draw = Draw(lattices=1)
+    scene, options = draw_scene(draw), options_of(draw)
+    upstream = torch.ones(2 * 9 * 13, dtype=D, requires_grad=True)
+    direction = scene.lattice[None].clone().requires_grad_()
+    _, found = operation.gradients(upstream, None, scene, options, ["lattice"])
+    for result in (found["lattice"], operation.tangents(None, scene, {"lattice": direction}, options)):
+        with pytest.raises(InputError, match="first derivatives alone"):
+            result.sum().backward()
+    with torch.no_grad():
+        assert not operation.tangents(None, scene, {"lattice": direction}, options).requires_grad
+
+
+@pytest.mark.parametrize("seen", [None, lambda _: None], ids=["plain", "with progress"])
+def test_signs_that_a_view_puts_off_and_default_devices(seen):
+    draw = Draw(lattices=1)
+    scene, options = draw_scene(draw), options_of(draw)
+    expected = operation.intensity(None, scene, options)
+    late = replace(scene, lattice=torch._neg_view(-scene.lattice))
+    assert late.lattice.is_neg() and torch.equal(operation.intensity(None, late, options, progress=seen), expected)
+    upstream = torch._neg_view(-torch.ones_like(expected))
+    _, found = operation.gradients(upstream, None, late, options, ["shape"])
+    _, plain = operation.gradients(torch.ones_like(expected), None, scene, options, ["shape"])
+    assert torch.equal(found["shape"], plain["shape"])
+    with torch.device("meta"):  # what is made without a device is of shapes alone
+        assert torch.equal(operation.intensity(None, scene, options, progress=seen), expected)
+
+
 def test_progress_ends_at_one():
     draw, seen = Draw(lattices=1), []
     with torch.no_grad():

@@ -7,7 +7,7 @@ reference kernel renders everything, slowly, and defines what is right.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 
 import torch
@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import reference, transforms
 from nanobrag_torch.kernels.arguments import SCENE, require_sound
-from nanobrag_torch.kernels.backends import BACKENDS, left_to_reference, obstacle
+from nanobrag_torch.kernels.backends import left_to_reference, obstacle
 from nanobrag_torch.kernels.operators import OPERATORS, all_pixels, pull_back, push_forward, render
 from nanobrag_torch.kernels.problem import Options, Pull, Scene
 
@@ -87,11 +87,11 @@ def _fused(
     *,
     differentiates: bool,
 ) -> Tensor:
-    backend = BACKENDS[scene.panels.device.type]
-    if progress is not None and backend.reports and not differentiates:
-        return render(backend, pixels, scene, options, progress)
-    if not differentiates and _nobody_looks_on(scene):
-        result = render(OPERATORS.backend(scene), pixels, scene, options)
+    if not differentiates and _nobody_looks_on(scene.tensors()):
+        backend = OPERATORS.backend(scene)
+        if progress is not None and backend.reports:
+            return render(backend, pixels, scene, options, progress)
+        result = render(backend, pixels, scene, options)
     else:
         result = transforms.intensity(pixels, *SCENE.pack(scene, options))
     if progress is not None:
@@ -99,18 +99,24 @@ def _fused(
     return result
 
 
-def _nobody_looks_on(scene: Scene) -> bool:
+def _nobody_looks_on(tensors: Iterable[Tensor]) -> bool:
     """Whether no transform or mode of torch, nor a kind of tensor of its own, has to see an operator.
 
-    Calling one through torch takes longer than a small image.
+    Calling one through torch takes longer than a small image. Only there are signs that a view puts off worked out.
     """
-    alone = torch._C._len_torch_dispatch_stack() == 0 and torch._C._functorch.peek_interpreter_stack() is None
-    real = scene.panels.device.type in OPERATORS.by_device  # a device of shapes alone has operators, and no kernel
-    return real and alone and all(type(tensor) is Tensor for tensor in scene.tensors())
+    modes = torch._C._len_torch_dispatch_stack() + torch._C._len_torch_function_stack()
+    if modes or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    known = OPERATORS.by_device  # a device of shapes alone has operators, and no kernel
+    return all(type(one) is Tensor and one.device.type in known and not one.is_neg() for one in tensors)
 
 
 def _differentiates(scene: Scene) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in scene.tensors())
+    return any(map(_is_followed, scene.tensors()))
+
+
+def _is_followed(tensor: Tensor) -> bool:
+    return torch.is_grad_enabled() and tensor.requires_grad
 
 
 @cache
@@ -135,7 +141,7 @@ def gradients(
     require_sound(scene, pixels)
     _goes_to_reference("fused", scene, options, to_tangents=False)
     fixed = Scene(*(tensor.detach() for tensor in scene.tensors()))
-    if _nobody_looks_on(fixed):
+    if not _is_followed(upstream) and _nobody_looks_on((upstream, *fixed.tensors())):
         pull = Pull(upstream.detach(), frozenset(name for name in SCENE.names if name in wanted), value)
         return pull_back(OPERATORS.backend(scene), pull, pixels, fixed, options)
     arguments = SCENE.pack(fixed, options)
@@ -164,7 +170,8 @@ def tangents(
     fixed = Scene(*(tensor.detach() for tensor in scene.tensors()))
     if _goes_to_reference(kernel, scene, options, to_tangents=True):
         return reference.tangents(all_pixels(scene, options) if pixels is None else pixels, fixed, directions, options)
-    if _nobody_looks_on(fixed):
+    given = directions.values()
+    if not any(map(_is_followed, given)) and _nobody_looks_on((*given, *fixed.tensors())):
         return push_forward(OPERATORS.backend(scene), pixels, fixed, directions, options)
     arguments = SCENE.pack(fixed, options)
     found: Tensor = OPERATORS.call.intensity_tangents(pixels, *arguments, SCENE.in_order(directions, scene))

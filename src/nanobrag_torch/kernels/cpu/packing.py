@@ -46,10 +46,23 @@ class Packed(NamedTuple):
 
 def pack(pixels: Tensor | None, scene: Scene, options: Options) -> Packed:
     """Arrays for the compiled stages. A small image takes about as long, so the fewer operations the better."""
-    count = scene_count(pixels, scene) or 1
-    lists, numbers = _pixels(pixels, count), _numbers(scene)
+    numbers = _numbers(scene)
     cells = effective_cells(numbers["shape"], options.profile)
-    dtype = computed_in(cells, options)
+    wanted = computed_in(cells, options)
+    if len(set(wanted)) == 1:
+        return _packed(pixels, scene, options, numbers, cells, wanted[0])
+    kinds = {dtype: _packed(pixels, scene, options, numbers, cells, dtype) for dtype in set(wanted)}
+    each = [(b, kinds[dtype]) for b, dtype in enumerate(wanted)]
+    finite = np.array([one.finite[b] for b, one in each])
+    scenes, rare = [one.scenes[b] for b, one in each], [one.rare[b] for b, one in each]
+    return Packed(scenes, finite, any(one.sparse for _, one in each), rare)
+
+
+def _packed(
+    pixels: Tensor | None, scene: Scene, options: Options, numbers: Numbers, cells: Array, dtype: torch.dtype
+) -> Packed:
+    count = scene_count(pixels, scene) or 1
+    lists = _pixels(pixels, count)
     real = np.float32 if dtype == torch.float32 else np.float64
     table = _table(scene, dtype)
     size = scene.structure_factors.shape[-3:] if table.size else (0, 0, 0)
@@ -198,10 +211,14 @@ def _places(lists: Sequence[Array | None], scene: Scene, options: Options, spars
     return np.where(sparse, tiled, pixel_count(None, scene, options))
 
 
-def computed_in(cells: Array, options: Options) -> torch.dtype:
-    """The image's type, but float64 for round crystals so large that float32 would lose the phase of their fringes."""
-    coarse = options.profile == Profile.SPHERE and bool((cells > NARROW_CELLS).any())
-    return torch.float64 if coarse else options.dtype
+def computed_in(cells: Array, options: Options) -> list[torch.dtype]:
+    """The image's type, but float64 for round crystals so large that float32 would lose the phase of their fringes.
+
+    Of each of the cells [1 or B, 3]: what a scene gives does not depend on the batch that it is in.
+    """
+    if options.profile != Profile.SPHERE:
+        return [options.dtype]
+    return [torch.float64 if coarse else options.dtype for coarse in (cells > NARROW_CELLS).any(1).tolist()]
 
 
 def _real_numbers(numbers: Numbers, options: Options, dtype: torch.dtype, cells: Array) -> Array:

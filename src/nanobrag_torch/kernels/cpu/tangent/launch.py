@@ -37,12 +37,14 @@ def tangents(pixels: Tensor | None, scene: Scene, directions: Mapping[str, Tenso
     for name, direction in directions.items():
         known &= _finite_ones(direction, batched=name in stacked)
     followed = {name: _without(direction, known, batched=name in stacked) for name, direction in directions.items()}
-    ways = pack_directions(scene, followed, options, scenes[0].narrow.dtype, len(scenes))
+    kinds = {one.narrow.dtype for one in scenes}
+    ways = {kind: pack_directions(scene, followed, options, kind, len(scenes)) for kind in kinds}
     slopes = out.numpy()
 
     def work(piece: tuple[int, int, int], _: object) -> None:
         b, *places = piece
-        push(slopes[b], *places, scenes[b], _room(scenes[b], ways[b]), ways[b], tally(directed))
+        own = ways[scenes[b].narrow.dtype][b]
+        push(slopes[b], *places, scenes[b], _room(scenes[b], own), own, tally(directed))
 
     for one in scenes:
         one.whole[at.EVERYWHERE] |= "offset" in directions
