@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import resource
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 import fault_runs
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.io import hdf5_frames
 from nanobrag_torch.io.expt_write import write_expt
 from nanobrag_torch.io.geometry import write_geometry
 from nanobrag_torch.io.hkl import write_hkl_file
@@ -80,6 +82,24 @@ def test_a_disk_that_fills_at_any_point_leaves_the_file_that_was_there(name, tmp
             WRITERS[name](path)
         assert "\n" not in str(caught.value) and name in str(caught.value)
         assert path.read_bytes() == whole and [each.name for each in tmp_path.iterdir()] == [name], size
+
+
+@pytest.mark.parametrize("call", [1, 2, 4, 7])
+def test_an_interrupt_while_hdf5_writes_is_one(call, tmp_path, monkeypatch):
+    """It comes when Python runs, which is in the library's own call; h5py would make a RuntimeError of it."""
+    calls, write = itertools.count(1), hdf5_frames._write_all
+
+    def interrupted(file, view):
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        write(file, view)
+
+    monkeypatch.setattr(hdf5_frames, "_write_all", interrupted)
+    with pytest.raises(KeyboardInterrupt), hdf5_frames.hdf5_output(tmp_path / "a.h5") as (file, _):
+        for name in "abcd":
+            file[name] = np.random.default_rng(1).random((100, 100))
+            file.flush()
+    assert next(calls) > call and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -55,7 +55,8 @@ def _uses(code: CodeType, scope: Mapping[str, Any]) -> Iterator[tuple[int, int, 
         after += operations[after] == _PREFIX
         if module in modules and operations[after] == _ATTRIBUTE:
             name = (numbers[after] + 256 * _prefix(operations, numbers, after)) >> _ATTRIBUTE_BITS
-            yield start, after + 1 + _unused(_ATTRIBUTE), names[module], names[name]
+            first = start - (start > 0 and operations[start - 1] == _PREFIX)
+            yield first, after + 1 + _unused(_ATTRIBUTE), names[module], names[name]
         start = operations.find(_LOAD, start + 1)
 
 

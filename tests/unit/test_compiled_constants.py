@@ -47,6 +47,20 @@ def test_more_names_than_an_instruction_counts():
     assert len(found) == 400 and FunctionType(code, found)() == 399 * 200
 
 
+@pytest.mark.parametrize("others", [126, 127, 128, 300])
+def test_modules_behind_more_names_than_an_instruction_counts(others: int):
+    """The module itself is taken with a prefix then, which must not become one of the constant's number."""
+    scope: dict[str, object] = {f"g{i}": 1 for i in range(others)} | {"math": math, "at": at}
+    lines = [f"    x += g{i}" for i in range(others)]
+    exec("\n".join(["def total(x):", *lines, "    return x + math.pi + at.LANES"]), scope)
+    function = scope["total"]
+    assert isinstance(function, FunctionType)
+    code, found = with_constants(function.__code__, scope)
+    changed = [one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL"]
+    assert changed == [*(f"g{i}" for i in range(others)), "math.pi", "at.LANES"]
+    assert FunctionType(code, {**scope, **found})(2.0) == function(2.0)
+
+
 def test_what_a_module_says_is_looked_up_stays():
     code, found = with_constants(places.function.__code__, {"at": at, "math": math})
     assert found == {"at.LANES": at.LANES, "math.pi": math.pi} and "FIRST" in code.co_names

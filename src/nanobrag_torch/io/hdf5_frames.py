@@ -25,21 +25,21 @@ def frame_dataset(group: Any, name: str, frames: int, shape: tuple[int, ...], dt
 class SteadyFile(io.RawIOBase):
     """A file that never fails under a library: what the disk has no room for is kept in memory, with the reason.
 
-    libhdf5 crashes the process when it closes a file of which a part could not be written. It is to see no failure;
-    `require_whole` raises it where Python can.
+    libhdf5 crashes the process when it closes a file of which a part could not be written, and h5py makes something
+    else of an interrupt. They are to see neither; `require_whole` raises it where Python can.
     """
 
     def __init__(self, path: Path) -> None:
         """Open a file that is there and empty."""
         super().__init__()
-        self.error: OSError | None = None
+        self.error: OSError | KeyboardInterrupt | None = None
         self._file = path.open("r+b", buffering=0)
         self._place = 0
         self._end = 0
         self._kept: list[tuple[int, bytes]] = []
 
     def require_whole(self) -> None:
-        """Raise the OSError that was met, if one was."""
+        """Raise the OSError or the interrupt that was met, if one was."""
         if self.error is not None:
             raise self.error
 
@@ -50,7 +50,7 @@ class SteadyFile(io.RawIOBase):
             try:
                 self._file.seek(self._place)
                 _write_all(self._file, view)
-            except OSError as error:
+            except (OSError, KeyboardInterrupt) as error:
                 self.error = error
         if self.error is not None:
             self._kept.append((self._place, bytes(view)))
@@ -83,7 +83,7 @@ class SteadyFile(io.RawIOBase):
         if self.error is None:
             try:
                 self._file.truncate(self._end)
-            except OSError as error:
+            except (OSError, KeyboardInterrupt) as error:
                 self.error = error
         return self._end
 

@@ -218,7 +218,7 @@ def computed_in(cells: Array, options: Options) -> list[torch.dtype]:
     """
     if options.profile != Profile.SPHERE:
         return [options.dtype]
-    return [torch.float64 if coarse else options.dtype for coarse in (cells > NARROW_CELLS).any(1).tolist()]
+    return [torch.float64 if (own > NARROW_CELLS).any() else options.dtype for own in cells]
 
 
 def _real_numbers(numbers: Numbers, options: Options, dtype: torch.dtype, cells: Array) -> Array:
