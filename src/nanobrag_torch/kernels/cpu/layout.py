@@ -91,10 +91,13 @@ DOWN_X, DOWN_Y, DOWN_Z = 29 * ROW, 29 * ROW + GROUPS, 29 * ROW + 2 * GROUPS
 DOWN_BOW_1, DOWN_BOW_2, CROSS_BOW = 29 * ROW + 3 * GROUPS, 29 * ROW + 4 * GROUPS, 29 * ROW + 5 * GROUPS
 DOWN_POLAR_1, DOWN_POLAR_2, CROSS_POLAR = 29 * ROW + 6 * GROUPS, 29 * ROW + 7 * GROUPS, 29 * ROW + 8 * GROUPS
 ACROSS, DOWNWARDS = 29 * ROW + 9 * GROUPS, 29 * ROW + 10 * GROUPS
-# of pairs of a group and a lattice, LANES numbers each: the rest of hkl at the anchor, where that is in the table
+# of pairs of a group and a lattice, LANES numbers each: the rest of hkl at the anchor, N times it less the nearest
+# integers, where the nearest reflection is in the table, and weight F^2 of pairs for which there is but one
 PAIR_H, PAIR_K, PAIR_L = 30 * ROW, 31 * ROW, 32 * ROW
-PAIR_LOW_H, PAIR_LOW_K, PAIR_LOW_L = 33 * ROW, 34 * ROW, 35 * ROW
-NARROW_SIZE = 36 * ROW
+PAIR_PHASE_H, PAIR_PHASE_K, PAIR_PHASE_L = 33 * ROW, 34 * ROW, 35 * ROW
+PAIR_LOW_H, PAIR_LOW_K, PAIR_LOW_L = 36 * ROW, 37 * ROW, 38 * ROW
+STRENGTH = 39 * ROW
+NARROW_SIZE = 40 * ROW
 
 # int32 scratch
 BASE = LANES  # table index of the anchors, behind that of the lanes
@@ -136,10 +139,10 @@ SPHERE, BY_LAB_AXES = 1, 2
 SPARSE, PLACES, EVERYWHERE = 16, 17, 18
 FADES = 19  # whether the shape never vanishes, so that what is left out is counted
 INTEGERS = 20
-# places in the array of real numbers: effective number of cells on each axis, the bound for float32 differences, and 1
-# if float32 distances would be too coarse for N d
-CELLS, NARROW_BOUND, DEFAULT_F, OFFSET, DMIN, CURVATURE, PHASED = 0, 3, 4, 5, 6, 7, 11
-NUMBERS = 12
+# places in the array of real numbers: effective number of cells on each axis, the bound for float32 differences, 1 if
+# float32 distances would be too coarse for N d, and the bound where N d is formed about anchors too
+CELLS, NARROW_BOUND, DEFAULT_F, OFFSET, DMIN, CURVATURE, PHASED, PAIRS_BOUND = 0, 3, 4, 5, 6, 7, 11, 12
+NUMBERS = 13
 # places in the array of limits: what a squared distance along each axis counts at least, and the sum that is too far
 NEAREST, FARTHEST = 0, 3
 # and of shapes that fade: one over the number of cells on each axis, photons that a pixel may lose, the largest F^2

@@ -229,7 +229,7 @@ def _real_numbers(numbers: Numbers, options: Options, dtype: torch.dtype, cells:
     found[:, at.CELLS : at.CELLS + 3] = cells
     coarse = (cells > NARROW_CELLS).any(1) & grating
     found[:, at.NARROW_BOUND] = np.where(coarse, 0.0, NARROW_BOUND) * single
-    found[:, at.PHASED] = single and grating
+    found[:, at.PHASED], found[:, at.PAIRS_BOUND] = single and grating, NARROW_BOUND * single
     found[:, at.DEFAULT_F], found[:, at.OFFSET] = numbers["default_F"], numbers["offset"]
     found[:, at.DMIN] = options.dmin * at.SCALE
     found[:, at.CURVATURE : at.CURVATURE + 4] = numbers["curvature"]

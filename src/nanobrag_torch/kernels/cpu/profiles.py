@@ -40,7 +40,7 @@ def _phase(d: Any, cells: Any) -> Any:
 
 
 @stage(forceinline=True, fastmath=ORDERED)
-def _grating(h: Any, k: Any, l: Any, uh: Any, uk: Any, ul: Any) -> Any:
+def grating(h: Any, k: Any, l: Any, uh: Any, uk: Any, ul: Any) -> Any:
     """prod sin(pi N d) / sin(pi d) for d = h, k, l, none of them zero, and u, N d less the nearest integer."""
     top = uh * uk * ul * horner(uh * uh, SINE_32, SINE_64) * horner(uk * uk, SINE_32, SINE_64)
     bottom = h * k * l * horner(h * h, SINE_32, SINE_64) * horner(k * k, SINE_32, SINE_64)
@@ -55,7 +55,7 @@ def _phased(w: Array, j: int, cells: Any, bias: Any) -> Any:
         w[at.PHASE_K + j] + cells[1] * bias,
         w[at.PHASE_L + j] + cells[2] * bias,
     )
-    return _grating(w[at.DH + j] + bias, w[at.DK + j] + bias, w[at.DL + j] + bias, uh, uk, ul)
+    return grating(w[at.DH + j] + bias, w[at.DK + j] + bias, w[at.DL + j] + bias, uh, uk, ul)
 
 
 @stage(fastmath=ORDERED)
@@ -74,7 +74,7 @@ def add_grating(w: Array, lanes: int, shape: Array, weight: Any, phased: bool) -
         for j in range(lanes):
             h, k, l = w[at.DH + j] + bias, w[at.DK + j] + bias, w[at.DL + j] + bias
             uh, uk, ul = _phase(h, cells[0]), _phase(k, cells[1]), _phase(l, cells[2])
-            value = w[at.AMPLITUDE + j] * _grating(h, k, l, uh, uk, ul)
+            value = w[at.AMPLITUDE + j] * grating(h, k, l, uh, uk, ul)
             w[at.SUM + j] += weight * value * value
 
 

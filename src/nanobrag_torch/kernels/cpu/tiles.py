@@ -50,7 +50,7 @@ def _is_simple(scene: Packed, panel: Array) -> bool:
     odd = whole[at.CURVED] or whole[at.CUBIC] or whole[at.POINT_PIXEL] or whole[at.LAYERS] > 1 or whole[at.EVERYWHERE]
     each = whole[at.OVERSAMPLE] > 1 and (whole[at.EACH_OMEGA] or whole[at.EACH_POLAR])
     several = whole[at.EACH_POLAR] and scene.sources.shape[0] > 1
-    plain = numbers[at.NARROW_BOUND] > 0 and numbers[at.DMIN] <= 0 and panel[at.LAYER_STEP] <= 0
+    plain = numbers[at.PAIRS_BOUND] > 0 and numbers[at.DMIN] <= 0 and panel[at.LAYER_STEP] <= 0
     return bool(plain and not odd and not each and not several)
 
 
@@ -119,7 +119,7 @@ def _is_narrow(scene: Packed, box: Array) -> bool:
         for i in range(3):
             most = abs(scene.envelope[0, 3 * axis + i]) + scene.envelope[1, 3 * axis + i]
             reach += most * box[at.REACH + i] * inverse
-        narrow = narrow and 3 * scene.numbers[at.CELLS + axis] * reach <= scene.numbers[at.NARROW_BOUND]
+        narrow = narrow and 3 * scene.numbers[at.CELLS + axis] * reach <= scene.numbers[at.PAIRS_BOUND]
         span = span * scene.grid[3 + axis] + reach + 1
     return bool(narrow and span < EXACT_FLOAT32)
 
@@ -163,30 +163,16 @@ def _aim_anchors(v: Array, w: Array, lanes: int, source: Array, weight: float) -
 @stage()
 def _add_source(scratch: Scratch, scene: Packed, lanes: int, s: int) -> None:
     """TOTAL += FACTOR times the sum over the pairs that were found for a source, all sub-pixels of some at a time."""
-    places, lattices, pairs = scratch.places, at.FIRST, at.FIRST
-    for entry in range(scratch.first[s], scratch.first[s + 1]):
-        bits, g, lattices = scratch.groups[entry], at.FIRST, lattices + 1
-        while bits:
-            if bits & 1:
-                places[at.PAIR_GROUP + pairs], places[at.PAIR_LATTICE + pairs] = g, scratch.found[entry]
-                pairs += 1
-            bits, g = bits >> 1, g + 1
-        if pairs > at.LANES - at.GROUPS or lattices == at.BATCH:
-            _add_some(scratch, scene, lanes, pairs, scene.sources[s])
-            lattices = pairs = at.FIRST
-    if pairs:
-        _add_some(scratch, scene, lanes, pairs, scene.sources[s])
-
-
-@stage()
-def _add_some(scratch: Scratch, scene: Packed, lanes: int, pairs: int, source: Array) -> None:
-    v, w, over = scratch.v, scratch.w, scene.whole[at.OVERSAMPLE]
-    settle(v, w, scratch.places, pairs, scene.lattice, scene.grid)
-    for sub in range(over * over):
-        fast, slow = (sub % over + 0.5) / over, (sub // over + 0.5) / over
-        _look_near(w, lanes, fast, slow, source[at.INVERSE_LAMBDA])
-        add_near_pairs(w, scratch.places, pairs, scene)
-        _move(v, w, lanes)
+    v, w, over, per_length = scratch.v, scratch.w, scene.whole[at.OVERSAMPLE], scene.sources[s, at.INVERSE_LAMBDA]
+    entry, stop = scratch.first[s], scratch.first[s + 1]
+    while entry < stop:
+        entry, alike, others = settle(scratch, scene, entry, stop, per_length)
+        if alike + others == 0:
+            continue
+        for sub in range(over * over):
+            _look_near(w, lanes, (sub % over + 0.5) / over, (sub // over + 0.5) / over, per_length)
+            add_near_pairs(w, scratch.places, alike, others, scene)
+            _move(v, w, lanes)
 
 
 @stage(fastmath=FAST)
