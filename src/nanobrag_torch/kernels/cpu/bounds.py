@@ -23,6 +23,7 @@ from nanobrag_torch.kernels.cpu.budget import kept, spend
 from nanobrag_torch.kernels.cpu.geometry import aim_within
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, larger, stage, vector_code
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
+from nanobrag_torch.kernels.cpu.strength import strongest_about
 
 TILE = 16
 """Edge of the tiles of a whole image, in pixels."""
@@ -210,6 +211,7 @@ def _find(scratch: Scratch, scene: Packed, groups: int, source: Array, count: in
     for k in range(off.size):
         if off[k] < most:
             bits = _hold_groups(scratch.v, groups, scene.lattice[k], scratch.box, source, scene.limits)
+            bits = _present(scratch.v, bits, scene)
             if bits:
                 scratch.found[count], scratch.groups[count] = k, bits
                 count += 1
@@ -265,6 +267,7 @@ def _hold_groups(v: Array, groups: int, a: Array, box: Array, source: Array, lim
     for g in range(groups):
         v[at.OFF + g] = 0.0
     for axis in range(3):
+        here, width = at.HERE_H + axis * at.GROUPS, at.WIDTH_H + axis * at.GROUPS
         weight, ux, uy, uz = limits[at.NEAREST + axis], a[3 * axis], a[3 * axis + 1], a[3 * axis + 2]
         ux, uy, uz = ux * inverse, uy * inverse, uz * inverse
         start = ux * source[at.INCIDENT] + uy * source[at.INCIDENT + 1] + uz * source[at.INCIDENT + 2]
@@ -274,11 +277,23 @@ def _hold_groups(v: Array, groups: int, a: Array, box: Array, source: Array, lim
         for g in range(groups):
             h = ux * v[at.MIDDLE_X + g] + uy * v[at.MIDDLE_Y + g] + uz * v[at.MIDDLE_Z + g] - start
             span = by_1 * v[at.SPAN_1 + g] + by_2 * v[at.SPAN_2 + g] + by_3 * v[at.SPAN_3 + g]
+            v[here + g], v[width + g] = h, span
             v[at.OFF + g] += weight * _away(h, span)
     bits, most = 0, limits[at.FARTHEST]
     for g in range(groups):
         bits |= (1 << g) if v[at.OFF + g] < most else 0
     return bits
+
+
+@stage()
+def _present(v: Array, bits: int, scene: Packed) -> int:
+    """Which of these groups have a reflection in reach whose F is not zero, after `_hold_groups`."""
+    left, g = bits, at.FIRST
+    while bits >> g:
+        if bits >> g & 1 and strongest_about(v, g, scene) == 0:
+            left &= ~(1 << g)
+        g += 1
+    return left
 
 
 @stage()

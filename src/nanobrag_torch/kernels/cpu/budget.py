@@ -2,8 +2,8 @@
 
 Every group of pixels has a budget, its share of the photons that a pixel may lose. What it would lose without a lattice
 is bounded by the envelope of the shape at the nearest that the group comes to a reflection, times F^2 of the strongest
-reflection about there, times all factors at their largest. Lattices are left out from the least bound up until the
-budget is spent: the sum of bounds counts, not the largest, since most lie far below.
+reflection that is the nearest one anywhere in it, times all factors at their largest. Lattices are left out from the
+least bound up until the budget is spent: the sum of bounds counts, not the largest, since most lie far below.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, larger, stage, vector_code
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.profiles import GRATING
+from nanobrag_torch.kernels.cpu.strength import set_strongest
 
 HALVINGS = 6
 """Steps of the search for the threshold, which is then known to the 2^-6th part of its range of exponents."""
@@ -30,8 +31,9 @@ def spend(scratch: Scratch, scene: Packed, lanes: int, p: int, source: Array) ->
         a, loss = scene.lattice[k], scratch.loss[k * at.GROUPS : (k + 1) * at.GROUPS]
         _approach(v, groups, a, scratch.box, source, scene.limits, scene.whole[at.PROFILE])
         amount = scale * abs(a[at.LATTICE_WEIGHT])
+        set_strongest(scratch, groups, scene)
         for g in range(groups):
-            loss[g] = amount * v[at.OFF + g] * _strongest(v, g, scene.grid, scene.ceiling, scene.limits)
+            loss[g] = amount * v[at.OFF + g] * v[at.STRONG + g]
         for g in range(groups, at.GROUPS):
             loss[g] = 0.0
     share = scene.limits[at.BUDGET] / (scene.whole[at.LAYERS] * scene.sources.shape[0])
@@ -54,12 +56,11 @@ def _most_photons(v: Array, lanes: int, panel: Array, source: Array, point_pixel
 
 @stage(fastmath=FAST)
 def _approach(v: Array, groups: int, a: Array, box: Array, source: Array, limits: Array, profile: int) -> None:
-    """OFF: the envelope of L^2 where a group is nearest to a reflection; NEAR rows: that of its middle; MOST: span."""
+    """OFF: the envelope of L^2 where a group is nearest to a reflection; HERE rows: hkl of its middle; WIDTH: span."""
     vector_code()
     f, inverse = at.FRAME, source[at.INVERSE_LAMBDA]
     for g in range(groups):
         v[at.OFF + g] = 1.0 if profile == GRATING else 0.0
-        v[at.MOST + g] = 0.0
     for axis in range(3):
         weight, ux, uy, uz = limits[at.NEAREST + axis], a[3 * axis], a[3 * axis + 1], a[3 * axis + 2]
         ux, uy, uz, floor = ux * inverse, uy * inverse, uz * inverse, limits[at.FLOOR + axis]
@@ -67,12 +68,11 @@ def _approach(v: Array, groups: int, a: Array, box: Array, source: Array, limits
         by_1 = abs(ux * box[f] + uy * box[f + 1] + uz * box[f + 2])
         by_2 = abs(ux * box[f + 3] + uy * box[f + 4] + uz * box[f + 5])
         by_3 = abs(ux * box[f + 6] + uy * box[f + 7] + uz * box[f + 8])
-        near = at.NEAR_H + axis * at.GROUPS
+        here, width = at.HERE_H + axis * at.GROUPS, at.WIDTH_H + axis * at.GROUPS
         for g in range(groups):
             h = ux * v[at.MIDDLE_X + g] + uy * v[at.MIDDLE_Y + g] + uz * v[at.MIDDLE_Z + g] - start
             span = by_1 * v[at.SPAN_1 + g] + by_2 * v[at.SPAN_2 + g] + by_3 * v[at.SPAN_3 + g]
-            v[near + g] = np.rint(h)
-            v[at.MOST + g] = larger(span, v[at.MOST + g])
+            v[here + g], v[width + g] = h, span
             d = larger(abs(h - np.rint(h)) - span, h - h)
             if profile == GRATING:
                 v[at.OFF + g] *= _axis_envelope(d, floor)
@@ -95,20 +95,6 @@ def _ball_envelope(x: Any) -> Any:
     """No less than (3 (sin t - t cos t) / t^3)^2 of t = pi sqrt(x): (sin t - t cos t)^2 <= 1 + t^2, and one at most."""
     t2 = larger(9.869604401089358 * x, x - x + 1.0)
     return min(9.0 * (1.0 + t2) / (t2 * t2 * t2), 1.0)
-
-
-@stage(inline="always")
-def _strongest(v: Array, g: int, grid: Array, ceiling: Array, limits: Array) -> float:
-    """F^2 of the strongest reflection that is the nearest one anywhere in a group."""
-    if ceiling.size == 0 or v[at.MOST + g] >= 1.0:
-        strongest: float = limits[at.STRONGEST]
-        return strongest
-    # the margin about the table stands for all that is outside
-    h = min(max(v[at.NEAR_H + g] - grid[0] + 1, 0.0), grid[3] + 1)
-    k = min(max(v[at.NEAR_K + g] - grid[1] + 1, 0.0), grid[4] + 1)
-    l = min(max(v[at.NEAR_L + g] - grid[2] + 1, 0.0), grid[5] + 1)
-    about: float = ceiling[int((h * (grid[4] + 2) + k) * (grid[5] + 2) + l)]
-    return about
 
 
 @stage()

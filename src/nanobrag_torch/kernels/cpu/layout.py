@@ -55,14 +55,11 @@ ALONG_1, ALONG_2, ALONG_3 = 38 * ROW, 39 * ROW, 40 * ROW  # unit vector less tha
 MIDDLE_X, MIDDLE_Y, MIDDLE_Z = 41 * ROW, 41 * ROW + GROUPS, 41 * ROW + 2 * GROUPS
 SPAN_1, SPAN_2, SPAN_3 = 41 * ROW + 3 * GROUPS, 41 * ROW + 4 * GROUPS, 41 * ROW + 5 * GROUPS
 OFF = 41 * ROW + 6 * GROUPS
-NEAR_H, NEAR_K, NEAR_L, MOST = (
-    41 * ROW + 7 * GROUPS,
-    41 * ROW + 8 * GROUPS,
-    41 * ROW + 9 * GROUPS,
-    41 * ROW + 10 * GROUPS,
-)
-LOST, THRESHOLD, LEAST, GREATEST = (41 * ROW + n * GROUPS for n in range(11, 15))  # of the budget of each group
-WIDE_SIZE = 42 * ROW
+LOST, THRESHOLD, LEAST, GREATEST = (41 * ROW + n * GROUPS for n in range(7, 11))  # of the budget of each group
+# of the groups, for one lattice: hkl of the middles, and the most that it changes from there
+HERE_H, HERE_K, HERE_L, WIDTH_H, WIDTH_K, WIDTH_L = (41 * ROW + n * GROUPS for n in range(11, 17))
+STRONG = 42 * ROW  # F^2 of the strongest reflection that it may have something of
+WIDE_SIZE = 43 * ROW
 
 # scratch of the image's type: rows of LANES, ROW apart
 DX, DY, DZ = 0, ROW, 2 * ROW  # q less the anchor of the group
@@ -147,7 +144,8 @@ NUMBERS = 13
 NEAREST, FARTHEST = 0, 3
 # and of shapes that fade: one over the number of cells on each axis, photons that a pixel may lose, the largest F^2
 FLOOR, BUDGET, STRONGEST = 4, 7, 8
-LIMITS = 9
+WITHIN = 9  # distance along each axis from which a reflection can add anything, where it is the nearest
+LIMITS = 12
 # places in the array of what is wanted
 WANT_LATTICE, WANT_SCATTERING, WANT_WEIGHTS, WANT_SHAPE, WANT_TABLE, WANT_FACTORS, WANT_OFFSET = 0, 1, 2, 3, 4, 5, 6
 WANTS = 7
@@ -169,7 +167,7 @@ class Packed(NamedTuple):
     envelope: Array  # [3, columns of lattice] middle and half range of the lattices, zeros
     columns: Array  # [columns of lattice, K] the lattices once more; nothing unless SPARSE
     limits: Array
-    ceiling: Array  # F^2 of the strongest of each reflection and its neighbours, a margin of one around the table; flat
+    ceiling: Array  # kernels.cpu.limits.ceilings, flat
 
 
 class Scratch(NamedTuple):

@@ -23,6 +23,10 @@ FULLEST = 0.2
 FEWEST_STEPS = 8
 MOST_FOUND = 2**22
 """Steps of a pixel for which what was found is kept; 8 bytes each and thread."""
+NEAREST_ONE = 0.5 + 1e-6
+"""Distance from a reflection beyond which another is nearer, in float32 too."""
+OVERSHOOT = 1.25**3
+"""Weights of a cubic through four points sum up to 5/4 at most."""
 _KEPT = threading.local()
 
 
@@ -47,7 +51,7 @@ def limits_of(numbers: Mapping[str, Array], scene: Scene, options: Options) -> t
     if fades:
         # below one cell L exceeds N
         limits[:, at.FLOOR : at.BUDGET] = 1 / np.where(diagonal >= 1, diagonal, np.pi / 2 * diagonal + 1e-300)
-        limits[:, at.BUDGET] = options.tolerance
+        limits[:, at.BUDGET], limits[:, at.WITHIN :] = options.tolerance, NEAREST_ONE
         strongest = _strongest(numbers, scene, options)
         limits = np.repeat(limits, len(strongest), 0) if len(limits) < len(strongest) else limits
         limits[:, at.STRONGEST] = strongest
@@ -55,38 +59,41 @@ def limits_of(numbers: Mapping[str, Array], scene: Scene, options: Options) -> t
     limits[:, at.FARTHEST] = TOPHAT_LIMIT if options.profile == Profile.TOPHAT else -np.log(options.cut) / 2
     with np.errstate(divide="ignore"):
         reach = np.sqrt(limits[:, at.FARTHEST, None] / limits[:, at.NEAREST : at.FARTHEST])
+    limits[:, at.STRONGEST], limits[:, at.WITHIN :] = np.inf, np.minimum(reach, NEAREST_ONE)
     return limits, useful & (np.minimum(2 * reach, 1).prod(1) * np.pi / 6 < FULLEST)
 
 
 def _strongest(numbers: Mapping[str, Array], scene: Scene, options: Options) -> Array:
-    """The largest F^2 [1 or B] that any step can have. Weights of a cubic through four points sum up to 5/4 at most."""
+    """The largest F^2 [1 or B] that any step can have."""
     table, default = scene.structure_factors.detach(), np.abs(numbers["default_F"])
     table = table if table.dim() > 3 else table[None]
     most: Array = table.abs().flatten(1).amax(1).double().numpy() if table.numel() else np.zeros(1)
-    strongest: Array = np.maximum(most, default) * (1.25**3 if options.interpolate else 1.0)
+    strongest: Array = np.maximum(most, default) * (OVERSHOOT if options.interpolate else 1.0)
     return strongest**2
 
 
 def ceilings(scene: Scene, options: Options) -> Array:
-    """F^2 [1 or B, ...] of the strongest of each reflection and its 26 neighbours, a margin of one about the table.
+    """F^2 of each reflection, then of the strongest of it and its seven neighbours up, a margin of one about the table.
 
-    No element where F is interpolated, or there is no table. A thread keeps the last ones: frames of one crystal have
-    the same table, and looking takes longer than a small image.
+    [1 or B, ...] in float32, and no smaller for it. The margin stands for all that is outside. No element where F is
+    interpolated, or there is no table. A thread keeps the last ones: frames of one crystal have the same table, and
+    looking takes longer than a small image.
     """
     given, others = scene.structure_factors.detach(), scene.default_F.detach()
     if given.numel() == 0 or options.interpolate:
-        return np.zeros((1, 0))
+        return np.zeros((1, 0), np.float32)
     kept: tuple[Tensor, Tensor, Array] | None = getattr(_KEPT, "ceilings", None)
     if kept is not None and _is_same(kept[0], given) and _is_same(kept[1], others):
         return kept[2]
     table, default = given.reshape(-1, *given.shape[-3:]).double().abs(), others.abs().reshape(-1)
     count = max(len(table), len(default))
     table, default = table.expand(count, -1, -1, -1), default.expand(count)
-    inside = torch.nn.functional.pad(torch.ones_like(table[0]), (2,) * 6)
-    padded = torch.nn.functional.pad(table, (2,) * 6) + (1 - inside) * default[:, None, None, None]
-    highest: Array = torch.nn.functional.max_pool3d(padded, 3, stride=1).flatten(1).numpy() ** 2
-    _KEPT.ceilings = given.clone(), others.clone(), highest
-    return highest
+    inside = torch.nn.functional.pad(torch.ones_like(table[0]), (1, 2) * 3)
+    padded = torch.nn.functional.pad(table, (1, 2) * 3) + (1 - inside) * default[:, None, None, None]
+    both = padded[:, :-1, :-1, :-1], torch.nn.functional.max_pool3d(padded, 2, stride=1)
+    squares: Array = (torch.stack(both, 1).flatten(1) ** 2 * (1 + 1e-6)).float().numpy()
+    _KEPT.ceilings = given.clone(), others.clone(), squares
+    return squares
 
 
 def _is_same(before: Tensor, now: Tensor) -> bool:

@@ -83,7 +83,7 @@ def _packed(
         envelope=_envelope(lattice),
         columns=np.ascontiguousarray(lattice.swapaxes(1, 2)) if any_sparse else np.empty((1, at.LATTICE_COLUMNS, 0)),
         limits=limits,
-        ceiling=ceilings(scene, options) if any_sparse and options.profile in FADING else np.zeros((1, 0)),
+        ceiling=ceilings(scene, options) if any_sparse and options.profile in FADING else np.zeros((1, 0), np.float32),
     )
     scenes = [at.Packed(*(stack[b if len(stack) > 1 else 0] for stack in stacks)) for b in range(count)]
     scenes = [one if own is None else one._replace(pixels=own) for one, own in zip(scenes, lists, strict=True)]
