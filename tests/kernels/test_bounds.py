@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from kernel_scenes import D, Draw, deviation, draw_scene, onto_reflection, options_of
 from torch import Tensor
 
-from nanobrag_torch.kernels import operation
+from nanobrag_torch.kernels import operation, reference
 from nanobrag_torch.kernels.arguments import SCENE
 from nanobrag_torch.kernels.cpu import layout as at
+from nanobrag_torch.kernels.cpu.blocks import next_block
+from nanobrag_torch.kernels.cpu.intrinsics import entry
 from nanobrag_torch.kernels.cpu.limits import FADING
-from nanobrag_torch.kernels.cpu.packing import pack
+from nanobrag_torch.kernels.cpu.packing import pack, scratch
 from nanobrag_torch.kernels.problem import CUTS, Options, Scene
 from nanobrag_torch.physics.lattice_factor import Profile
 
@@ -40,6 +42,27 @@ def most(scene: Scene, options: Options) -> Tensor:
 
 def is_sparse(pixels: Tensor | None, scene: Scene, options: Options) -> bool:
     return bool(pack(pixels, scene, options).scenes[0].whole[at.SPARSE])
+
+
+@entry()
+def _count_steps(scene: at.Packed, scratch: at.Scratch) -> int:
+    """Lanes times lattices that blocks have left."""
+    total, first, last = 0, 0, scene.whole[at.PLACES]
+    while first < last:
+        used, lanes, _panel = next_block(scratch, scene, first, last)
+        first += used
+        for number in range(scratch.first[0], scratch.first[1] if lanes else scratch.first[0]):
+            bits = scratch.groups[number]
+            while bits:
+                total, bits = total + at.GROUP * (bits & 1), bits >> 1
+    return total
+
+
+def steps_left(pixels: Tensor | None, scene: Scene, options: Options) -> int:
+    """Steps of the first layer and source, sub-pixels aside, that are not left out beforehand."""
+    packed = pack(pixels, scene, options).scenes[0]
+    assert packed.whole[at.SPARSE]
+    return int(_count_steps(packed, scratch(packed)))
 
 
 SCENES = {
@@ -111,6 +134,75 @@ def test_lists_of_pixels(kind):
     assert float((found - whole[pixels]).abs().max()) < 1e-14 * float(whole.max())
 
 
+@pytest.mark.parametrize("shape", [(16, 8), (24, 4), (40, 16), (7, 12), (16, 16)])
+def test_images_narrower_than_a_tile(shape):
+    """Whichever pixels a spot touches: a whole group, a row of them, a tile."""
+    draw = Draw(profile=Profile.GAUSS, panels=1, sources=1, lattices=10, pixel=3e-4)
+    full = options_of(draw, image_shape=shape)
+    for number in range(0, shape[0] * shape[1], 11):
+        scene = onto_reflection(narrow(draw), number, full)
+        found = operation.intensity(None, scene, replace(full, cut=CUTS[D]))
+        assert deviation(found, operation.intensity(None, scene, full)) < 1e-14
+
+
+def boxes(width: int, height: int, shape: tuple[int, int] = (60, 90)) -> Tensor:
+    """Flat indices of three boxes on one panel and one at the corner of the next, row by row."""
+    corners = torch.tensor([[3, 5], [20, 41], [shape[0] - height, shape[1] - width], [shape[0], 0]])
+    slow = corners[:, :1, None] + torch.arange(height)[:, None]
+    return (slow * shape[1] + corners[:, 1:, None] + torch.arange(width)).flatten()
+
+
+@pytest.mark.parametrize("size", [(10, 10), (5, 5), (3, 7), (16, 16), (1, 9), (30, 25), (90, 3)])
+@pytest.mark.parametrize("profile", [Profile.GAUSS, Profile.GRATING])
+def test_shoeboxes_are_taken_in_squares(size, profile):
+    """Value, gradients and slopes of boxes, in both types, as those of the whole image."""
+    draw = Draw(profile=profile, panels=2, sources=3, lattices=10, pixel=3e-4, thick=False)
+    full, pixels = options_of(draw, image_shape=(60, 90), oversample=2), boxes(*size)
+    scene = narrow(draw) if profile is Profile.GAUSS else fading(profile, draw, 50.0)
+    scene = onto_reflection(scene, int(pixels[len(pixels) // 5]), full)
+    whole = operation.intensity(pixels, scene, full)
+    options = replace(full, cut=CUTS[D], tolerance=1e-6 * float(whole.max()))
+    assert is_sparse(pixels, scene, options)
+    assert float((operation.intensity(pixels, scene, options) - whole).abs().max()) <= options.tolerance
+    single = operation.intensity(pixels, scene, replace(options, dtype=torch.float32))
+    assert deviation(single, whole) < 1e-5
+    upstream = torch.rand(len(pixels), generator=torch.Generator().manual_seed(1), dtype=D)
+    value, gradients = operation.gradients(upstream, pixels, scene, full, SCENE.names, value=True)
+    sparse, found = operation.gradients(upstream, pixels, scene, options, SCENE.names, value=True)
+    assert float((sparse - value).abs().max()) <= options.tolerance
+    assert max(deviation(found[n], gradients[n]) for n in found) < 1e-3
+    directions = {"lattice": torch.ones((1, *scene.lattice.shape), dtype=D) * 1e-10}
+    slopes = operation.tangents(pixels, scene, directions, full)
+    assert deviation(operation.tangents(pixels, scene, directions, options), slopes) < 1e-3
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    cells=st.floats(15.0, 200.0),
+    pixel=st.floats(1e-5, 1e-3),
+    apart=st.floats(0.0, 0.02),
+    spread=st.floats(0.0, 0.02),
+    count=st.integers(2, 20),
+    listed=st.booleans(),
+)
+def test_sources_that_are_held_together_lose_no_more(seed, cells, pixel, apart, spread, count, listed):
+    """Sources from all alike to far apart, in direction and wavelength."""
+    draw = Draw(profile=Profile.GAUSS, panels=2, sources=count, lattices=6, pixel=pixel, seed=seed)
+    scene, full = narrow(draw, cells), options_of(draw, image_shape=(30, 40))
+    generator = torch.Generator().manual_seed(seed)
+    turned = scene.incident[:1] + apart * torch.randn((count, 3), generator=generator, dtype=D)
+    scene = replace(scene, incident=torch.nn.functional.normalize(turned, dim=1))
+    scene = replace(scene, wavelengths=1e-10 * (1 + spread * torch.rand(count, generator=generator, dtype=D)))
+    scene = onto_reflection(scene, 620, full)
+    pixels = boxes(9, 11, (30, 40)) if listed else None
+    whole = operation.intensity(pixels, scene, full)
+    lost = (whole - operation.intensity(pixels, scene, replace(full, cut=COARSE))).abs()
+    bound = most(scene, full).abs() * COARSE
+    bound = bound if pixels is None else bound[pixels]
+    assert bool((lost <= bound * (1 + 1e-9) + 1e-13 * whole.abs().max()).all())
+
+
 def test_results_do_not_depend_on_threads():
     draw = Draw(profile=Profile.GAUSS, panels=2, sources=2, lattices=10, pixel=3e-4)
     scene, options = narrow(draw), options_of(draw, image_shape=(150, 170), cut=COARSE, oversample=2)
@@ -123,16 +215,40 @@ def test_results_do_not_depend_on_threads():
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
-def test_absent_reflections_cost_no_accuracy():
-    """Half of the table is zero, and what lies outside it too."""
-    draw = Draw(profile=Profile.GAUSS, panels=1, sources=2, lattices=10, pixel=3e-4)
-    scene, full = narrow(draw), options_of(draw, image_shape=(60, 60))
-    table = scene.structure_factors.clone()
-    table[::2] = 0
-    scene = replace(scene, structure_factors=table, default_F=torch.zeros((), dtype=D))
-    scene = onto_reflection(scene, 1700, full)
-    found = operation.intensity(None, scene, replace(full, cut=CUTS[D]))
-    assert deviation(found, operation.intensity(None, scene, full)) < 1e-14
+@pytest.mark.parametrize("profile", list(Profile))
+@pytest.mark.parametrize("interpolate", [False, True])
+def test_absent_reflections_cost_nothing(profile, interpolate):
+    """No steps are left to do about them, and fewer where half of the table is zero; images stay the same."""
+    draw = Draw(profile=profile, panels=1, sources=2, lattices=10, pixel=3e-4)
+    full = options_of(draw, image_shape=(60, 60), interpolate=interpolate)
+    plain = fading(profile, draw, 30.0) if profile in FADE else narrow(draw)
+    plain = onto_reflection(replace(plain, default_F=torch.zeros((), dtype=D)), 1700, full)
+    size, counts = plain.structure_factors.shape, []
+    h, k, l = (torch.arange(n) < n // 2 for n in size)
+    for kept in (torch.ones(size), h[:, None, None], k[:, None], l, torch.zeros(size)):
+        scene = replace(plain, structure_factors=plain.structure_factors * kept)
+        whole = operation.intensity(None, scene, full)
+        options = replace(full, cut=CUTS[D], tolerance=1e-6 * float(whole.max()) + 1e-30)
+        found = operation.intensity(None, scene, options)
+        assert float((whole - found).abs().max()) <= options.tolerance + 1e-14 * float(whole.max())
+        coarse = replace(options, tolerance=1e-3 * float(most(scene, full).max()) + 1e-30)
+        counts.append(steps_left(None, scene, coarse))
+    assert counts[0] > 0 and counts[-1] == 0 and min(counts[1:-1]) < 0.95 * counts[0], counts
+
+
+def test_what_lies_outside_the_table_costs_nothing():
+    """A table of one reflection: only the pixels about it have steps left to do."""
+    draw = Draw(profile=Profile.GAUSS, panels=1, sources=1, lattices=10, pixel=3e-4)
+    full = options_of(draw, image_shape=(60, 60), cut=CUTS[D])
+    scene = onto_reflection(replace(narrow(draw), default_F=torch.zeros((), dtype=D)), 1700, full)
+    q = reference.look_at_pixels(torch.tensor([1700]), scene, full).q[0, 0, 0, 0]
+    hkl = tuple(int(x) for x in (scene.lattice[0] @ q).round())
+    one = replace(scene, structure_factors=torch.full((1, 1, 1), 50.0, dtype=D))
+    options = replace(full, hkl_first=hkl)
+    found = operation.intensity(None, one, options)
+    assert deviation(found, operation.intensity(None, one, replace(options, cut=0.0))) < 1e-14
+    everywhere = steps_left(None, replace(one, default_F=torch.ones((), dtype=D)), options)
+    assert 0 < steps_left(None, one, options) < 0.5 * everywhere
 
 
 def test_the_reference_kernel_leaves_out_steps_below_the_cut():

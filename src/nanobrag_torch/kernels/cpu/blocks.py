@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nanobrag_torch.kernels.cpu import layout as at
-from nanobrag_torch.kernels.cpu.bounds import fill_tile, thin
+from nanobrag_torch.kernels.cpu.bounds import EDGE, fill_tile, thin
 from nanobrag_torch.kernels.cpu.intrinsics import stage
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 
@@ -28,17 +28,55 @@ def _some_lanes(scratch: Scratch, scene: Packed, start: int, stop: int) -> tuple
     `place` takes the position in the list, or -1 in lanes that only fill up a group; `box` whether groups are of
     neighbours, which lists of far-flung pixels are not worth.
     """
-    if scene.whole[at.SPARSE] and scene.pixels.size == 0:
-        fill_tile(scratch, scene, start // at.LANES)
-        return at.LANES, at.LANES, int(scratch.box[at.LEFT])
+    if scene.whole[at.SPARSE]:
+        if scene.pixels.size == 0:
+            fill_tile(scratch, scene, start // at.LANES)
+            return at.LANES, at.LANES, int(scratch.box[at.LEFT])
+        used, lanes, panel = _fill_box(scratch, scene, start, stop)
+        if used:
+            return used, lanes, panel
     grouped, used, lanes, panel = start >= 0, 0, 1, 0
     while 5 * used < 4 * lanes:
         grouped = used == 0
         used, lanes, panel = _fill(scene.pixels, start, stop, scene.whole, scratch.v, scratch.place, grouped)
         if not grouped:
             break
-    scratch.box[at.GROUPED] = 1.0 if grouped else 0.0
+    scratch.box[at.GROUPED], scratch.box[at.SQUARED] = 1.0 if grouped else 0.0, 0.0
     return used, lanes, panel
+
+
+@stage()
+def _fill_box(scratch: Scratch, scene: Packed, start: int, stop: int) -> tuple[int, int, int]:
+    """Pixels used, lanes, panel, where the list goes on with a rectangle of pixels, row by row, as shoeboxes are.
+
+    Groups are EDGE x EDGE pixels then. Nothing is used where that would leave too many lanes empty.
+    """
+    pixels, v, place = scene.pixels, scratch.v, scratch.place
+    fast_count, slow_count = scene.whole[at.FAST_COUNT], scene.whole[at.SLOW_COUNT]
+    row, fast = pixels[start] // fast_count, pixels[start] % fast_count
+    panel, slow = row // slow_count, row % slow_count
+    width = run_length(pixels, start, min(stop - start, fast_count - fast, at.LANES // EDGE))
+    across, height = (width + EDGE - 1) // EDGE, at.FIRST + 1
+    most = min(at.GROUPS // across * EDGE, slow_count - slow, (stop - start) // width)
+    while height < most and _goes_on(pixels, start, height * width, height * fast_count, width):
+        height += 1
+    groups = across * ((height + EDGE - 1) // EDGE)
+    if 5 * width * height < 2 * groups * at.GROUP:
+        return at.FIRST, at.FIRST, at.FIRST
+    for g in range(groups):
+        for t in range(at.GROUP):
+            s, f, lane = g // across * EDGE + t // EDGE, g % across * EDGE + t % EDGE, g * at.GROUP + t
+            place[lane] = start + s * width + f if s < height and f < width else -1
+            v[at.SLOW_INDEX + lane] = slow + min(s, height - 1)
+            v[at.FAST_INDEX + lane] = fast + min(f, width - 1)
+    scratch.box[at.GROUPED] = scratch.box[at.SQUARED] = 1.0
+    return width * height, groups * at.GROUP, panel
+
+
+@stage()
+def _goes_on(pixels: Array, start: int, ahead: int, below: int, width: int) -> bool:
+    """Whether the list has a row of pixels so far below those at `start`, so far ahead."""
+    return pixels[start + ahead] == pixels[start] + below and run_length(pixels, start + ahead, width) == width
 
 
 @stage()

@@ -9,7 +9,8 @@ so h of lattice A differs from that of the middle by at most the sum of |A e| ha
 edges e: one box serves all sources. The distance to the
 nearest integer changes no faster than h does, whichever integer that is, so half the change less than the distance of
 the middle is what every point of the group keeps away from reflections, axis by axis. Sub-pixels and lanes that only
-fill up a tile are in the box.
+fill up a tile are in the box. Sources that differ by little against the width of a spot are held together: q of any of
+them lies about that of their middle.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from nanobrag_torch.kernels.cpu.geometry import aim_within
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, larger, stage, vector_code
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.strength import strongest_about
+from nanobrag_torch.kernels.cpu.together import take_together
 
 TILE = 16
 """Edge of the tiles of a whole image, in pixels."""
@@ -51,7 +53,7 @@ def fill_tile(scratch: Scratch, scene: Packed, number: int) -> None:
             scratch.v[at.SLOW_INDEX + lane], scratch.v[at.FAST_INDEX + lane] = s, f
             scratch.place[lane] = (panel * slow_count + s) * fast_count + f if inside else -1
             lane += 1
-    scratch.box[at.GROUPED], scratch.box[at.LEFT] = 1.0, panel
+    scratch.box[at.GROUPED], scratch.box[at.SQUARED], scratch.box[at.LEFT] = 1.0, 1.0, panel
 
 
 @stage(inline="always")
@@ -73,16 +75,20 @@ def look_ahead(scratch: Scratch, scene: Packed, lanes: int, p: int) -> None:
     for layer in range(whole[at.LAYERS]):
         aim_within(scratch.v, lanes, scene.panels[p], layer, 0.5, 0.5, whole, scene.numbers)
         _measure(scratch, scene, lanes, scene.panels[p])
-        for s in range(sources):
-            scratch.first[layer * sources + s] = before = count
+        s = at.FIRST
+        while s < sources:
+            before, last = count, s + 1
             if whole[at.FADES]:
                 spend(scratch, scene, lanes, p, scene.sources[s])
                 count = _choose(scratch, lanes // at.GROUP, count)
             else:
-                count = _find(scratch, scene, lanes // at.GROUP, scene.sources[s], count)
+                last = take_together(scratch.box, scene, s)
+                count = _find(scratch, scene, lanes // at.GROUP, count)
             for entry in range(before, count):
                 touched |= scratch.groups[entry]
-    scratch.first[whole[at.LAYERS] * sources] = count
+            for step in range(layer * sources + s, layer * sources + last):
+                scratch.first[2 * step], scratch.first[2 * step + 1] = before, count
+            s = last
     if not whole[at.EVERYWHERE]:
         lanes = _keep(scratch, lanes // at.GROUP, count, touched)
     scratch.box[at.LEFT] = lanes
@@ -204,13 +210,13 @@ def _span_block(v: Array, groups: int, box: Array) -> None:
 
 
 @stage(inline="always")
-def _find(scratch: Scratch, scene: Packed, groups: int, source: Array, count: int) -> int:
-    """Append the lattices that may add to any group, of one layer and source; how many entries there are then."""
+def _find(scratch: Scratch, scene: Packed, groups: int, count: int) -> int:
+    """Append the lattices that may add to any group, of a layer and sources; how many entries there are then."""
     off, most = scratch.off, scene.limits[at.FARTHEST]
-    _hold_lattices(off, scene.columns, scratch.box, source, scene.limits)
+    _hold_lattices(off, scene.columns, scratch.box, scene.limits)
     for k in range(off.size):
         if off[k] < most:
-            bits = _hold_groups(scratch.v, groups, scene.lattice[k], scratch.box, source, scene.limits)
+            bits = _hold_groups(scratch.v, groups, scene.lattice[k], scratch.box, scene.limits)
             bits = _present(scratch.v, bits, scene)
             if bits:
                 scratch.found[count], scratch.groups[count] = k, bits
@@ -237,12 +243,13 @@ def _away(h: Any, span: Any) -> Any:
 
 
 @stage(fastmath=FAST)
-def _hold_lattices(off: Array, columns: Array, box: Array, source: Array, limits: Array) -> None:
+def _hold_lattices(off: Array, columns: Array, box: Array, limits: Array) -> None:
     """OFF of the block for every lattice."""
     vector_code()
-    inverse = source[at.INVERSE_LAMBDA]
+    inverse, share = box[at.TOGETHER + 3], box[at.SHARE]
+    dx, dy, dz = box[at.APART], box[at.APART + 1], box[at.APART + 2]
     x, y, z = box[at.MIDDLE], box[at.MIDDLE + 1], box[at.MIDDLE + 2]
-    x, y, z = x - source[at.INCIDENT], y - source[at.INCIDENT + 1], z - source[at.INCIDENT + 2]
+    x, y, z = x - box[at.TOGETHER], y - box[at.TOGETHER + 1], z - box[at.TOGETHER + 2]
     x, y, z, some = x * inverse, y * inverse, z * inverse, box[at.SPAN] * inverse
     ax, ay, az = box[at.FRAME] * some, box[at.FRAME + 1] * some, box[at.FRAME + 2] * some
     some = box[at.SPAN + 1] * inverse
@@ -256,27 +263,31 @@ def _hold_lattices(off: Array, columns: Array, box: Array, source: Array, limits
         for k in range(off.size):
             u, v, w = rx[k], ry[k], rz[k]
             span = abs(u * ax + v * ay + w * az) + abs(u * bx + v * by + w * bz) + abs(u * cx + v * cy + w * cz)
-            off[k] += weight * _away(u * x + v * y + w * z, span)
+            h = u * x + v * y + w * z
+            span += (abs(h) + span) * share + abs(u) * dx + abs(v) * dy + abs(w) * dz
+            off[k] += weight * _away(h, span)
 
 
 @stage(fastmath=FAST)
-def _hold_groups(v: Array, groups: int, a: Array, box: Array, source: Array, limits: Array) -> int:
+def _hold_groups(v: Array, groups: int, a: Array, box: Array, limits: Array) -> int:
     """Which groups, as bits, may have something from a lattice."""
     vector_code()
-    f, inverse = at.FRAME, source[at.INVERSE_LAMBDA]
+    f, inverse, share = at.FRAME, box[at.TOGETHER + 3], box[at.SHARE]
     for g in range(groups):
         v[at.OFF + g] = 0.0
     for axis in range(3):
         here, width = at.HERE_H + axis * at.GROUPS, at.WIDTH_H + axis * at.GROUPS
         weight, ux, uy, uz = limits[at.NEAREST + axis], a[3 * axis], a[3 * axis + 1], a[3 * axis + 2]
+        apart = abs(ux) * box[at.APART] + abs(uy) * box[at.APART + 1] + abs(uz) * box[at.APART + 2]
         ux, uy, uz = ux * inverse, uy * inverse, uz * inverse
-        start = ux * source[at.INCIDENT] + uy * source[at.INCIDENT + 1] + uz * source[at.INCIDENT + 2]
+        start = ux * box[at.TOGETHER] + uy * box[at.TOGETHER + 1] + uz * box[at.TOGETHER + 2]
         by_1 = abs(ux * box[f] + uy * box[f + 1] + uz * box[f + 2])
         by_2 = abs(ux * box[f + 3] + uy * box[f + 4] + uz * box[f + 5])
         by_3 = abs(ux * box[f + 6] + uy * box[f + 7] + uz * box[f + 8])
         for g in range(groups):
             h = ux * v[at.MIDDLE_X + g] + uy * v[at.MIDDLE_Y + g] + uz * v[at.MIDDLE_Z + g] - start
             span = by_1 * v[at.SPAN_1 + g] + by_2 * v[at.SPAN_2 + g] + by_3 * v[at.SPAN_3 + g]
+            span += (abs(h) + span) * share + apart
             v[here + g], v[width + g] = h, span
             v[at.OFF + g] += weight * _away(h, span)
     bits, most = 0, limits[at.FARTHEST]

@@ -53,7 +53,7 @@ def survey(rows: Rows, terms: Terms, lanes: int, step: int) -> None:
     if terms.whole[at.SPARSE]:
         for k in range(where.size):
             where[k] = NOTHING
-        for entry in range(rows.first[step], rows.first[step + 1]):
+        for entry in range(rows.first[2 * step], rows.first[2 * step + 1]):
             _treat(rows, terms, lanes, rows.found[entry], everywhere, each)
     else:
         for k in range(where.size):

@@ -124,7 +124,11 @@ CENTRE, HALF, REACH, GROUPED, BOUND = 0, 3, 6, 9, 10
 # and of the bounds: a frame of three unit vectors, the middle of the block's unit vectors, half of what they span in it
 FRAME, MIDDLE, SPAN = 11, 20, 23
 LEFT = 26  # what a stage answers that may be left out
-BOX_SIZE = 27
+SQUARED = 27  # 1 if groups are of EDGE x EDGE pixels
+# of the sources that lattices are held against together: direction and one over the wavelength of their middle; by how
+# much that differs, as a share; by how much the direction does, over the wavelength
+TOGETHER, SHARE, APART = 28, 32, 33
+BOX_SIZE = 36
 # places in the array of whole numbers
 SLOW_COUNT, FAST_COUNT, OVERSAMPLE, LAYERS, PROFILE, CUBIC, POINT_PIXEL, CURVED = 0, 1, 2, 3, 4, 5, 6, 7
 EACH_OMEGA, EACH_POLAR, EACH_CAPTURE, LAST_CAPTURE, HAS_TABLE, SIMPLE = 8, 9, 10, 11, 12, 13
@@ -180,7 +184,7 @@ class Scratch(NamedTuple):
     box: Array
     where: Array  # [K] how a block is to be treated for each lattice
     off: Array  # [K] how far off any reflection a block stays
-    first: Array  # [layers, sources] flat, and one more: where the following begin
+    first: Array  # [layers, sources, 2] flat: where the following begin and end
     found: Array  # lattices that may add to a block
     groups: Array  # to which of its groups, as bits
     loss: Array  # [K, GROUPS] flat: what each group would lose without a lattice

@@ -104,7 +104,7 @@ def scratch(packed: at.Packed) -> at.Scratch:
         return rows._replace(where=where)
     steps = len(packed.sources) * int(packed.whole[at.LAYERS])
     found = np.empty((2, steps * lattices), np.int32)
-    first, off = np.zeros(steps + 1, np.int64), np.empty(lattices)
+    first, off = np.zeros(2 * steps, np.int64), np.empty(lattices)
     slots, loss = np.zeros(2 * at.GROUPS, np.int32), np.zeros(lattices * at.GROUPS if packed.whole[at.FADES] else 0)
     return rows._replace(where=where, off=off, first=first, found=found[0], groups=found[1], loss=loss, slots=slots)
 

@@ -36,7 +36,7 @@ def add_pairs(scratch: Scratch, scene: Packed, lanes: int, step: int) -> None:
         offsets(v, w, lanes, scratch.box, at.FIRST)
     for j in range(lanes):
         w[at.SUM + j] = 0
-    entry, stop = scratch.first[step], scratch.first[step + 1]
+    entry, stop = scratch.first[2 * step], scratch.first[2 * step + 1]
     if not _is_narrow(scratch.box, scene):
         _add_in_slots(scratch, scene, lanes, entry, stop)
         return

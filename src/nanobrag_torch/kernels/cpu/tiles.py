@@ -27,7 +27,7 @@ def add_tile(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> bool:
     with three times their error.
     """
     whole, v, w = scene.whole, scratch.v, scratch.w
-    if not _is_simple(scene, panel) or scene.pixels.size:
+    if not _is_simple(scene, panel) or scratch.box[at.SQUARED] == 0:
         return False
     _set_anchors(v, w, lanes // at.GROUP, panel, scene.sources[0])
     if not _set_reach(w, scratch.box, lanes // at.GROUP) or not _is_narrow(scene, scratch.box):
@@ -37,7 +37,7 @@ def add_tile(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> bool:
     for j in range(lanes):
         v[at.TOTAL + j] = 0.0
     for s in range(scene.sources.shape[0]):
-        if scratch.first[s] < scratch.first[s + 1]:
+        if scratch.first[2 * s] < scratch.first[2 * s + 1]:
             source = scene.sources[s]
             _aim_anchors(v, w, lanes, source, source[at.SOURCE_WEIGHT] / (over * over))
             _add_source(scratch, scene, lanes, s)
@@ -164,7 +164,7 @@ def _aim_anchors(v: Array, w: Array, lanes: int, source: Array, weight: float) -
 def _add_source(scratch: Scratch, scene: Packed, lanes: int, s: int) -> None:
     """TOTAL += FACTOR times the sum over the pairs that were found for a source, all sub-pixels of some at a time."""
     v, w, over, per_length = scratch.v, scratch.w, scene.whole[at.OVERSAMPLE], scene.sources[s, at.INVERSE_LAMBDA]
-    entry, stop = scratch.first[s], scratch.first[s + 1]
+    entry, stop = scratch.first[2 * s], scratch.first[2 * s + 1]
     while entry < stop:
         entry, alike, others = settle(scratch, scene, entry, stop, per_length)
         if alike + others == 0:

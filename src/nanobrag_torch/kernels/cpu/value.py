@@ -46,7 +46,7 @@ def value(out: Array, taken: Array, most: int, scene: Packed, scratch: Scratch) 
 def store(out: Array, scratch: Scratch, lanes: int) -> None:
     """TOTAL to its places."""
     first = scratch.place[0]
-    if scratch.place[lanes - 1] == first + lanes - 1:
+    if scratch.box[at.SQUARED] == 0 and scratch.place[lanes - 1] == first + lanes - 1:
         target = out[first : first + lanes]
         for j in range(lanes):
             target[j] = scratch.v[at.TOTAL + j]
@@ -117,7 +117,7 @@ def see_source(scratch: Scratch, scene: Packed, lanes: int, layer: int, sub: int
     """Scattering vectors and factors of one source; whether it can add to any lane."""
     v, whole, source, very_first = scratch.v, scene.whole, scene.sources[s], layer + sub + s == 0
     step = layer * scene.sources.shape[0] + s
-    idle = whole[at.SPARSE] and scratch.first[step] == scratch.first[step + 1]
+    idle = whole[at.SPARSE] and scratch.first[2 * step] == scratch.first[2 * step + 1]
     if idle and not very_first and (whole[at.EACH_POLAR] or scene.numbers[at.DMIN] <= 0):
         return False
     scatter(v, lanes, source, scene.numbers[at.DMIN])
