@@ -76,7 +76,7 @@ def _fill_box(scratch: Scratch, scene: Packed, start: int, stop: int) -> tuple[i
 @stage()
 def _goes_on(pixels: Array, start: int, ahead: int, below: int, width: int) -> bool:
     """Whether the list has a row of pixels so far below those at `start`, so far ahead."""
-    return pixels[start + ahead] == pixels[start] + below and run_length(pixels, start + ahead, width) == width
+    return bool(pixels[start + ahead] == pixels[start] + below and run_length(pixels, start + ahead, width) == width)
 
 
 @stage()

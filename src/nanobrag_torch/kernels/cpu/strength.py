@@ -47,7 +47,7 @@ def _look_up(v: Array, places: Array, groups: int, ceiling: Array, grid: Array) 
         place += above if most_h + most_k + most_l > 0 else 0.0
         known = (most_h < two) & (most_k < two) & (most_l < two)
         places[at.BASE + g] = np.int32(place if known else -1.0)
-    least = places[at.BASE]
+    least: int = places[at.BASE]
     for g in range(groups):
         least = min(places[at.BASE + g], least)
         v[at.STRONG + g] = ceiling[np.uint32(max(places[at.BASE + g], 0))]
@@ -78,7 +78,7 @@ def strongest_about(v: Array, g: int, scene: Packed) -> float:
             place = place_or_none(near_h, near_k, near_l, six(scene.grid))
             amplitude = float(scene.table[np.uint32(place)]) if place >= 0 else scene.numbers[at.DEFAULT_F]
             return amplitude * amplitude
-    return _strongest_of_several(v, g, scene)
+    return float(_strongest_of_several(v, g, scene))
 
 
 @stage()
@@ -99,7 +99,8 @@ def _strongest_of_several(v: Array, g: int, scene: Packed) -> float:
                 amplitude = abs(float(scene.table[row + l]))
                 if not amplitude <= most:  # NaN, which then stays
                     most = amplitude if most == most else most
-    return most * most * (OVERSHOOT * OVERSHOOT if cubic else 1.0)
+    strongest = most * most * (OVERSHOOT * OVERSHOOT if cubic else 1.0)
+    return float(strongest)
 
 
 @stage(forceinline=True)
