@@ -48,6 +48,8 @@ SYSTEMS: dict[str, tuple[float, float, float, float, float, float]] = {
     "R 3:R": (55, 55, 55, 97, 97, 97),
     "F 4 3 2": (120, 120, 120, 90, 90, 90),
 }
+LARGE = 4150
+"""Pixels along each edge where spots at high angles count: what tells the distance from the cell."""
 CRYSTALS = 10
 """Orientations that cases of a campaign go through in turn."""
 
@@ -112,10 +114,10 @@ def good_start(seed: int) -> Case:
 
 
 def accuracy(wrong: float) -> Any:
-    """Errors of geometry, N and spread, with F wrong by some part."""
+    """Errors of geometry, N and spread, with F wrong by some part, on a frame of 16 million pixels at 200 mm."""
 
     def case(seed: int) -> Case:
-        truth, exposure = scene()
+        truth, exposure = scene(size=LARGE)
         result = refine(truth, exposure, seed, wrong)
         true = {"N_a": 42.0, "N_c": 55.0, "spread": 0.05}
         off = {f"{n}_percent": 100 * abs(result.parameters[n].value / value - 1) for n, value in true.items()}
@@ -178,7 +180,7 @@ def shape_named(seed: int) -> Case:
 
 def shape_wrong(seed: int) -> Case:
     """A square crystal and a Gaussian model, on a detector of 4150 x 4150 pixels."""
-    truth, exposure = scene(shape="square", seed=1 + seed % CRYSTALS, size=4150)
+    truth, exposure = scene(shape="square", seed=1 + seed % CRYSTALS, size=LARGE)
     return outcome(truth, refine(truth, exposure, seed, 0.15, check_sampling=False))
 
 
