@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nanobrag_torch.refinement.positions import moving, shifts
+from nanobrag_torch.refinement.positions import LEAST_PIXELS, LEAST_SPOTS, fit_positions, moving, shifts
+from nanobrag_torch.refinement.solver import Solution
+from nanobrag_torch.refinement.stages import only_pixels
 from nanobrag_torch.refinement.still import refine_still
 from nanobrag_torch.refinement.synthetic import Start, counted, errors, rendered, still_truth, wrong_start
 
@@ -41,6 +43,15 @@ def test_slopes_of_shifts_are_those_of_predictions(fitted):
     away = torch.from_numpy(problem.boxes.spots.centre) - 750.0
     assert place in moving(problem.parameters)
     assert torch.allclose(seen.slopes[:, :, place], away / 200.0, atol=0.15)
+
+
+def test_boxes_too_small_for_positions_leave_the_fit_as_it_is(fitted):
+    """Their spots' shifts are as much of them as intensity and plane; geometry would fall back to its priors."""
+    box = fitted.problem.boxes.box
+    place = torch.arange(len(box)) - torch.searchsorted(box, box)
+    small = only_pixels(fitted.problem, place < LEAST_PIXELS - 1)
+    solution = Solution(fitted.state, fitted.projected, fitted.jacobian, "converged")
+    assert len(small.boxes) > LEAST_SPOTS and fit_positions(small, solution, 1) is None
 
 
 def test_a_gaussian_model_of_square_crystals_keeps_the_geometry():

@@ -30,7 +30,7 @@ LEAST_EXCITATION, LEAST_RADIANS = 0.05, 1e-5
 """Of the median; a spot without any has no more than this share's uncertainty."""
 MAD, FAR = 1.4826, 8.0
 RIDGE = 1e-10
-LEAST_PIXELS = 20
+LEAST_PIXELS, LEAST_SPOTS = 20, 20
 SETTLED = 0.02
 
 
@@ -51,11 +51,14 @@ def moving(parameters: ParameterSet) -> list[int]:
     return [place for place, name in names if name.partition("@")[0].rpartition(":")[2] in stems]
 
 
-def fit_positions(problem: Problem, solution: Solution, most_steps: int) -> tuple[Problem, Solution, Tensor]:
+def fit_positions(problem: Problem, solution: Solution, most_steps: int) -> tuple[Problem, Solution, Tensor] | None:
     """The fit with geometry from positions and all else from pixels, and the geometry's covariance (`moving`).
 
-    Both are repeated until neither moves the other. status is `stalled` where they do not settle.
+    Both are repeated until neither moves the other. status is `stalled` where they do not settle. None where too few
+    boxes have the pixels to say where their spot lies.
     """
+    if int(_has_pixels(problem).sum()) < LEAST_SPOTS:
+        return None
     which, parameters = moving(problem.parameters), problem.parameters
     history, jacobian, state = list(solution.history), solution.jacobian, solution.state
     status = "stalled"
@@ -90,7 +93,7 @@ def shifts(problem: Problem, state: State, slopes: Tensor) -> Shifts:
     gram, right = layout.gram(torch.cat((own, slopes.T), 1), weights, weights * (boxes.data - expected))
     square = gram[:, :OWN, :OWN]
     diagonal = square.diagonal(dim1=1, dim2=2)
-    lit = (diagonal > 0).all(1) & (torch.bincount(boxes.box, minlength=len(boxes)) >= LEAST_PIXELS)
+    lit = (diagonal > 0).all(1) & _has_pixels(problem)
     inverse = torch.linalg.inv((square + RIDGE * torch.diag_embed(diagonal))[lit])
     found = inverse @ torch.cat((right[lit, :OWN, None], gram[lit, :OWN, OWN:]), 2)
     values = problem.parameters.unpack(state.raw)
@@ -98,6 +101,11 @@ def shifts(problem: Problem, state: State, slopes: Tensor) -> Shifts:
     least = max(LEAST_EXCITATION * float(excitation.median()), LEAST_RADIANS)
     variance = inverse.diagonal(dim1=1, dim2=2)[:, :2]
     return Shifts(found[:, :2, 0], variance, found[:, :2, 1:], excitation + least)
+
+
+def _has_pixels(problem: Problem) -> Tensor:
+    """Which boxes [b] have the pixels to tell a spot's shift from its intensity and its plane."""
+    return torch.bincount(problem.boxes.box, minlength=len(problem.boxes)) >= LEAST_PIXELS
 
 
 def _pixel_steps(problem: Problem) -> dict[str, Tensor]:

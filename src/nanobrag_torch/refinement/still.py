@@ -435,8 +435,11 @@ class Refinement:
         off = float(problem.sigma_z(solution.state).std())
         if off < NO_SHAPE or not moving(problem.parameters) or solution.status == "limit":
             return problem, solution
-        problem, solution, covariance = fit_positions(problem, solution, self.options.most_steps)
-        self.of_positions = covariance
+        found = fit_positions(problem, solution, self.options.most_steps)
+        if found is None:
+            self.notes.append(f"the model does not fit (sigma-Z {off:.1f}), and boxes are too small for positions")
+            return problem, solution
+        problem, solution, self.of_positions = found
         self.notes.append(f"the model does not fit (sigma-Z {off:.1f}): geometry is that of the spots' positions")
         return problem, solution
 
