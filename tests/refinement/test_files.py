@@ -7,6 +7,7 @@ import struct
 from dataclasses import replace
 
 import gemmi
+import h5py
 import msgpack
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.io import ownership
 from nanobrag_torch.io.expt import read_expts
 from nanobrag_torch.io.expt_write import write_expt
+from nanobrag_torch.io.hdf5_links import linked_files
 from nanobrag_torch.io.images import write_image
 from nanobrag_torch.io.mtz import write_mtz
 from nanobrag_torch.io.ownership import owned_folder
@@ -335,3 +337,25 @@ def test_a_result_is_of_the_contents_of_all_files(tmp_path):
         for name in names:
             (tmp_path / name).write_bytes(b"before")
         assert fingerprint(asked, task) == marks[0]
+
+
+def test_a_result_is_of_the_files_that_an_image_takes_its_data_from(tmp_path):
+    """A master has links alone; what another series leaves in the file that they name is another image."""
+    data, master = tmp_path / "data_1.h5", tmp_path / "master.nxs"
+    with h5py.File(master, "w") as file:
+        file["data"] = h5py.ExternalLink(data.name, "x")
+        file["absent"] = h5py.ExternalLink("data_2.h5", "x")
+    for name in ("a.expt", "a.refl"):
+        (tmp_path / name).write_text(name)
+    run = Run(
+        experiments=str(tmp_path / "a.expt"), reflections=str(tmp_path / "a.refl"), structure_factors=None, folder="out"
+    )
+    task, marks = Task(name="s", shot=0, frame=0, image=str(master), folder="out/s"), []
+    for value in (1, 2, 1):
+        with h5py.File(data, "w") as file:
+            file["x"] = np.full((2, 8, 8), value)
+        marks.append(fingerprint(run, task))
+    assert marks[0] == marks[2] != marks[1]
+    assert linked_files(master) == [str(data)] and linked_files(data) == linked_files(tmp_path / "a.expt") == []
+    (tmp_path / "cut.h5").write_bytes(master.read_bytes()[:100])
+    assert linked_files(tmp_path / "cut.h5") == []

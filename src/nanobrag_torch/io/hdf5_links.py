@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.apart import apart
 
 ACCEPTED = "data in the file itself, or in files of its folder"
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def require_own_folder(file: Any, path: str | os.PathLike[str]) -> None:
@@ -31,6 +33,31 @@ def require_own_folder(file: Any, path: str | os.PathLike[str]) -> None:
         with suppress(OSError):  # it is not there: whoever reads will say so
             state = other.stat()
             _require_other(other, state.st_mtime_ns, state.st_size)
+
+
+def linked_files(path: str | os.PathLike[str]) -> list[str]:
+    """The files beside an HDF5 file that it takes data from, and that are there; none of what cannot be read so."""
+    found: list[str] = []
+    with suppress(OSError, InputError):  # whoever reads it will say what is wrong
+        with Path(path).open("rb") as file:
+            start = file.read(len(SIGNATURE))
+        if is_hdf5(start):
+            found = apart(path, ACCEPTED, "nanobrag_torch.io.hdf5_links:linked_within", str(path))
+    return found
+
+
+def linked_within(path: str) -> list[str]:
+    """The same, in the process that opens other people's files."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        names = {target for _, target in _taken_from(file) if target is not None}
+    return sorted(str(other) for name in names if (other := Path(path).parent / name).is_file())
+
+
+def is_hdf5(start: bytes) -> bool:
+    """Whether a file that begins so is HDF5."""
+    return start.startswith(SIGNATURE)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanobrag_torch.io.fileformat import FileFormat, FrameStore, Given, ImageOptions
-from nanobrag_torch.io.nxmx_read import is_hdf5, read_nxmx, read_nxmx_geometry
+from nanobrag_torch.io.hdf5_links import is_hdf5
+from nanobrag_torch.io.nxmx_read import read_nxmx, read_nxmx_geometry
 from nanobrag_torch.io.nxmx_write import compress_frame, write_nxmx, write_nxmx_chunks
 from nanobrag_torch.records.contents import HEADER
 from nanobrag_torch.records.experiment import ExperimentData

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import is_packed, read_input, read_start
 from nanobrag_torch.io.fields import naming
-from nanobrag_torch.io.hdf5_links import require_own_folder
+from nanobrag_torch.io.hdf5_links import is_hdf5, require_own_folder
 from nanobrag_torch.io.nxmx_axes import class_of, first_of, number_of, quantity, text_of
 from nanobrag_torch.io.nxmx_detector import read_detector
 from nanobrag_torch.io.nxmx_scan import read_goniometer, with_exposure
@@ -27,7 +27,6 @@ from nanobrag_torch.units import EV_ANGSTROM
 
 ACCEPTED = "an HDF5 file with an NXentry of definition NXmx"
 STOKES = ("incident_polarisation_stokes", "incident_polarization_stokes")
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 @contextmanager
@@ -110,11 +109,6 @@ def _experiment(file: Any, entry: Any, path: str) -> ExperimentData:
     if beam_group is not None and "source_direction" in beam_group:
         back = turn_to_z(np.asarray(beam_group["source_direction"][()])).T @ back
     return rotate_experiment(turned, back)
-
-
-def is_hdf5(start: bytes) -> bool:
-    """Whether a file that begins so is HDF5."""
-    return start.startswith(SIGNATURE)
 
 
 def _source(path: str | os.PathLike[str]) -> Any:

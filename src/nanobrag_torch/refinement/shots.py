@@ -17,6 +17,7 @@ import nanobrag_torch
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.digest import remembered_digest
 from nanobrag_torch.io.geometry import read_experiments
+from nanobrag_torch.io.hdf5_links import linked_files
 from nanobrag_torch.refinement.inputs import image_of, shots_of
 from nanobrag_torch.refinement.kept import KEPT
 from nanobrag_torch.refinement.outputs import PARAMETERS
@@ -110,11 +111,17 @@ def _is_still(places: Sequence[tuple[int, int]], shot: int) -> bool:
 def fingerprint(run: Run, task: Task) -> str:
     """Of everything that decides a task's result: the content of the files, the options, and the version."""
     given = [run.experiments, run.reflections, run.structure_factors, task.image or task.named]
-    files = [*given, *(run.options.get(name) for name in FILES)]
-    contents = [remembered_digest(name) if name and Path(name).is_file() else name for name in files]
+    contents = [_content(name) for name in (*given, *(run.options.get(name) for name in FILES))]
     options = {k: repr(v) for k, v in sorted(run.options.items()) if k not in FILES}
     text = json.dumps([nanobrag_torch.__version__, contents, task.shot, task.frame, options])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _content(name: str | None) -> str | list[str] | None:
+    """A digest of a file, or those of it and of the files that it takes data from; the name of what is no file."""
+    if not name or not Path(name).is_file():
+        return name
+    return [remembered_digest(part) for part in (name, *linked_files(name))]
 
 
 def job_of(run: Run, tasks: Sequence[Task]) -> str:
