@@ -6,8 +6,7 @@ number of threads, not in the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -29,12 +28,8 @@ MOST_TABLE_PARTS = 16
 """Gradients are summed up in parts, whose number follows from the problem, within these bounds on memory."""
 
 
-class Unit(NamedTuple):
-    """Places of pixels of one scene of a batch."""
-
-    scene: int
-    first: int
-    last: int
+Unit = tuple[int, int, int]
+"""Number of a scene in its batch, and places of its pixels, first and last."""
 
 
 def gradients(pull: Pull, pixels: Tensor | None, scene: Scene, options: Options) -> tuple[Tensor, dict[str, Tensor]]:
@@ -51,20 +46,20 @@ def gradients(pull: Pull, pixels: Tensor | None, scene: Scene, options: Options)
         one.whole[at.EVERYWHERE] |= "offset" in wanted
     wants, tables = _wants(wanted), _table_count(scene, wanted)
     scales = _flow_scales(flow, packed, alike=tables == 1)
-    parts = _parts(packed, scene, tables)
-    sums = [_no_sums(packed, len(part), tables > 0) for part in parts]
+    units, parts = _parts(packed, scene, tables)
+    sums = _no_sums(packed, len(units), len(parts) if tables else 0)
     kernel = _adjoint if any(packed.rare) else _adjoint_of_most
 
-    def work(number: int, _: object) -> None:
-        for unit, into in zip(parts[number], sums[number], strict=True):
-            one, scale = packed.scenes[unit.scene], 1 / scales[unit.scene]
-            rows = image[unit.scene], flow[unit.scene]
-            kernel(*rows, scale, unit.first, unit.last, one, scratch(one), wants, into)
+    def work(part: int, _: object) -> None:
+        for number in parts[part]:
+            b, first, last = units[number]
+            one, scale = packed.scenes[b], 1 / scales[b]
+            kernel(image[b], flow[b], scale, first, last, one, scratch(one), wants, _sums_of(sums, number, part))
 
     deal(work, range(len(parts)), thread_count(options), lambda: None, None)
-    if value:
+    if value and not packed.finite.all():
         image[~packed.finite] = np.nan
-    total = _total(parts, sums, packed, tables)
+    total = _total([b for b, _, _ in units], sums, packed, tables)
     return without_absent(out, pixels) if value else out, _as_tensors(total, scene, packed, scales, wanted)
 
 
@@ -95,18 +90,18 @@ def _table_count(scene: Scene, wanted: Collection[str]) -> int:
     return scene.structure_factors.shape[0] if scene.structure_factors.dim() > 3 else 1
 
 
-def _parts(packed: Packed, scene: Scene, tables: int) -> list[list[Unit]]:
-    """Places of all pixels, dealt into parts that are added up apart: of one scene each, but where these share a table
-    of gradients, of which there cannot be many."""
+def _parts(packed: Packed, scene: Scene, tables: int) -> tuple[list[Unit], list[range]]:
+    """Places of all pixels, and numbers of those that are added up one after the other, apart from others: of one scene
+    each, but where these share a table of gradients, of which there cannot be many."""
     count, scenes = _part_count(packed.scenes[0], scene, tables > 0), len(packed.scenes)
     units = [
-        Unit(b, *piece)
+        (b, *piece)
         for b, one in enumerate(packed.scenes)
-        for piece in pieces_of(int(one.whole[at.PLACES]), max(1, count // scenes), at.CHUNK)
         if packed.finite[b]
+        for piece in pieces_of(int(one.whole[at.PLACES]), max(1, count // scenes), at.CHUNK)
     ]
-    together = -(-len(units) // count) if tables == 1 else 1
-    return [units[start : start + together] for start in range(0, len(units), max(1, together))]
+    together = max(1, -(-len(units) // count)) if tables == 1 else 1
+    return units, [range(start, min(start + together, len(units))) for start in range(0, len(units), together)]
 
 
 def _part_count(one: at.Packed, scene: Scene, with_table: bool) -> int:
@@ -117,31 +112,40 @@ def _part_count(one: at.Packed, scene: Scene, with_table: bool) -> int:
     return int(count)
 
 
-def _no_sums(packed: Packed, count: int, with_table: bool) -> list[at.Sums]:
-    """No gradient yet by the tensors of so many units, which add to one table."""
+def _no_sums(packed: Packed, units: int, tables: int) -> at.Sums:
+    """No gradient yet by the tensors of so many units [units, ...], and by so many tables [tables, elements]."""
     one = packed.scenes[0]
-    table = np.zeros(one.table.size if with_table else 0)
-    of = one.lattice.shape, one.sources.shape, one.panels.shape
-    return [
-        at.Sums(np.zeros(of[0]), np.zeros(of[1]), np.zeros(of[2]), np.zeros(at.SINGLE_COLUMNS), table)
-        for _ in range(count)
-    ]
+    shapes = one.lattice.shape, one.sources.shape, one.panels.shape, (at.SINGLE_COLUMNS,)
+    return at.Sums(*(np.zeros((units, *shape)) for shape in shapes), np.zeros((tables, one.table.size)))
 
 
-def _total(parts: list[list[Unit]], sums: list[list[at.Sums]], packed: Packed, tables: int) -> at.Sums:
-    """The sums of every scene [B, ...], in the order of the parts; tables [1 or B, elements]."""
-    count = len(packed.scenes)
-    total = at.Sums(*(np.zeros((count, *empty.shape)) for empty in _no_sums(packed, 1, with_table=False)[0]))
-    total = total._replace(table=np.zeros((min(tables, 1) if tables < 2 else count, packed.scenes[0].table.size)))
-    for units, found in zip(parts, sums, strict=True):
-        for unit, part in zip(units, found, strict=True):
-            for mine, theirs in zip(total[:-1], part[:-1], strict=True):
-                np.add(mine[unit.scene], theirs, out=mine[unit.scene])
-        if tables:
-            total.table[units[0].scene if tables > 1 else 0] += found[0].table
-    for array in total:  # a table of all scenes is as little known as that of any
-        unknown = ~packed.finite if len(array) == count else slice(None, None if not packed.finite.all() else 0)
-        array[unknown] = np.nan
+def _sums_of(sums: at.Sums, unit: int, table: int) -> at.Sums:
+    """Those that a unit adds to."""
+    of = sums
+    into = of.table[table] if len(of.table) else of.table.reshape(-1)
+    return at.Sums(of.lattice[unit], of.sources[unit], of.panels[unit], of.single[unit], into)
+
+
+def _total(scenes: list[int], sums: at.Sums, packed: Packed, tables: int) -> at.Sums:
+    """The sums of every scene [B, ...], of units of these scenes, in their order; tables [1 or B, elements]."""
+    count, known = len(packed.scenes), packed.finite
+    total = at.Sums(*(_by_scene(scenes, array, count) for array in sums[:-1]), sums.table)
+    if tables:
+        table = _by_scene(scenes if tables > 1 else [0] * len(sums.table), sums.table, count if tables > 1 else 1)
+        total = total._replace(table=table)
+    if not known.all():
+        for array in total:  # a table of all scenes is as little known as that of any
+            array[~known if len(array) == count else slice(None)] = np.nan
+    return total
+
+
+def _by_scene(scenes: list[int], parts: at.Array, count: int) -> at.Array:
+    """Parts [units, ...] of these scenes, in ascending order, added up by scene [count, ...]."""
+    if count == 1:
+        return parts.sum(0, keepdims=True)
+    total, places = np.zeros((count, *parts.shape[1:])), np.array(scenes, np.int64)
+    starts = np.flatnonzero(np.diff(places, prepend=-1))
+    total[places[starts]] = np.add.reduceat(parts, starts, 0) if len(starts) else 0.0
     return total
 
 
@@ -169,34 +173,60 @@ def _as_tensors(
     sums: at.Sums, scene: Scene, packed: Packed, scales: at.Array, wanted: Collection[str]
 ) -> dict[str, Tensor]:
     """The chain rule from the packed tables to the tensors of the scene."""
-    panels = np.stack([one.panels for one in packed.scenes])
-    inverse = np.stack([one.sources[:, at.INVERSE_LAMBDA] for one in packed.scenes])
-    of_panels, of_sources, single = sums.panels, sums.sources, sums.single
+    stacked = scene.stacked()
+    return {
+        name: _as_tensor(_CHAIN[name](sums, packed.scenes), getattr(scene, name), scales, name in stacked)
+        for name in wanted
+    }
+
+
+def _by_panels(sums: at.Sums, scenes: list[at.Packed]) -> at.Array:
+    panels, of_panels = _stacked([one.panels for one in scenes]), sums.panels
     vectors, close = of_panels[..., : at.FAST_SIZE].copy(), of_panels[..., at.CLOSE, None]
     vectors[..., : at.FAST_AXIS] += close * panels[..., at.NORMAL : at.FAST_SIZE]
     vectors[..., at.NORMAL :] += close * panels[..., : at.FAST_AXIS]
+    return vectors
+
+
+def _by_pixel_size(sums: at.Sums, scenes: list[at.Packed]) -> at.Array:
+    panels, of_panels = _stacked([one.panels for one in scenes]), sums.panels
     other_size = panels[..., [at.SLOW_SIZE, at.FAST_SIZE]]
-    found = {
-        "panels": vectors,
-        "pixel_size": of_panels[..., at.FAST_SIZE : at.AREA] + of_panels[..., at.AREA, None] * other_size,
-        "sensor": of_panels[..., at.LAYER_STEP :],
-        "curvature": single[:, at.CURVATURE_SUM :],
-        "incident": of_sources[..., : at.INVERSE_LAMBDA],
-        "wavelengths": of_sources[..., at.INVERSE_LAMBDA] * inverse**2 * -at.SCALE,
-        "source_weights": of_sources[..., at.SOURCE_WEIGHT],
-        "polarization": of_sources[..., at.POLARIZATION :],
-        "lattice": sums.lattice[..., : at.LATTICE_WEIGHT] * at.SCALE,
-        "lattice_weights": sums.lattice[..., at.LATTICE_WEIGHT],
-        "shape": single[:, : at.DEFAULT_SUM],
-        "structure_factors": sums.table,
-        "default_F": single[:, at.DEFAULT_SUM],
-        "offset": single[:, at.OFFSET_SUM],
-    }
-    stacked = scene.stacked()
-    return {name: _as_tensor(found[name], getattr(scene, name), scales, name in stacked) for name in wanted}
+    return of_panels[..., at.FAST_SIZE : at.AREA] + of_panels[..., at.AREA, None] * other_size
+
+
+def _by_wavelengths(sums: at.Sums, scenes: list[at.Packed]) -> at.Array:
+    inverse = _stacked([one.sources[:, at.INVERSE_LAMBDA] for one in scenes])
+    return sums.sources[..., at.INVERSE_LAMBDA] * inverse**2 * -at.SCALE
+
+
+_CHAIN: dict[str, Callable[[at.Sums, list[at.Packed]], at.Array]] = {
+    "panels": _by_panels,
+    "pixel_size": _by_pixel_size,
+    "sensor": lambda sums, _: sums.panels[..., at.LAYER_STEP :],
+    "curvature": lambda sums, _: sums.single[:, at.CURVATURE_SUM :],
+    "incident": lambda sums, _: sums.sources[..., : at.INVERSE_LAMBDA],
+    "wavelengths": _by_wavelengths,
+    "source_weights": lambda sums, _: sums.sources[..., at.SOURCE_WEIGHT],
+    "polarization": lambda sums, _: sums.sources[..., at.POLARIZATION :],
+    "lattice": lambda sums, _: sums.lattice[..., : at.LATTICE_WEIGHT] * at.SCALE,
+    "lattice_weights": lambda sums, _: sums.lattice[..., at.LATTICE_WEIGHT],
+    "shape": lambda sums, _: sums.single[:, : at.DEFAULT_SUM],
+    "structure_factors": lambda sums, _: sums.table,
+    "default_F": lambda sums, _: sums.single[:, at.DEFAULT_SUM],
+    "offset": lambda sums, _: sums.single[:, at.OFFSET_SUM],
+}
+"""Gradients [1 or B, ...] by the tensors of a scene, of the sums of all scenes."""
+
+
+def _stacked(arrays: list[at.Array]) -> at.Array:
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
 
 
 def _as_tensor(gradient: at.Array, tensor: Tensor, scales: at.Array, stacked: bool) -> Tensor:
     """A gradient [1 or B, ...] times its scales, added up unless scenes have a tensor each."""
-    scaled = gradient * scales[: len(gradient)].reshape(-1, *[1] * (gradient.ndim - 1))
-    return torch.from_numpy(np.asarray(scaled if stacked else scaled.sum(0))).to(tensor.dtype).reshape(tensor.shape)
+    if len(scales) == 1:
+        scaled = gradient * scales[0]
+    else:
+        scaled = gradient * scales[: len(gradient)].reshape(-1, *[1] * (gradient.ndim - 1))
+        scaled = scaled if stacked else scaled.sum(0)
+    return torch.from_numpy(np.asarray(scaled)).to(tensor.dtype).reshape(tensor.shape)

@@ -41,10 +41,11 @@ def value(pixels: Tensor | None, scene: Scene, options: Options, progress: Progr
     packed = pack(pixels, scene, options)
     out = empty(values_shape(pixels, scene, options), packed, options)
     image = rows_of(out, packed)
-    chunks = np.array([-(-int(one.whole[at.PLACES]) // at.CHUNK) for one in packed.scenes])
-    chunks[~packed.finite] = 0
-    image[~packed.finite] = np.nan
-    taken, total = np.zeros((len(chunks), 1), np.int64), int(chunks.sum())
+    chunks = [-(-int(one.whole[at.PLACES]) // at.CHUNK) for one in packed.scenes]
+    if not packed.finite.all():
+        chunks = [some if known else 0 for some, known in zip(chunks, packed.finite, strict=True)]
+        image[~packed.finite] = np.nan
+    taken, total = np.zeros((len(chunks), 1), np.int64), sum(chunks)
     steps = at.CHUNK * step_count(scene, options)
     most = max(1, STEPS_PER_CALL // steps)
     renders = [_value if rare else _value_of_most for rare in packed.rare]
@@ -61,7 +62,7 @@ def value(pixels: Tensor | None, scene: Scene, options: Options, progress: Progr
                 if report is not None:
                     report(min(1.0, float(np.minimum(taken[:, 0], chunks).sum() / total)))
 
-    together(work, threads, progress, lambda: taken.__setitem__(slice(None), chunks[:, None]))
+    together(work, threads, progress, lambda: taken.fill(max(chunks)))
     return without_absent(out, pixels)
 
 

@@ -29,6 +29,7 @@ NARROW_CELLS = 40.0
 BIAS_32, BIAS_64 = 1.2360679e-12, 1.2360679e-90
 """A bias that changes no result, that no distance cancels, and whose cube is not yet zero."""
 _KEPT = threading.local()
+_NO_PIXELS, _NO_COLUMNS, _NO_CEILING = np.zeros((1, 0), np.int64), np.zeros((1, at.LATTICE_COLUMNS, 0)), np.zeros((1, 0))
 
 
 Numbers = dict[str, Array]
@@ -67,33 +68,41 @@ def _packed(
     table = _table(scene, dtype)
     size = scene.structure_factors.shape[-3:] if table.size else (0, 0, 0)
     lattice, (limits, sparse) = _lattice(numbers), limits_of(numbers, scene, options)
-    bias = np.full((len(numbers["shape"]), 1), BIAS_32 if dtype == torch.float32 else BIAS_64)
     any_sparse = bool(sparse.any())
     stacks = at.Packed(
-        pixels=np.zeros((1, 0), np.int64),
+        pixels=_NO_PIXELS,
         whole=_whole_numbers(scene, options, numbers, lists, sparse),
         numbers=_real_numbers(numbers, options, dtype, cells),
         panels=_panels(numbers),
         sources=_sources(numbers),
         lattice=lattice,
         narrow=lattice.astype(real),
-        shape=np.concatenate((numbers["shape"].reshape(-1, 9), bias), 1).astype(real),
+        shape=_shape(numbers["shape"], real),
         grid=_grid(options, size),
         table=table,
         envelope=_envelope(lattice),
-        columns=np.ascontiguousarray(lattice.swapaxes(1, 2)) if any_sparse else np.empty((1, at.LATTICE_COLUMNS, 0)),
+        columns=np.ascontiguousarray(lattice.swapaxes(1, 2)) if any_sparse else _NO_COLUMNS,
         limits=limits,
         ceiling=ceilings(scene, options) if any_sparse and options.profile in FADING else np.zeros((1, 0), np.float32),
     )
     scenes = [at.Packed(*(stack[b if len(stack) > 1 else 0] for stack in stacks)) for b in range(count)]
-    scenes = [one if own is None else one._replace(pixels=own) for one, own in zip(scenes, lists, strict=True)]
+    if pixels is not None:
+        scenes = [one if own is None else one._replace(pixels=own) for one, own in zip(scenes, lists, strict=True)]
     small = stacks.panels, stacks.sources, stacks.lattice, stacks.shape, stacks.numbers
-    finite = np.ones(count, np.bool_)
-    for stack in small:
-        finite &= np.isfinite(stack).reshape(len(stack), -1).all(1)
     cubic = options.interpolate and table.size > 0
     rare = cubic or options.curved or options.profile != Profile.GRATING
-    return Packed(scenes, finite, any_sparse, [rare or bool(one) for one in np.broadcast_to(sparse, count)])
+    leaves_out = sparse.tolist() * (count // len(sparse))
+    return Packed(scenes, _finite_scenes(small, count), any_sparse, [rare or one for one in leaves_out])
+
+
+def _finite_scenes(stacks: Sequence[Array], count: int) -> Array:
+    """Which scenes [B] have finite numbers alone. A sum tells at a glance that all have."""
+    finite = np.ones(count, np.bool_)
+    with np.errstate(all="ignore"):
+        unclear = [stack for stack in stacks if not math.isfinite(stack.sum())]
+    for stack in unclear:
+        finite &= np.isfinite(stack).reshape(len(stack), -1).all(1)
+    return finite
 
 
 def scratch(packed: at.Packed) -> at.Scratch:
@@ -168,6 +177,13 @@ def _lattice(numbers: Numbers) -> Array:
     lattice[..., : at.LATTICE_WEIGHT] *= at.SCALE
     lattice[..., at.LATTICE_WEIGHT] = weights
     return lattice
+
+
+def _shape(form: Array, real: Any) -> Array:
+    """[1 or B, elements and bias] in the image's type."""
+    shape = np.empty((len(form), at.BIAS + 1), real)
+    shape[:, : at.BIAS], shape[:, at.BIAS] = form.reshape(-1, 9), BIAS_32 if real is np.float32 else BIAS_64
+    return shape
 
 
 def _whole_numbers(
