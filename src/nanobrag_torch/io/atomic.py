@@ -130,7 +130,8 @@ class OutputFile(io.BufferedWriter):
         """Open beside path. Raises InputError if that file could not be written."""
         self.path, self.flag = str(path), flag
         try:
-            self._final, self._temporary = _places(self.path)
+            self._final, is_file = _place(self.path)
+            self._temporary = part_of(self._final) if is_file else None
             raw = io.FileIO(self._temporary or self._final, "wb" if self._temporary is None else "xb")
         except OSError as error:
             raise self._failure(error) from error
@@ -256,13 +257,13 @@ def require_writable(path: str | os.PathLike[str], flag: str = "output file") ->
 def require_place(path: str | os.PathLike[str], flag: str = "output file") -> None:
     """Raise InputError for a name that no file can have, or whose file may not be replaced; tries nothing out."""
     try:
-        _places(str(path))
+        _place(str(path))
     except OSError as error:
         raise InputError(flag, str(path), f"a file that can be written ({_reason(error)})") from error
 
 
-def _places(path: str) -> tuple[Path, Path | None]:
-    """Final and temporary name, links followed; no temporary for what is not a regular file, such as /dev/null."""
+def _place(path: str) -> tuple[Path, bool]:
+    """Final name, links followed, and whether it is of a regular file; /dev/null is none."""
     if path == "":
         raise FileNotFoundError("the name is empty")
     try:
@@ -274,10 +275,10 @@ def _places(path: str) -> tuple[Path, Path | None]:
     if mode and not os.access(path, os.W_OK):
         raise PermissionError("permission denied")
     if mode and not stat.S_ISREG(mode):
-        return Path(path), None
+        return Path(path), False
     final = Path(os.path.realpath(path))
     remove_leftovers(final.parent)
-    return final, part_of(final)
+    return final, True
 
 
 def _reason(error: OSError) -> str:

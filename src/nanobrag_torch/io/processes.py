@@ -20,7 +20,12 @@ class Writer(NamedTuple):
 
 def this_process() -> Writer:
     """This process; a fork is another one."""
-    number = os.getpid()
+    return _writer(os.getpid())
+
+
+@functools.cache
+def _writer(number: int) -> Writer:
+    """Of a process that runs, which began once."""
     return Writer(this_host(), number, _started(number) or "")
 
 

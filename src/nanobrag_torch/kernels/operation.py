@@ -76,6 +76,8 @@ def _goes_to_reference(kernel: str, scene: Scene, options: Options, *, to_tangen
 
 def _moves(scene: Scene) -> bool:
     """Whether forward-mode differentiation is under way by any tensor of the scene."""
+    if forward_ad._current_level < 0:
+        return False
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in scene.tensors())  # type: ignore[no-untyped-call]
 
 

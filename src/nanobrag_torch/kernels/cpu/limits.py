@@ -66,8 +66,10 @@ def limits_of(numbers: Mapping[str, Array], scene: Scene, options: Options) -> t
 def _strongest(numbers: Mapping[str, Array], scene: Scene, options: Options) -> Array:
     """The largest F^2 [1 or B] that any step can have."""
     table, default = scene.structure_factors.detach(), np.abs(numbers["default_F"])
-    table = table if table.dim() > 3 else table[None]
-    most: Array = table.abs().flatten(1).amax(1).double().numpy() if table.numel() else np.zeros(1)
+    most = np.zeros(1)
+    if table.numel():
+        flat = (table if table.dim() > 3 else table[None]).flatten(1)
+        most = torch.maximum(flat.amax(1), -flat.amin(1)).double().numpy()
     strongest: Array = np.maximum(most, default) * (OVERSHOOT if options.interpolate else 1.0)
     return strongest**2
 
@@ -97,4 +99,5 @@ def ceilings(scene: Scene, options: Options) -> Array:
 
 
 def _is_same(before: Tensor, now: Tensor) -> bool:
-    return before.dtype == now.dtype and torch.equal(before, now)
+    # several times as fast as torch.equal
+    return before.dtype == now.dtype and np.array_equal(before.numpy(), now.numpy())

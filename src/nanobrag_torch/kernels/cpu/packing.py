@@ -29,7 +29,7 @@ NARROW_CELLS = 40.0
 BIAS_32, BIAS_64 = 1.2360679e-12, 1.2360679e-90
 """A bias that changes no result, that no distance cancels, and whose cube is not yet zero."""
 _KEPT = threading.local()
-_NO_PIXELS, _NO_COLUMNS, _NO_CEILING = np.zeros((1, 0), np.int64), np.zeros((1, at.LATTICE_COLUMNS, 0)), np.zeros((1, 0))
+_NO_PIXELS, _NO_COLUMNS = np.zeros((1, 0), np.int64), np.zeros((1, at.LATTICE_COLUMNS, 0))
 
 
 Numbers = dict[str, Array]
