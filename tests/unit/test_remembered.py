@@ -15,10 +15,16 @@ from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig, Pan
 from nanobrag_torch.models.beam import Beam
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
-from nanobrag_torch.models.remembered import is_plain
+from nanobrag_torch.models.remembered import _LAST, is_plain
 from nanobrag_torch.simulator import Simulator
 
 PANEL = {"origin_mm": (-5.0, 5.0, -100.0), "fast_axis": (1.0, 0.0, 0.0), "slow_axis": (0.0, -1.0, 0.0)}
+
+
+@pytest.fixture(autouse=True)
+def _first_of_its_kind():
+    """No other test has placed such a detector."""
+    _LAST.clear()
 
 
 @pytest.fixture
@@ -51,6 +57,32 @@ def test_a_change_of_any_number_places_it_anew(counted):
     detector.config.roi_xmin = 5  # which no geometry depends on
     detector.geometry()
     assert len(counted) == 2
+
+
+def test_detectors_of_the_same_numbers_are_placed_once(counted):
+    first, second = (Detector(DetectorConfig(distance_mm=120.0, detector_rotx_deg=3.0)) for _ in range(2))
+    assert torch.equal(first.geometry().panels, second.geometry().panels) and len(counted) == 1
+    second.geometry().panels.zero_()
+    assert torch.equal(first.geometry().panels, Detector(first.config).geometry().panels) and len(counted) == 1
+
+
+@pytest.mark.parametrize("other", [-0.0, 0, 1e-300, float("nan")])
+def test_numbers_that_are_merely_equal_are_not_the_same(counted, other):
+    for angle in (0.0, other, other):
+        Detector(DetectorConfig(distance_mm=120.0)).geometry()
+        config = DetectorConfig(distance_mm=120.0)
+        object.__setattr__(config, "detector_rotx_deg", angle)
+        Detector(config).geometry()
+    assert len(counted) == 4  # once again wherever the one before was another
+
+
+def test_a_kind_of_its_own_is_placed_its_own_way(counted):
+    class Nearer(Detector):
+        def _distances(self, ratio):
+            return tuple(distance / 2 for distance in super()._distances(ratio))
+
+    whole = Detector(DetectorConfig(distance_mm=120.0)).geometry().close_distance
+    assert Nearer(DetectorConfig(distance_mm=120.0)).geometry().close_distance.item() == pytest.approx(whole.item() / 2)
 
 
 def test_what_is_handed_out_may_be_changed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from nanobrag_torch.io.ctext import format_g
 
 if TYPE_CHECKING:
     from nanobrag_torch.cli.nanobragg.flags import Flag
+
+_TRIED: set[tuple[object, ...]] = set()
+"""Folders in which this process could make a file, with what decides who may."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,6 @@ def check_places(files: Sequence[tuple[str, str]], taken: dict[Path, str]) -> No
 
     taken: resolved paths, and what they are; the outputs join them.
     """
-    tried: set[Path] = set()
     for flag, path in files:
         place = Path(path).resolve()
         if place in taken:
@@ -73,9 +76,16 @@ def check_places(files: Sequence[tuple[str, str]], taken: dict[Path, str]) -> No
             continue  # a pipe or a device such as /dev/null takes anything, and opening it could wait
         taken[place] = flag
         require_place(path, flag)
-        if place.parent not in tried:
+        folder = _folder(place.parent)
+        if folder not in _TRIED:
             OutputFile(path, flag).discard()
-            tried.add(place.parent)
+            _TRIED.add(folder)
+
+
+def _folder(path: Path) -> tuple[object, ...]:
+    """A folder, and what decides who may write there."""
+    state = path.stat()
+    return path, state.st_dev, state.st_ino, state.st_mode, state.st_uid, os.geteuid() if hasattr(os, "geteuid") else 0
 
 
 def correction_lines(changed: Iterable[str], what: str = "image") -> Iterator[str]:

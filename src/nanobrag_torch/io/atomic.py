@@ -168,6 +168,7 @@ class OutputFile(io.BufferedWriter):
             self._temporary.replace(self._final)
         except OSError as error:
             raise self._failure(error) from error
+        self._temporary = None  # nothing is left to remove, and looking for it takes as long as a small image
 
     def discard(self) -> None:
         """Remove the temporary file."""
