@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -81,12 +81,18 @@ def write_smv_image(target: Target, counts: NDArray[Any], header: SmvHeader | st
     Raises InputError if the file cannot be written or the header's size is not that of the counts.
     """
     text = header if isinstance(header, str) else format_header(header)
-    stated = HeaderText(text)
+    stated = _stated(text)
     if (stated.real("SIZE2"), stated.real("SIZE1")) != counts.shape:
         raise InputError("counts", counts.shape, "the size that the header states")
     with open_output(target, flag) as file:
         file.write(text.encode("latin-1").ljust(int(stated.real("HEADER_BYTES"))))
         file.write(np.ascontiguousarray(counts, PIXEL_TYPES[stated.pixel_type()]).data.cast("B"))
+
+
+@lru_cache(maxsize=8)
+def _stated(text: str) -> HeaderText:
+    """What a header states; those of many images of one detector are the same."""
+    return HeaderText(text)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from nanobrag_torch.simulator import Simulator
 
 CHUNK = 1 << 18
+_KNOWN: dict[object, float] = {}
+"""Sums over whole detectors, by all that they depend on: the lines of a batch often have the same one."""
+MOST_KNOWN = 64
 
 
 def reported_solid_angle(simulator: Simulator) -> float:
@@ -28,7 +31,6 @@ def _sum(simulator: Simulator, scene: Scene, options: Options) -> float:
     """Sum over pixels of the mean solid angle of their sub-pixels: the image of what scatters one everywhere."""
     import torch
 
-    from nanobrag_torch.kernels.operation import intensity
     from nanobrag_torch.physics.lattice_factor import Profile
 
     if options.oversample_omega and options.layers > 1:
@@ -41,7 +43,7 @@ def _sum(simulator: Simulator, scene: Scene, options: Options) -> float:
         wavelengths=scene.wavelengths[:1],
         source_weights=one,
         polarization=identity[None],
-        lattice=scene.lattice[:1],
+        lattice=torch.zeros_like(scene.lattice[:1]),  # every step is on the reflection 0 0 0
         lattice_weights=one,
         shape=identity,
         structure_factors=scene.structure_factors.new_zeros((0, 0, 0)),
@@ -51,9 +53,26 @@ def _sum(simulator: Simulator, scene: Scene, options: Options) -> float:
     plain = replace(
         options, profile=Profile.GRATING, dmin=0.0, interpolate=False, running_factors=False, interpolation_latch=False
     )
-    pixels = simulator.detector.pixels()
+    return _total(simulator, flat, plain)
+
+
+def _total(simulator: Simulator, flat: Scene, plain: Options) -> float:
+    """The sum over the rendered pixels; that of a whole detector is worked out once."""
+    import torch
+
+    from nanobrag_torch.kernels.operation import intensity
+
+    pixels, detector = simulator.detector.pixels(), (flat.panels, flat.pixel_size, flat.curvature)
+    key = plain, simulator.kernel, *(tensor.detach().cpu().numpy().tobytes() for tensor in detector)
+    if pixels is None and key in _KNOWN:
+        return _KNOWN[key]
     with torch.no_grad():
-        return float(intensity(pixels, flat, plain, kernel=simulator.kernel).sum(dtype=torch.float64))
+        found = float(intensity(pixels, flat, plain, kernel=simulator.kernel).sum(dtype=torch.float64))
+    if pixels is None:
+        if len(_KNOWN) >= MOST_KNOWN:
+            _KNOWN.clear()
+        _KNOWN[key] = found
+    return found
 
 
 def _sum_in_depth(simulator: Simulator, scene: Scene, options: Options) -> float:
