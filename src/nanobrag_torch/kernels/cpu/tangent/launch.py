@@ -5,6 +5,7 @@ Memory is O(directions x block) beside the result. All that the fused kernel ren
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,6 +22,7 @@ from nanobrag_torch.kernels.cpu.threads import deal, pieces_of, thread_count
 from nanobrag_torch.kernels.problem import Options, Scene, values_shape, without_absent
 
 PIECES_PER_THREAD = 8
+_KEPT = threading.local()
 
 
 def tangents(pixels: Tensor | None, scene: Scene, directions: Mapping[str, Tensor], options: Options) -> Tensor:
@@ -76,8 +78,17 @@ def _without(direction: Tensor, known: Tensor, *, batched: bool) -> Tensor:
 
 
 def _room(packed: at.Packed, ways: Ways) -> at.Scratch:
-    """The scratch of cpu.packing with the rows of tangent.layout behind it."""
+    """The scratch of cpu.packing with the rows of tangent.layout behind it, which this thread keeps too."""
     plain = scratch(packed)
-    v, w = np.zeros(rows.WIDE_TANGENTS), np.zeros(rows.LOOSE + ways.owner.size * at.ROW, plain.w.dtype)
-    v[: plain.v.size] = plain.v
+    v, w = _kept_rows(plain.w.dtype.char, rows.LOOSE + ways.owner.size * at.ROW)
+    v[: plain.v.size], v[plain.v.size :], w[at.NARROW_SIZE :] = plain.v, 0.0, 0.0
     return plain._replace(v=v, w=w)
+
+
+def _kept_rows(kind: str, narrow: int) -> tuple[at.Array, at.Array]:
+    """Room of float64, and so much of the image's type."""
+    kept: tuple[at.Array, at.Array] | None = getattr(_KEPT, kind, None)
+    if kept is None or kept[1].size < narrow:
+        kept = np.zeros(rows.WIDE_TANGENTS), np.zeros(narrow, kind)
+        setattr(_KEPT, kind, kept)
+    return kept[0], kept[1][:narrow]
