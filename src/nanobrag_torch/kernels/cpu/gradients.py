@@ -115,8 +115,13 @@ def _part_count(one: at.Packed, scene: Scene, with_table: bool) -> int:
 def _no_sums(packed: Packed, units: int, tables: int) -> at.Sums:
     """No gradient yet by the tensors of so many units [units, ...], and by so many tables [tables, elements]."""
     one = packed.scenes[0]
-    shapes = one.lattice.shape, one.sources.shape, one.panels.shape, (at.SINGLE_COLUMNS,)
-    return at.Sums(*(np.zeros((units, *shape)) for shape in shapes), np.zeros((tables, one.table.size)))
+    return at.Sums(
+        lattice=np.zeros((units, *one.lattice.shape)),
+        sources=np.zeros((units, *one.sources.shape)),
+        panels=np.zeros((units, *one.panels.shape)),
+        single=np.zeros((units, at.SINGLE_COLUMNS)),
+        table=np.zeros((tables, one.table.size)),
+    )
 
 
 def _sums_of(sums: at.Sums, unit: int, table: int) -> at.Sums:
@@ -129,10 +134,14 @@ def _sums_of(sums: at.Sums, unit: int, table: int) -> at.Sums:
 def _total(scenes: list[int], sums: at.Sums, packed: Packed, tables: int) -> at.Sums:
     """The sums of every scene [B, ...], of units of these scenes, in their order; tables [1 or B, elements]."""
     count, known = len(packed.scenes), packed.finite
-    total = at.Sums(*(_by_scene(scenes, array, count) for array in sums[:-1]), sums.table)
-    if tables:
-        table = _by_scene(scenes if tables > 1 else [0] * len(sums.table), sums.table, count if tables > 1 else 1)
-        total = total._replace(table=table)
+    of_tables, table_count = (scenes, count) if tables > 1 else ([0] * len(sums.table), 1)
+    total = at.Sums(
+        lattice=_by_scene(scenes, sums.lattice, count),
+        sources=_by_scene(scenes, sums.sources, count),
+        panels=_by_scene(scenes, sums.panels, count),
+        single=_by_scene(scenes, sums.single, count),
+        table=_by_scene(of_tables, sums.table, table_count) if tables else sums.table,
+    )
     if not known.all():
         for array in total:  # a table of all scenes is as little known as that of any
             array[~known if len(array) == count else slice(None)] = np.nan
@@ -141,9 +150,10 @@ def _total(scenes: list[int], sums: at.Sums, packed: Packed, tables: int) -> at.
 
 def _by_scene(scenes: list[int], parts: at.Array, count: int) -> at.Array:
     """Parts [units, ...] of these scenes, in ascending order, added up by scene [count, ...]."""
-    if count == 1:
-        return parts.sum(0, keepdims=True)
     total, places = np.zeros((count, *parts.shape[1:])), np.array(scenes, np.int64)
+    if count == 1:
+        parts.sum(0, out=total[0])
+        return total
     starts = np.flatnonzero(np.diff(places, prepend=-1))
     total[places[starts]] = np.add.reduceat(parts, starts, 0) if len(starts) else 0.0
     return total
@@ -191,12 +201,14 @@ def _by_panels(sums: at.Sums, scenes: list[at.Packed]) -> at.Array:
 def _by_pixel_size(sums: at.Sums, scenes: list[at.Packed]) -> at.Array:
     panels, of_panels = _stacked([one.panels for one in scenes]), sums.panels
     other_size = panels[..., [at.SLOW_SIZE, at.FAST_SIZE]]
-    return of_panels[..., at.FAST_SIZE : at.AREA] + of_panels[..., at.AREA, None] * other_size
+    found: at.Array = of_panels[..., at.FAST_SIZE : at.AREA] + of_panels[..., at.AREA, None] * other_size
+    return found
 
 
 def _by_wavelengths(sums: at.Sums, scenes: list[at.Packed]) -> at.Array:
     inverse = _stacked([one.sources[:, at.INVERSE_LAMBDA] for one in scenes])
-    return sums.sources[..., at.INVERSE_LAMBDA] * inverse**2 * -at.SCALE
+    found: at.Array = sums.sources[..., at.INVERSE_LAMBDA] * inverse**2 * -at.SCALE
+    return found
 
 
 _CHAIN: dict[str, Callable[[at.Sums, list[at.Packed]], at.Array]] = {
