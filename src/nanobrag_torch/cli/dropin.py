@@ -18,7 +18,7 @@ from nanobrag_torch.io.ctext import format_g
 if TYPE_CHECKING:
     from nanobrag_torch.cli.nanobragg.flags import Flag
 
-_TRIED: set[tuple[object, ...]] = set()
+_TRIED: set[object] = set()
 """Folders in which this process could make a file, with what decides who may."""
 
 
@@ -76,16 +76,16 @@ def check_places(files: Sequence[tuple[str, str]], taken: dict[Path, str]) -> No
             continue  # a pipe or a device such as /dev/null takes anything, and opening it could wait
         taken[place] = flag
         require_place(path, flag)
-        folder = _folder(place.parent)
-        if folder not in _TRIED:
-            OutputFile(path, flag).discard()
-            _TRIED.add(folder)
+        _try_folder(place.parent, path, flag)
 
 
-def _folder(path: Path) -> tuple[object, ...]:
-    """A folder, and what decides who may write there."""
-    state = path.stat()
-    return path, state.st_dev, state.st_ino, state.st_mode, state.st_uid, os.geteuid() if hasattr(os, "geteuid") else 0
+def _try_folder(folder: Path, path: str, flag: str) -> None:
+    """Raise InputError where no file can be made; a folder that took one takes the next, unless it was changed."""
+    state = folder.stat() if folder.exists() else None
+    known = state and (folder, state.st_dev, state.st_ino, state.st_mode, state.st_uid, os.getpid())
+    if known is None or known not in _TRIED:
+        OutputFile(path, flag).discard()
+        _TRIED.add(known)
 
 
 def correction_lines(changed: Iterable[str], what: str = "image") -> Iterator[str]:
