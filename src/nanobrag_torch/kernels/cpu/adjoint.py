@@ -7,6 +7,7 @@ from nanobrag_torch.kernels.cpu.blocks import next_block
 from nanobrag_torch.kernels.cpu.intrinsics import entry, stage
 from nanobrag_torch.kernels.cpu.lattice import rows_of, terms_of
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch, Sums
+from nanobrag_torch.kernels.cpu.near_slopes import add_pairs_and_slopes
 from nanobrag_torch.kernels.cpu.pull import (
     clear_kept,
     clear_pull,
@@ -20,7 +21,7 @@ from nanobrag_torch.kernels.cpu.pull import (
     step_of,
 )
 from nanobrag_torch.kernels.cpu.slopes import add_lattices_and_slopes
-from nanobrag_torch.kernels.cpu.value import begin, look_at_source, once, sample, store
+from nanobrag_torch.kernels.cpu.value import begin, once, sample, see_source, store, survey_source
 
 
 @entry(title="the kernel of gradients")
@@ -77,8 +78,11 @@ def _pull_block(scratch: Scratch, scene: Packed, lanes: int, p: int, wants: Arra
 def _pull_sources(scratch: Scratch, scene: Packed, lanes: int, layer: int, sub: int, wants: Array, sums: Sums) -> None:
     """All sources of one sample."""
     for s in range(scene.sources.shape[0]):
-        if look_at_source(scratch, scene, lanes, layer, sub, s):
-            add_lattices_and_slopes(rows_of(scratch), terms_of(scene), lanes, wants, sums)
+        if see_source(scratch, scene, lanes, layer, sub, s):
+            step = layer * scene.sources.shape[0] + s
+            if not add_pairs_and_slopes(scratch, scene, lanes, step, wants, sums):
+                survey_source(scratch, scene, lanes, step)
+                add_lattices_and_slopes(rows_of(scratch), terms_of(scene), lanes, wants, sums)
             _pull_source(scratch.v, lanes, scene.sources[s], sums.sources[s], scene.whole, wants)
 
 

@@ -14,6 +14,7 @@ from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.bounds import fill_tile, look_ahead
 from nanobrag_torch.kernels.cpu.cubic import interpolate, scatter_nodes
 from nanobrag_torch.kernels.cpu.curved import bend, bend_by_lab_axes, unbend, unbend_by_lab_axes
+from nanobrag_torch.kernels.cpu.near_slopes import add_pairs_and_slopes
 from nanobrag_torch.kernels.cpu.packing import Packed, pack, scratch
 from nanobrag_torch.kernels.cpu.pairs import add_pairs
 from nanobrag_torch.kernels.cpu.profiles import form_matrix, form_slopes, form_squares
@@ -25,7 +26,7 @@ from nanobrag_torch.kernels.problem import Options, Scene, step_count, values_sh
 
 RARE = (
     *(bend, unbend, bend_by_lab_axes, unbend_by_lab_axes, interpolate, scatter_nodes, add_table_slopes),
-    *(form_squares, form_slopes, form_matrix, look_ahead, fill_tile, add_pairs, add_tile),
+    *(form_squares, form_slopes, form_matrix, look_ahead, fill_tile, add_pairs, add_tile, add_pairs_and_slopes),
 )
 """What only curved detectors, tricubic structure factors, shapes other than the grating and bounds call."""
 _value_of_most = _value.without(*RARE)

@@ -162,7 +162,7 @@ def _add_in_stages(w: Array, places: Array, first: int, last: int, scene: Packed
     for start in range(first, last, at.GROUPS):
         used = min(last - start, at.GROUPS)
         lanes = used * at.GROUP
-        _peel(w, places, start, used, scene.narrow, scene.grid)
+        peel_pairs(w, places, start, used, scene.narrow, scene.grid)
         if profile == GRATING:
             _set_phases(w, places, start, used, scene.narrow, scene.shape)
             grating_squares(w, lanes, scene.shape)
@@ -177,7 +177,7 @@ def _add_in_stages(w: Array, places: Array, first: int, last: int, scene: Packed
 
 
 @stage(fastmath=FAST)
-def _peel(w: Array, places: Array, first: int, used: int, narrow: Array, grid: Array) -> None:
+def peel_pairs(w: Array, places: Array, first: int, used: int, narrow: Array, grid: Array) -> None:
     """Distances to the nearest reflections of some pairs and their table indices, -1 outside the table."""
     vector_code()
     real = w.dtype.type

@@ -37,7 +37,7 @@ def add_pairs(scratch: Scratch, scene: Packed, lanes: int, step: int) -> None:
     for j in range(lanes):
         w[at.SUM + j] = 0
     entry, stop = scratch.first[2 * step], scratch.first[2 * step + 1]
-    if not _is_narrow(scratch.box, scene):
+    if not is_narrow(scratch.box, scene):
         _add_in_slots(scratch, scene, lanes, entry, stop)
         return
     while entry < stop:
@@ -91,7 +91,7 @@ def _add_slots(v: Array, w: Array, places: Array, slots: Array, used: int, scene
 
 
 @stage()
-def _is_narrow(box: Array, scene: Packed) -> bool:
+def is_narrow(box: Array, scene: Packed) -> bool:
     """Whether differences from the anchors are precise enough in float32, for any lattice, and table indices exact."""
     numbers, middle, some = scene.numbers, scene.envelope[0], scene.envelope[1]
     if numbers[at.PAIRS_BOUND] <= 0 or box[at.GROUPED] <= 0 or scene.table.size >= EXACT_FLOAT32:

@@ -108,7 +108,7 @@ def look_at_source(scratch: Scratch, scene: Packed, lanes: int, layer: int, sub:
     """What `see_source` does, and how to treat the block for each lattice."""
     if not see_source(scratch, scene, lanes, layer, sub, s):
         return False
-    _survey(scratch, scene, lanes, layer * scene.sources.shape[0] + s)
+    survey_source(scratch, scene, lanes, layer * scene.sources.shape[0] + s)
     return True
 
 
@@ -127,7 +127,7 @@ def see_source(scratch: Scratch, scene: Packed, lanes: int, layer: int, sub: int
 
 
 @stage(inline="always")
-def _survey(scratch: Scratch, scene: Packed, lanes: int, step: int) -> None:
+def survey_source(scratch: Scratch, scene: Packed, lanes: int, step: int) -> None:
     """Differences from the anchors, and how to treat the block."""
     scratch.box[at.BOUND] = scene.numbers[at.NARROW_BOUND] if scratch.box[at.GROUPED] > 0 else -1.0
     offsets(scratch.v, scratch.w, lanes, scratch.box, scene.whole[at.HAS_TABLE])
