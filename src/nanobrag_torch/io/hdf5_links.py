@@ -38,7 +38,7 @@ def require_own_folder(file: Any, path: str | os.PathLike[str]) -> None:
 def linked_files(path: str | os.PathLike[str]) -> list[str]:
     """The files beside an HDF5 file that it takes data from, and that are there; none of what cannot be read so."""
     found: list[str] = []
-    with suppress(OSError, InputError):  # whoever reads it will say what is wrong
+    with suppress(OSError, InputError, ValueError):  # whoever reads it will say what is wrong
         with Path(path).open("rb") as file:
             start = file.read(len(SIGNATURE))
         if is_hdf5(start):

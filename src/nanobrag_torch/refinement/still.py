@@ -436,11 +436,9 @@ class Refinement:
         if off < NO_SHAPE or not moving(problem.parameters) or solution.status == "limit":
             return problem, solution
         found = fit_positions(problem, solution, self.options.most_steps)
-        if found is None:
-            self.notes.append(f"the model does not fit (sigma-Z {off:.1f}), and boxes are too small for positions")
-            return problem, solution
-        problem, solution, self.of_positions = found
-        self.notes.append(f"the model does not fit (sigma-Z {off:.1f}): geometry is that of the spots' positions")
+        ruled = "boxes are too small for positions" if found is None else "geometry is that of the spots' positions"
+        self.notes.append(f"the model does not fit (sigma-Z {off:.1f}): {ruled}")
+        problem, solution, self.of_positions = found or (problem, solution, None)
         return problem, solution
 
     def _finished(
