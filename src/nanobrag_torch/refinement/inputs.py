@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -202,9 +202,3 @@ def _found(place: Path, folder: Path) -> Path:
         if path.is_file():
             return path
     raise InputError("image", str(tried[0]), "a file that is there, or the images themselves (--images)")
-
-
-def table_from(columns: Mapping[str, NDArray[Any]]) -> ReflectionData:
-    """A reflection table of arrays, all of one length."""
-    rows = len(next(iter(columns.values())))
-    return ReflectionData(rows=rows, identifiers={}, columns=dict(columns))

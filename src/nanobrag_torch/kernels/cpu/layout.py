@@ -191,17 +191,8 @@ class Scratch(NamedTuple):
     slots: Array  # [2, GROUPS] flat: groups, and lattices, that are worked on together
 
 
-class Optics(NamedTuple):
-    """Of a scene, what unit vectors and factors are made of: records of a few arrays are passed in fewer words."""
-
-    whole: Array
-    numbers: Array
-    panels: Array
-    sources: Array
-
-
 class Terms(NamedTuple):
-    """Of a scene, what a sum over lattices is made of."""
+    """Of a scene, what a sum over lattices is made of: records of a few arrays are passed in fewer words."""
 
     whole: Array
     numbers: Array
