@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nanobrag_torch import BeamConfig, CrystalConfig, DetectorConfig, Simulator
+from nanobrag_torch.config import CrystalShape
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
@@ -82,6 +83,7 @@ def build(
     table: bool = False,
     cells: int = 20,
     boxes: bool = False,
+    shape: CrystalShape = CrystalShape.SQUARE,
 ) -> Case:
     """A triclinic still of `side` x `side` pixels; a table of 176 000 structure factors, or one amplitude for all."""
     refined = parameters()
@@ -92,6 +94,7 @@ def build(
             N_cells=(cells,) * 3,
             default_F=0.0 if table else 100.0,
             interpolate=False,
+            shape=shape,
             **cell,
             **(mosaic if domains > 1 else {}),
         )
@@ -123,6 +126,7 @@ def shoeboxes(side: int) -> Tensor:
 STILL: dict[str, Any] = {"side": 512, "pixel_mm": 0.172, "domains": 50, "wavelengths": 3, "table": True}
 FRAME: dict[str, Any] = {"side": 1024, "pixel_mm": 0.086}
 BOXED = STILL | {"wavelengths": 2, "boxes": True}
+PINK = BOXED | {"wavelengths": 100, "domains": 25, "shape": CrystalShape.GAUSS_HKL}
 
 CASES: dict[str, Callable[[], Case]] = {
     "a": lambda: build("a", "1024 x 1024, one step", **FRAME, domains=1),
@@ -133,4 +137,5 @@ CASES: dict[str, Callable[[], Case]] = {
     "d 100": lambda: build("d 100", "1024 x 1024, 100 domains", **FRAME, domains=100),
     "d 1000": lambda: build("d 1000", "1024 x 1024, 1000 domains", **FRAME, domains=1000),
     "e": lambda: build("e", "500 shoeboxes of 10 x 10, 2 wavelengths, 50 domains, table", **BOXED),
+    "e, 100 wavelengths": lambda: build("e", "500 shoeboxes, 100 wavelengths, 25 domains, table, gauss_hkl", **PINK),
 }

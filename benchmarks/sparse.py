@@ -4,7 +4,7 @@ Scene R, a frame of rotation: 4148 x 4362 pixels of 0.075 mm at 200 mm, cell 79.
 of 0.05 degrees in 10 phi steps of 0.01, 0.9795 Angstrom, structure factors of Wilson's distribution with B = 18. The
 whole frame is rendered with steps left out; the full sum is taken of runs of pixels spread over it and scaled up. Both
 take turns, and processor seconds count, which other work on the machine disturbs least. --scale 2 takes every edge half
-as long.
+as long. Beside it, scene e of the other benchmarks with many wavelengths.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import replace
 import torch
 from benchmarks.__main__ import _machine, _slug
 from benchmarks.page import RESULTS, write_page
+from benchmarks.scenes import CASES as SCENES
 
 from nanobrag_torch import BeamConfig, CrystalConfig, DetectorConfig, Simulator
 from nanobrag_torch.config import CrystalShape
@@ -32,8 +33,14 @@ B_FACTOR, SEED = 18.0, 2
 REPEATS = 3
 RUNS, RUN = 60, 256
 """Pixels of the full sum."""
+Maker = Callable[[int], tuple[Simulator, torch.Tensor | None]]
+"""Scale of the frame -> a simulator, and the pixels that count."""
 MOVING = ("lattice", "panels", "incident", "wavelengths")
 """What cell, misset, distance and wavelength move."""
+
+
+ABSENT_BEYOND = (20, 20, 10)
+"""The last indices of a table that covers the middle of the frame alone."""
 
 
 def wilson_table() -> torch.Tensor:
@@ -94,22 +101,43 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def compare(simulator: Simulator, share: float | None) -> dict[str, float]:
-    """Median seconds of the frame with steps left out and of the full sum, of the value and with the gradients.
+def half_absent(simulator: Simulator) -> Simulator:
+    """The same without every second reflection, at random."""
+    table = simulator.crystal.hkl_data
+    kept = torch.rand(table.shape, generator=torch.Generator().manual_seed(SEED + 1)) < 0.5
+    simulator.crystal.hkl_data = table * kept
+    return simulator
 
-    share: what a pixel may lose of the brightest; None where the shape vanishes.
+
+def covered_in_part(simulator: Simulator) -> Simulator:
+    """The same with a table of the low resolutions alone, and nothing outside of it."""
+    middle = tuple(slice(half - to, half + to + 1) for half, to in zip(HALF_TABLE, ABSENT_BEYOND, strict=True))
+    simulator.crystal.hkl_data = simulator.crystal.hkl_data[middle]
+    simulator.crystal.hkl_metadata = {
+        f"{axis}_{end}": sign * half
+        for axis, half in zip("hkl", ABSENT_BEYOND, strict=True)
+        for end, sign in (("min", -1), ("max", 1))
+    }
+    return simulator
+
+
+def compare(simulator: Simulator, share: float | None, boxes: torch.Tensor | None) -> dict[str, float]:
+    """Median seconds with steps left out and of the full sum, of the value and with the gradients.
+
+    share: what a pixel may lose of the brightest; None where the shape vanishes. boxes: flat indices of all pixels that
+    count; None for a whole frame, whose full sum is taken of runs of pixels.
     """
     with torch.no_grad():
         scene = simulator.scene()
     full = replace(simulator.options(), cut=0.0, threads=1)
     sparse = replace(simulator.options(), threads=1, tolerance=(share or 0.0) * simulator.brightest())
-    count = full.image_shape[0] * full.image_shape[1]
+    count = full.image_shape[0] * full.image_shape[1] if boxes is None else boxes.numel()
     starts = torch.arange(RUNS) * (count // RUNS)
-    some = (starts[:, None] + torch.arange(RUN)).flatten()
+    some = (starts[:, None] + torch.arange(RUN)).flatten() if boxes is None else boxes
     works: dict[str, tuple[Callable[[], object], float]] = {
-        "value": (lambda: operation.intensity(None, scene, sparse), 1.0),
+        "value": (lambda: operation.intensity(boxes, scene, sparse), 1.0),
         "value_full": (lambda: operation.intensity(some, scene, full), count / some.numel()),
-        "gradients": (lambda: operation.gradients(torch.ones(count), None, scene, sparse, MOVING, value=True), 1.0),
+        "gradients": (lambda: operation.gradients(torch.ones(count), boxes, scene, sparse, MOVING, value=True), 1.0),
         "gradients_full": (
             lambda: operation.gradients(torch.ones(some.numel()), some, scene, full, MOVING, value=True),
             count / some.numel(),
@@ -126,11 +154,27 @@ def compare(simulator: Simulator, share: float | None) -> dict[str, float]:
     return found
 
 
-CASES: dict[str, tuple[CrystalShape, int, float | None]] = {
-    "gauss_hkl, 2 x 2 sub-pixels": (CrystalShape.GAUSS_HKL, 2, None),
-    "gauss_hkl, 10 x 10 sub-pixels": (CrystalShape.GAUSS_HKL, 10, None),
-    "square, 2 x 2, tolerance 1e-6": (CrystalShape.SQUARE, 2, 1e-6),
-    "square, 2 x 2, tolerance 1e-5": (CrystalShape.SQUARE, 2, 1e-5),
+def _shoeboxes(_: int) -> tuple[Simulator, torch.Tensor | None]:
+    case = SCENES["e, 100 wavelengths"]()
+    return case.simulator, case.pixels
+
+
+def _frame(shape: CrystalShape, oversample: int, change: Callable[[Simulator], Simulator] | None = None) -> Maker:
+    def make(scale: int) -> tuple[Simulator, torch.Tensor | None]:
+        made = frame(shape, oversample, scale)
+        return made if change is None else change(made), None
+
+    return make
+
+
+CASES: dict[str, tuple[Maker, float | None]] = {
+    "gauss_hkl, 2 x 2 sub-pixels": (_frame(CrystalShape.GAUSS_HKL, 2), None),
+    "gauss_hkl, 10 x 10 sub-pixels": (_frame(CrystalShape.GAUSS_HKL, 10), None),
+    "the same, half of the reflections absent": (_frame(CrystalShape.GAUSS_HKL, 10, half_absent), None),
+    "the same, table of |h|, |k| up to 20, |l| up to 10": (_frame(CrystalShape.GAUSS_HKL, 10, covered_in_part), None),
+    "square, 2 x 2, tolerance 1e-6": (_frame(CrystalShape.SQUARE, 2), 1e-6),
+    "square, 2 x 2, tolerance 1e-5": (_frame(CrystalShape.SQUARE, 2), 1e-5),
+    "scene e, 100 wavelengths, 25 domains, gauss_hkl": (_shoeboxes, None),
 }
 
 
@@ -140,8 +184,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scale", type=int, default=1)
     scale = parser.parse_args(arguments).scale
     found = {**_machine(), "scale": scale, "cases": {}}
-    for name, (shape, oversample, share) in CASES.items():
-        found["cases"][name] = compare(frame(shape, oversample, scale), share)
+    for name, (make, share) in CASES.items():
+        simulator, boxes = make(scale)
+        found["cases"][name] = compare(simulator, share, boxes)
         print(name, json.dumps(found["cases"][name]), flush=True)
     path = RESULTS / f"sparse-{_slug(found['machine'])}-{found['cores']}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")

@@ -26,6 +26,19 @@ def test_what_a_pixel_loses_is_within_the_tolerance(tmp_path, monkeypatch, capsy
     assert 0 < lost <= photons * 1.001 + 1e-6 * float(full.max())
 
 
+def test_sub_pixels_that_only_spots_have_are_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    line = "sub-pixels: 3 x 3 where a spot may be, one sample elsewhere"
+    image("full.bin", "-oversample", "3")
+    assert "sub-pixels: 3" not in capsys.readouterr().out
+    image("quick.bin", "-oversample", "3", "-tolerance", "1")
+    assert line in capsys.readouterr().out
+    image("gauss.bin", "-oversample", "3", "-gauss_xtal")
+    assert line in capsys.readouterr().out
+    image("one.bin", "-gauss_xtal")
+    assert "where a spot may be" not in capsys.readouterr().out
+
+
 def test_a_negative_tolerance_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([*WORDS, "full.bin", "-tolerance", "-1"]) == 2

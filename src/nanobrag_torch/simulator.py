@@ -29,7 +29,7 @@ from nanobrag_torch.models.beam import Beam, Sources
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector, DetectorGeometry
 from nanobrag_torch.physics.absorption import blinded
-from nanobrag_torch.physics.lattice_factor import PROFILES, amplitude, shape_matrix
+from nanobrag_torch.physics.lattice_factor import PROFILES, Profile, amplitude, shape_matrix
 from nanobrag_torch.response.chain import Response
 from nanobrag_torch.response.config import ResponseConfig
 from nanobrag_torch.response.photons import poisson_counts
@@ -402,6 +402,13 @@ class Simulator(SimulatorAttributes, SimulatorShown):
         with torch.no_grad():
             values = operation.intensity(pixels[pixels < count], self.scene(), options, kernel=self.kernel)
         return float(values.max()) if values.numel() else 0.0
+
+    @property
+    def subpixels_where_spots_are(self) -> bool:
+        """Whether there are sub-pixels, and only where a spot may be: one sample serves elsewhere, within bounds."""
+        fades = PROFILES[self.crystal.config.shape] in (Profile.GRATING, Profile.SPHERE)
+        bound = self.tolerance if fades else self._cut()
+        return self.kernel != "reference" and bound > 0 and self.oversample > 1
 
     def _cut(self) -> float:
         if self.cut is None:

@@ -8,7 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_scenes import D, Draw, deviation, draw_scene, onto_reflection, options_of
+from kernel_scenes import (
+    D,
+    Draw,
+    deviation,
+    draw_scene,
+    onto_reflection,
+    options_of,
+    true_value_and_gradients,
+)
 from torch import Tensor
 
 from nanobrag_torch.kernels import operation, reference
@@ -115,6 +123,41 @@ def test_an_offset_stays_where_no_spot_is():
     found = operation.intensity(None, scene, replace(full, cut=CUTS[D]))
     assert deviation(found, operation.intensity(None, scene, full)) < 1e-14
     assert float(found.min()) > 0
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    oversample=st.sampled_from((2, 3, 5)),
+    layers=st.sampled_from((1, 2)),
+    each=st.sampled_from(("oversample_omega", "oversample_polar", "oversample_thick", "point_pixel", "curved")),
+    offset=st.sampled_from((0.0, 7.0)),
+    water=st.booleans(),
+)
+def test_one_sample_serves_where_no_spot_is(seed, oversample, layers, each, offset, water):
+    """What is added to every pixel and the scattering of water, by the reference kernel's full sums over sub-pixels.
+
+    Value, gradients and slopes: a spot or two among tiles without any, and what has no spots at all.
+    """
+    profile = Profile.GRATING if water else Profile.GAUSS
+    draw = Draw(profile=profile, panels=1, sources=2, lattices=4, layers=layers, offset=offset, pixel=3e-4, seed=seed)
+    full = options_of(draw, image_shape=(12, 20), oversample=oversample, **{each: True})
+    scene = replace(draw_scene(draw), shape=torch.eye(3, dtype=D)) if water else narrow(draw, 60.0)
+    scene = scene if water else onto_reflection(scene, 30, full)
+    if water:
+        scene = replace(scene, structure_factors=torch.zeros((0, 0, 0), dtype=D))
+    upstream = 0.5 + torch.rand(240, generator=torch.Generator().manual_seed(1), dtype=D)
+    value, truth = true_value_and_gradients(torch.arange(240), upstream, scene, full)
+    options = replace(full, cut=CUTS[D])
+    found = operation.intensity(None, scene, options)
+    assert deviation(found, value) < 1e-12
+    _, gradients = operation.gradients(upstream, None, scene, options, SCENE.names, value=True)
+    flat = ("lattice", "incident", "wavelengths", "structure_factors") if water else ()  # that water does not depend on
+    pairs = [(gradients[name], true) for name, true in zip(SCENE.names, truth, strict=True) if name not in flat]
+    assert max(deviation(ours, true) for ours, true in pairs) < 1e-9
+    directions = {"panels": torch.ones((1, *scene.panels.shape), dtype=D) * 1e-3}
+    slopes = operation.tangents(None, scene, directions, full, kernel="reference")
+    assert deviation(operation.tangents(None, scene, directions, options), slopes) < 1e-9
 
 
 @pytest.mark.parametrize("kind", ["all", "backwards", "box", "scattered", "one"])

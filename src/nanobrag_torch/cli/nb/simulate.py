@@ -254,11 +254,15 @@ def _tolerance(experiment: Experiment, frame: int, simulator: dict[str, Any], sh
     if share == 0:
         say("tolerance: none, every step is summed")
         return 0.0
-    brightest = experiment.simulator(frame, **simulator).brightest()
+    made = experiment.simulator(frame, **simulator)
+    brightest = made.brightest()
     say(
         f"tolerance: a pixel may lose {share * brightest:.3g} photons, {share:g} of {brightest:.4g}, the most that a "
         f"sample of pixels of image {_number(experiment, frame)} has"
     )
+    made.tolerance = share * brightest
+    if made.subpixels_where_spots_are:
+        say(f"sub-pixels: {made.oversample} x {made.oversample} where a spot may be, one sample elsewhere")
     return share * brightest
 
 

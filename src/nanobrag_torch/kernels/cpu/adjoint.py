@@ -21,7 +21,7 @@ from nanobrag_torch.kernels.cpu.pull import (
     step_of,
 )
 from nanobrag_torch.kernels.cpu.slopes import add_lattices_and_slopes
-from nanobrag_torch.kernels.cpu.value import begin, once, sample, see_source, store, survey_source
+from nanobrag_torch.kernels.cpu.value import begin, once, sample, samples_of, see_source, store, survey_source
 
 
 @entry(title="the kernel of gradients")
@@ -59,8 +59,9 @@ def _pull_block(scratch: Scratch, scene: Packed, lanes: int, p: int, wants: Arra
     v, whole, panel = scratch.v, scene.whole, scene.panels[p]
     begin(v, lanes, panel, scene)
     clear_kept(v, lanes)
-    for layer in range(whole[at.LAYERS]):
-        for sub in range(whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]):
+    layers, subs = samples_of(scratch, scene)
+    for layer in range(layers):
+        for sub in range(subs):
             sample(v, lanes, panel, layer, sub, scene)
             clear_pull(v, lanes)
             _pull_sources(scratch, scene, lanes, layer, sub, wants, sums)

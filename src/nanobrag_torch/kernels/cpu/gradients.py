@@ -44,6 +44,8 @@ def gradients(pull: Pull, pixels: Tensor | None, scene: Scene, options: Options)
     flow, image = rows_of(without_absent(upstream.detach(), pixels).contiguous(), packed), rows_of(out, packed)
     for one in packed.scenes:
         one.whole[at.EVERYWHERE] |= "offset" in wanted
+        if "shape" in wanted:
+            one.whole[at.SUBS] = options.oversample**2
     wants, tables = _wants(wanted), _table_count(scene, wanted)
     scales = _flow_scales(flow, packed, alike=tables == 1)
     units, parts = _parts(packed, scene, tables)

@@ -139,7 +139,8 @@ SPHERE, BY_LAB_AXES = 1, 2
 # spot touches count all the same
 SPARSE, PLACES, EVERYWHERE = 16, 17, 18
 FADES = 19  # whether the shape never vanishes, so that what is left out is counted
-INTEGERS = 20
+SUBS = 20  # sub-pixels that are taken of a pixel: OVERSAMPLE squared, or the first where all are alike
+INTEGERS = 21
 # places in the array of real numbers: effective number of cells on each axis, the bound for float32 differences, 1 if
 # float32 distances would be too coarse for N d, and the bound where N d is formed about anchors too
 CELLS, NARROW_BOUND, DEFAULT_F, OFFSET, DMIN, CURVATURE, PHASED, PAIRS_BOUND = 0, 3, 4, 5, 6, 7, 11, 12

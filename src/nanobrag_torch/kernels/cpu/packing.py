@@ -214,8 +214,21 @@ def _whole_numbers(
     whole[:] = [found.get(place, 0) for place in range(at.INTEGERS)]
     whole[:, at.EVERYWHERE] = lit = numbers["offset"] != 0
     whole[:, at.SIMPLE] = ~lit if how.alone and not options.curved else False
+    whole[:, at.SUBS] = np.where(_has_equal_subpixels(numbers, scene, options), 1, options.oversample**2)
     whole[:, at.SPARSE], whole[:, at.PLACES] = sparse, _places(lists, scene, options, sparse)
     return whole
+
+
+def _has_equal_subpixels(numbers: Numbers, scene: Scene, options: Options) -> Array:
+    """Whether all sub-pixels of a pixel have the same [1 or B]: the same F, one cell, and factors of the first one.
+
+    That of water is such a scene.
+    """
+    each = options.oversample_omega or options.oversample_polar or options.oversample_thick or options.dmin > 0
+    if scene.structure_factors.numel() or options.profile != Profile.GRATING or each:
+        return np.zeros(1, np.bool_)
+    alike: Array = (effective_cells(numbers["shape"], options.profile) == 1).all(1)
+    return alike
 
 
 def _places(lists: Sequence[Array | None], scene: Scene, options: Options, sparse: Array) -> Array:

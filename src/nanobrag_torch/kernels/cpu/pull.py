@@ -20,7 +20,7 @@ def pull_factors(v: Array, lanes: int, source: Array, of_source: Array, whole: A
     """Gradients by the source's weight and by the three factors: kept where a factor is computed once a pixel."""
     vector_code()
     weight = source[at.SOURCE_WEIGHT]
-    share = 1.0 / (whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE])
+    share = 1.0 / whole[at.SUBS]
     omegas = at.PULL_OMEGA if whole[at.EACH_OMEGA] else at.KEPT_OMEGA
     captures = at.PULL_CAPTURE if whole[at.EACH_CAPTURE] else at.KEPT_CAPTURE
     by_weight = 0.0
@@ -256,7 +256,7 @@ def _nothing_seen(v: Array, lanes: int) -> None:
 @stage(inline="always")
 def step_of(number: int, scene: Packed) -> Any:
     """Layer, sub-pixel and source of a step, in the order in which they are taken."""
-    sources, subs = scene.sources.shape[0], scene.whole[at.OVERSAMPLE] * scene.whole[at.OVERSAMPLE]
+    sources, subs = scene.sources.shape[0], scene.whole[at.SUBS]
     sample = number // sources
     return sample // subs, sample % subs, number % sources
 
@@ -270,7 +270,7 @@ def recall_polarization(v: Array, lanes: int, p: int, number: int, scene: Packed
     """
     if number == 0:
         _nothing_seen(v, lanes)
-    count = scene.whole[at.LAYERS] * scene.whole[at.OVERSAMPLE] * scene.whole[at.OVERSAMPLE] * scene.sources.shape[0]
+    count = scene.whole[at.LAYERS] * scene.whole[at.SUBS] * scene.sources.shape[0]
     while number < count and not _all_known(v, lanes):
         layer, sub, s = step_of(number, scene)
         aim(v, lanes, scene.panels[p], layer, sub, scene.whole, scene.numbers)

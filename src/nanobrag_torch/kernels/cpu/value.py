@@ -62,8 +62,9 @@ def add_block(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> None
     v, whole = scratch.v, scene.whole
     in_pairs = whole[at.SPARSE] and not whole[at.CUBIC]
     begin(v, lanes, panel, scene)
-    for layer in range(whole[at.LAYERS]):
-        for sub in range(whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]):
+    layers, subs = samples_of(scratch, scene)
+    for layer in range(layers):
+        for sub in range(subs):
             sample(v, lanes, panel, layer, sub, scene)
             for s in range(scene.sources.shape[0]):
                 if in_pairs:
@@ -75,6 +76,15 @@ def add_block(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> None
         once(v, lanes, panel, scene)
         for j in range(lanes):
             v[at.TOTAL + j] += scene.numbers[at.OFFSET] * v[at.OMEGA + j] * v[at.CAPTURE + j] * v[at.POLAR + j]
+
+
+@stage(inline="always")
+def samples_of(scratch: Scratch, scene: Packed) -> tuple[int, int]:
+    """Layers and sub-pixels to be taken of a block: the first ones alone where no spot is, for what is added once."""
+    whole, steps = scene.whole, scene.whole[at.LAYERS] * scene.sources.shape[0]
+    if whole[at.SPARSE] and scene.numbers[at.DMIN] <= 0 and scratch.first[2 * steps - 1] == 0:
+        return at.FIRST + 1, at.FIRST + 1
+    return whole[at.LAYERS], whole[at.SUBS]
 
 
 @stage()
@@ -123,7 +133,7 @@ def see_source(scratch: Scratch, scene: Packed, lanes: int, layer: int, sub: int
     scatter(v, lanes, source, scene.numbers[at.DMIN])
     if whole[at.EACH_POLAR] or scene.numbers[at.DMIN] > 0 or very_first:
         polarizations(v, lanes, source, whole[at.EACH_POLAR])
-    return factors(v, lanes, source, whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]) and not idle
+    return factors(v, lanes, source, whole[at.SUBS]) and not idle
 
 
 @stage(inline="always")

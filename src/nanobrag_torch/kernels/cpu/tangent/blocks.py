@@ -28,7 +28,7 @@ from nanobrag_torch.kernels.cpu.pull import (
 from nanobrag_torch.kernels.cpu.tangent import layout as rows
 from nanobrag_torch.kernels.cpu.tangent.lattice import push_lattices
 from nanobrag_torch.kernels.cpu.tangent.layout import Tally, Ways
-from nanobrag_torch.kernels.cpu.value import begin, look_at_source, once, sample
+from nanobrag_torch.kernels.cpu.value import begin, look_at_source, once, sample, samples_of
 
 
 @entry(title="the kernel of slopes")
@@ -57,8 +57,9 @@ def _push_block(scratch: Scratch, scene: Packed, lanes: int, p: int, ways: Ways,
     v, whole, panel, moves = scratch.v, scene.whole, scene.panels[p], ways.moves
     begin(v, lanes, panel, scene)
     _clear(v, lanes, tally)
-    for layer in range(whole[at.LAYERS]):
-        for sub in range(whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]):
+    layers, subs = samples_of(scratch, scene)
+    for layer in range(layers):
+        for sub in range(subs):
             sample(v, lanes, panel, layer, sub, scene)
             clear_pull(v, lanes)
             _push_sources(scratch, scene, lanes, layer, sub, ways, tally)
@@ -116,7 +117,7 @@ def _push_source(v: Array, lanes: int, s: int, scene: Packed, ways: Ways, tally:
     if moves[rows.SCATTERING]:
         pull_scattering(v, lanes, source, tally.source)
     if moves[rows.SOURCES]:
-        _source_rows(v, lanes, 1.0 / (whole[at.OVERSAMPLE] * whole[at.OVERSAMPLE]))
+        _source_rows(v, lanes, 1.0 / whole[at.SUBS])
         contract(v, tally.slopes, lanes, rows.OF_SOURCE, rows.SOURCE_FOURS, ways.sources[s])
     if not moves[rows.FACTORS]:
         return

@@ -50,6 +50,8 @@ def tangents(pixels: Tensor | None, scene: Scene, directions: Mapping[str, Tenso
 
     for one in scenes:
         one.whole[at.EVERYWHERE] |= "offset" in directions
+        if "shape" in directions:
+            one.whole[at.SUBS] = options.oversample**2
     wanted = max(1, threads * PIECES_PER_THREAD // len(scenes))
     pieces = [
         (b, *piece)
