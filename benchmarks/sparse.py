@@ -103,7 +103,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def half_absent(simulator: Simulator) -> Simulator:
     """The same without every second reflection, at random."""
-    table = simulator.crystal.hkl_data
+    table = wilson_table()
     kept = torch.rand(table.shape, generator=torch.Generator().manual_seed(SEED + 1)) < 0.5
     simulator.crystal.hkl_data = table * kept
     return simulator
@@ -112,7 +112,7 @@ def half_absent(simulator: Simulator) -> Simulator:
 def covered_in_part(simulator: Simulator) -> Simulator:
     """The same with a table of the low resolutions alone, and nothing outside of it."""
     middle = tuple(slice(half - to, half + to + 1) for half, to in zip(HALF_TABLE, ABSENT_BEYOND, strict=True))
-    simulator.crystal.hkl_data = simulator.crystal.hkl_data[middle]
+    simulator.crystal.hkl_data = wilson_table()[middle]
     simulator.crystal.hkl_metadata = {
         f"{axis}_{end}": sign * half
         for axis, half in zip("hkl", ABSENT_BEYOND, strict=True)
