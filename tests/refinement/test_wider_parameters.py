@@ -83,6 +83,24 @@ def test_a_b_factor_is_found_where_intensities_are_held():
     assert result.status == "converged" and abs(found.value - 4.0) < max(4 * found.sigma, 0.05)
 
 
+@pytest.mark.parametrize("spread", [0.018, 0.0])
+def test_a_spread_that_adds_little_to_the_width_of_spots_is_found_and_none_is_said(spread):
+    """Coarse sums, with which a fit begins, want no spread at all for the first of the two."""
+    own = {"N_cells": (51.0, 51.0, 30.0), "mosaic_spread_deg": spread, "whole_pixels": True}
+    truth = still_truth(**{**SMALL, **own, "domains": 60 if spread else 1})
+    noisy = counted(rendered(truth), truth, 1)
+    begin = {"N_a": 42.0, "N_c": 55.0, "spread": 0.05}
+    options = {**QUICK, "sampling": None, "boxes": 60, "start": begin}
+    result = refine_still(
+        list(truth.experiments), noisy.table, noisy.counts, truth.factors, readout_noise=0.7, **options
+    )
+    found = result.parameters.values()
+    assert result.status == "converged"
+    assert ("no mosaic spread" in " ".join(result.notes)) == (spread == 0) == ("spread" not in found)
+    assert found.get("spread", 0.0) == pytest.approx(spread, rel=0.1)
+    assert found["N_a"] == pytest.approx(51, rel=0.02) and found["N_c"] == pytest.approx(30, rel=0.02)
+
+
 def test_numbers_of_cells_off_the_diagonal_are_found():
     cells = ((30.0, 4.0, 0.0), (4.0, 30.0, 0.0), (0.0, 0.0, 45.0))
     truth = still_truth(**SMALL, N_cells=cells, mosaic_spread_deg=0.03)

@@ -35,6 +35,8 @@ SAFE_GAIN = 8.0
 """Less than the factor by which twice as many samples along an edge lower the error of an extrapolated integral."""
 SAMPLES_A_WIDTH, MOST_COARSE = 0.9, 5
 NO_EFFECT = 1e-6
+LEAST_SHARE = 1e-6
+"""Of a spread that has run away to zero."""
 ROUGH_STEP = 0.5
 """Standard deviations of a step that ends the comparison of shapes."""
 BOXES_FOR_SCAN, BOXES_FOR_SHAPE, BOXES_FOR_SAMPLING = 60, 60, 60
@@ -288,11 +290,25 @@ def fits_as_well(problem: Problem, state: State, parameters: ParameterSet, sampl
     """Whether fewer parameters describe the brighter boxes as well, after a few steps of both."""
     fewer, state = of_brightest(problem, state, BOXES_FOR_SHAPE)
     fewer, state = resampled(fewer, state, sampling)
-    whole = levenberg_marquardt(fewer, state, most_steps=FIRST_STEPS, small_step=ROUGH_STEP)
+    whole = levenberg_marquardt(fewer, state, most_steps=FIRST_STEPS + MORE_STEPS, small_step=ROUGH_STEP)
     plain, start = with_parameters(fewer, state, parameters)
     without = levenberg_marquardt(plain, start, most_steps=FIRST_STEPS, small_step=ROUGH_STEP)
     without = _unless_hopeless(plain, without, whole.state.objective)
     return without.state.objective < whole.state.objective + WORTH_A_PARAMETER
+
+
+def with_visible_spread(problem: Problem, state: State, least: float) -> tuple[Problem, State]:
+    """The same point, but spreads that add less than a part of the width of the crystal's size add that part.
+
+    Coarse sums can drive a spread towards zero, where nothing leads it back: its slope there is nothing.
+    """
+    parameters = problem.parameters.at(state.raw)
+    share = share_of_spread(problem, parameters)
+    if share >= least:
+        return problem, state
+    factor = least / max(share, LEAST_SHARE)
+    raised = [replace(p, value=p.value * factor) if p.name.startswith("spread") else p for p in parameters]
+    return with_parameters(problem, state, ParameterSet(raised))
 
 
 def moved_sigmas(problem: Problem, solution: Solution, sampling: Sampling) -> dict[str, float]:

@@ -59,11 +59,11 @@ from nanobrag_torch.refinement.stages import (
     refine_sampling,
     resampled,
     scan,
-    share_of_spread,
     try_shapes,
     unsettled,
     with_parameters,
     with_scale,
+    with_visible_spread,
     without_effect,
 )
 from nanobrag_torch.refinement.targets import TARGETS
@@ -76,8 +76,8 @@ PINK = Sampling(domains=25, oversample=2, phi_steps=10)
 MANY_CHANNELS = 30
 FINE = Sampling(domains=25, oversample=2, phi_steps=10, extrapolated=True)
 UNCHECKED = Sampling(domains=25, oversample=3, phi_steps=10, extrapolated=True)
-NO_SPREAD = 0.1
-"""Width that a spread gives to spots over the width that the crystal's size gives; less is no spread."""
+VISIBLE_SPREAD = 0.3
+"""Width that a spread gives to spots over the width that the crystal's size gives: less may yet grow."""
 NO_SHAPE = 2.0
 """sigma-Z above which the model is taken to be wrong in the shape of its spots."""
 ROUGH = 1.0
@@ -382,14 +382,13 @@ class Refinement:
         return narrow(PINK if self._is_pink(problem) else UNCHECKED, problem.model.sampling)
 
     def _without_spread(self, problem: Problem, state: State) -> tuple[Problem, State]:
-        """Without mosaicity where the shot fits as well without, or its parameter has run away towards zero."""
+        """Without mosaicity where the shot fits as well without."""
         free = [name for name in problem.parameters.names if name.startswith("spread")]
         if not free or self.options.mosaic:
             return problem, state
-        parameters = problem.parameters.at(state.raw)
-        fixed = ParameterSet([p for p in parameters if not p.name.startswith("spread")])
-        narrow = share_of_spread(problem, parameters) < NO_SPREAD
-        if not (narrow or fits_as_well(problem, state, fixed, self._fine_sampling(problem))):
+        problem, state = with_visible_spread(problem, state, VISIBLE_SPREAD)
+        fixed = ParameterSet([p for p in problem.parameters.at(state.raw) if not p.name.startswith("spread")])
+        if not fits_as_well(problem, state, fixed, self._fine_sampling(problem)):
             return problem, state
         self.notes.append("the spots are as wide as the crystal's size makes them: no mosaic spread")
         return with_parameters(problem, state, fixed)
