@@ -180,3 +180,40 @@ def test_sigterm_ends_a_command_as_an_interrupt_does(tmp_path):
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130 and "interrupted" in said
     assert list(tmp_path.iterdir()) == []
+
+
+LONG_PIXEL = "-cell 78 78 38 90 90 90 -default_F 9 -N 10 -lambda 1 -distance 100 -detpixels 2 -oversample 30000"
+HELD = """
+import sys
+from nanobrag_torch.cli import interrupts
+from nanobrag_torch.cli.nanobragg import main
+from nanobrag_torch.io.ownership import owned
+from nanobrag_torch.kernels.cpu import launch
+from nanobrag_torch.io.atomic import open_output
+
+def told(*given, kernel=launch._value_of_most):
+    print("at work", flush=True)
+    return kernel(*given)
+
+interrupts.HEARS_SECONDS = 0.2
+launch._value_of_most = told
+with owned("claimed", "job"), open_output("half") as file:
+    file.write(b"x" * 99999)
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_a_pixel_that_takes_minutes(number, tmp_path):
+    """The main thread is in compiled code and hears nothing: another ends the process, and tidies up."""
+    command = [sys.executable, "-c", HELD, *LONG_PIXEL.split(), "-floatfile", "image.bin"]
+    running = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert running.stdout is not None
+    assert any("at work" in line for line in running.stdout) and len(list(tmp_path.iterdir())) > 1
+    running.send_signal(number)
+    _, said = running.communicate(timeout=100)
+    assert running.returncode == 130 and said.splitlines()[-1] == "nanoBragg: interrupted; no file is written"
+    assert list(tmp_path.iterdir()) == []

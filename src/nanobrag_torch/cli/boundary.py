@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 
+from nanobrag_torch.cli.interrupts import interruptible
 from nanobrag_torch.cli.messages import show_messages
 from nanobrag_torch.errors import LONGEST, InputError
 
@@ -27,15 +25,16 @@ def exit_code(program: str, work: Callable[[], int], *, in_words: Callable[[Inpu
     in_words: how an InputError is said (with fields as flags, say).
     """
     show_messages()
+    interrupted = f"{program}: interrupted; no file is written"
     try:
-        with terminated_as_interrupted():
+        with interruptible(interrupted, INTERRUPTED):
             return work()
     except InputError as error:
         return refuse(program, in_words(error))
     except MemoryError:
         return refuse(program, NO_MEMORY)
     except KeyboardInterrupt:
-        print(f"{program}: interrupted; no file is written", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         _close_pipes()
@@ -53,23 +52,6 @@ def refuse(program: str, reason: str) -> int:
     line = " ".join(reason.split())
     print(f"{program}: error: {line if len(line) <= LONGEST else line[: LONGEST - 3] + '...'}", file=sys.stderr)
     return BAD_INPUT
-
-
-@contextlib.contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends the work inside as Ctrl-C does: files half written are removed."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may say so
-        yield
-        return
-
-    def interrupt(_: int, __: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _close_pipes() -> None:

@@ -20,11 +20,13 @@ SILENT_SECONDS = 3600.0
 """After so long without a sign of life a process of another host counts as gone."""
 _PART = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)-(?P<started>\d*)-[0-9a-f]{8}\.part")
 _LOOKED_AT: set[tuple[int, Path]] = set()
+_WRITTEN_IN: set[Path] = set()
 
 
 def part_of(final: Path) -> Path:
     """A temporary name for a file or folder that will be called `final`."""
     own = this_process()
+    _WRITTEN_IN.add(final.parent)
     return final.with_name(
         f".{final.name[:180]}.{host_digest()}-{own.process}-{own.started}-{secrets.token_hex(4)}.part"
     )
@@ -40,6 +42,17 @@ def remove_leftovers(folder: Path) -> None:
         for entry in os.scandir(folder):
             if entry.name.endswith(".part") and is_left(entry):
                 remove_left(Path(entry.path))
+
+
+def remove_own() -> None:
+    """Remove what this process has under temporary names, before it ends without finishing it."""
+    own = this_process()
+    mark = f".{host_digest()}-{own.process}-{own.started}-"
+    for folder in list(_WRITTEN_IN):
+        with suppress(OSError):
+            for entry in os.scandir(folder):
+                if mark in entry.name and _PART.fullmatch(entry.name):
+                    remove_left(Path(entry.path))
 
 
 def is_left(entry: os.DirEntry[str]) -> bool:

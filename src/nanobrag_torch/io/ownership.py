@@ -37,6 +37,7 @@ STALE_SECONDS = 60.0
 """A shared piece of another host counts as given up after so long: two who make it do the work twice, no harm else."""
 WAIT_SECONDS = 0.5
 _LOG = logging.getLogger(__name__)
+_HELD: list[Claim] = []
 
 
 @dataclass
@@ -64,6 +65,13 @@ class Claim:
     def is_ours(self) -> bool:
         """Whether the claim on the disk is this one."""
         return bool((read_claim(self.path) or {}).get("token") == self.mark["token"])
+
+    def give_back(self) -> None:
+        """Remove the claim, unless somebody took it over."""
+        self._stop.set()
+        if self.is_ours():
+            with suppress(OSError):
+                self.path.unlink()
 
     def _keep_beating(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
@@ -196,19 +204,26 @@ def _locked(path: Path, job: str, output: str, flag: str, stale_seconds: float) 
         raise InputError(flag, output, f"a place that can be written ({reason})") from error
 
 
+def give_back_claims() -> None:
+    """Give back all claims of this process, before it ends without finishing its work."""
+    for claim in list(_HELD):
+        if claim.mark["process"] == os.getpid():  # a fork has none of them
+            claim.give_back()
+
+
 @contextmanager
 def _kept(claim: Claim) -> Iterator[None]:
     """Show signs of life until the block ends, then give the claim back."""
     thread = threading.Thread(target=claim._keep_beating, daemon=True)
     thread.start()
+    _HELD.append(claim)
     try:
         yield
     finally:
         claim._stop.set()
-        thread.join()
-        if claim.is_ours():
-            with suppress(OSError):
-                claim.path.unlink()
+        thread.join()  # a last sign of life must not come after it
+        claim.give_back()
+        _HELD.remove(claim)
 
 
 def _taken(path: Path, words: dict[str, Any], stale_seconds: float, *, but: str | None = None) -> Claim | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any, TypeVar
 
@@ -61,6 +61,7 @@ def together(
         work(progress)
     except BaseException:  # an interrupt above all
         leave_the_rest()
+        wait(waiting)  # the arrays that they write are ours, and the interpreter waits for them at its end in any case
         raise
     for helper in waiting:
         helper.result()
