@@ -15,6 +15,7 @@ from nanobrag_torch.cli.nanobragg import main as nanobragg
 from nanobrag_torch.cli.nb.app import main as nb
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io import atomic
+from nanobrag_torch.io.digest import content_digest, file_digest
 from nanobrag_torch.io.images import read_image
 from nanobrag_torch.io.nxmx_write import write_nxmx
 from nanobrag_torch.memory import require_memory
@@ -146,6 +147,14 @@ def master(tmp_path):
                     layout = h5py.VirtualLayout((3, 12, 20), "u2")
                     layout[...] = h5py.VirtualSource(value, "data", (3, 12, 20))
                     file["entry/data"].create_virtual_dataset("data_000001", layout)
+                elif name == "pattern":  # any number of files, which h5py's own layouts cannot say
+                    frames = (h5py.h5s.UNLIMITED, 12, 20)
+                    virtual, source = h5py.h5s.create_simple((3, 12, 20), frames), h5py.h5s.create_simple((3, 12, 20))
+                    virtual.select_hyperslab((0, 0, 0), (h5py.h5s.UNLIMITED, 1, 1), (3, 1, 1), (3, 12, 20))
+                    made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+                    made.set_virtual(virtual, value.encode(), b"data", source)
+                    shape = h5py.h5s.create_simple((3, 12, 20), frames)
+                    h5py.h5d.create(file["entry/data"].id, b"data_000001", h5py.h5t.NATIVE_UINT16, shape, made)
                 else:
                     file["entry/data/data_000001"] = h5py.ExternalLink(value, "data")
         return path
@@ -155,6 +164,21 @@ def master(tmp_path):
 
 def test_frames_are_read_from_the_folder_of_their_master(master):
     assert np.array_equal(read_image(master(link="near.h5"), 1).pixels, noise((3, 12, 20))[1])
+
+
+@pytest.mark.parametrize("what", [{"link": "near.h5"}, {"virtual": "near.h5"}, {"pattern": "ne%b.h5"}])
+def test_what_a_master_holds_is_what_its_files_hold(master, tmp_path, what):
+    path, near = master(**what), tmp_path / "set" / ("ne0.h5" if "%" in str(what) else "near.h5")
+    near.write_bytes((tmp_path / "elsewhere.h5").read_bytes())
+    before, state, content = content_digest(path), near.stat(), near.read_bytes()
+    assert before == content_digest(path) != file_digest(path)
+    near.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(near, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert content_digest(path) != before
+    near.write_bytes(content)
+    assert content_digest(path) == before
+    near.unlink()
+    assert content_digest(path) != before
 
 
 @pytest.mark.parametrize(

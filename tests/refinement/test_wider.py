@@ -14,7 +14,7 @@ from nanobrag_torch.records.experiment import DetectorData
 from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement import refine_still
 from nanobrag_torch.refinement.groups import panel_groups
-from nanobrag_torch.refinement.shots import Run, exit_code, finished, refine_many, tasks_of
+from nanobrag_torch.refinement.shots import Run, exit_code, fingerprint, finished, refine_many, tasks_of
 from nanobrag_torch.refinement.spectra import read_spectrum, rebin
 from nanobrag_torch.refinement.synthetic import (
     Start,
@@ -168,8 +168,14 @@ def test_many_shots_in_processes_that_can_be_gone_on_with(two_shots):
     records = refine_many(run, tasks, workers=2)
     assert [record["status"] for record in records] == ["converged", "failed"]
     assert exit_code(records) == 0 and exit_code(records[1:]) == 4
-    assert finished(run, tasks[0]) is not None
-    assert finished(replace(run, options={**QUICK, "boxes": 31}), tasks[0]) is None
+    assert finished(tasks[0], fingerprint(run, tasks[0])) is not None
+    assert finished(tasks[0], fingerprint(replace(run, options={**QUICK, "boxes": 31}), tasks[0])) is None
+    for name in ("shot.npz", "refined.expt", "parameters.json"):
+        path, mark = folder / "out" / tasks[0].name / name, fingerprint(run, tasks[0])
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + b"?")
+        assert finished(tasks[0], mark) is None, name
+        path.write_bytes(whole)
     again = refine_many(run, tasks, resume=True)
     assert [r["seconds_in_all"] for r in again] == [r["seconds_in_all"] for r in records]
     rows = json.loads((folder / "out" / "summary.json").read_text())

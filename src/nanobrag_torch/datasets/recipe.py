@@ -8,7 +8,6 @@ says. Paths are relative to the recipe.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import math
 import tomllib
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 from nanobrag_torch.datasets.draws import Draw, Fixed, Reals, read_draw
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import read_input
+from nanobrag_torch.io.digest import content_digest
 from nanobrag_torch.response.config import (
     CALIBRATION_SEED,
     COUNTERS,
@@ -281,7 +281,7 @@ class Recipe:
         """SHA-256 of every file that the recipe names."""
         files = [c.amplitudes for c in self.crystal if c.amplitudes not in ("wilson", "constant")]
         files += [path for path in (self.detector.file, self.table.file, self.background.profile) if path]
-        return {path: hashlib.sha256(read_input(path, FLAG, "a file that can be read")).hexdigest() for path in files}
+        return {path: content_digest(path) for path in files}
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 from pathlib import Path
 
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.hdf5_links import linked_files
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
@@ -17,6 +19,18 @@ def file_digest(path: str | os.PathLike[str]) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(str(path), "a file that cannot be read", (error.strerror or str(error)).lower()) from error
+
+
+def content_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file and, where it is HDF5, of those that it takes data from. Raises InputError as file_digest.
+
+    Each is read again only when it has changed. Files that are named and not there do not count.
+    """
+    own, others = remembered_digest(path), linked_files(path)
+    if not others:
+        return own
+    parts = [(Path(each).name, remembered_digest(each)) for each in others]
+    return hashlib.sha256(json.dumps([own, parts]).encode()).hexdigest()
 
 
 def remembered_digest(path: str | os.PathLike[str]) -> str:

@@ -8,6 +8,7 @@ is not.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -50,9 +51,14 @@ def linked_within(path: str) -> list[str]:
     """The same, in the process that opens other people's files."""
     import h5py
 
+    folder = Path(os.path.normpath(Path(path).absolute().parent))
     with h5py.File(path, "r") as file:
-        names = {target for _, target in _taken_from(file) if target is not None}
-    return sorted(str(other) for name in names if (other := Path(path).parent / name).is_file())
+        targets = {target for _, target in _taken_from(file) if target is not None}
+    places = {Path(os.path.normpath(folder / target)) for target in targets}
+    inside = [place.relative_to(folder) for place in places if folder in place.parents]
+    blocks = "%b"  # stands for a number in the names of a virtual dataset
+    found = [folder.glob(str(each).replace(blocks, "*")) if blocks in each.name else [folder / each] for each in inside]
+    return sorted(str(each) for each in itertools.chain.from_iterable(found) if each.is_file())
 
 
 def is_hdf5(start: bytes) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.digest import file_digest
+from nanobrag_torch.io.digest import content_digest
 from nanobrag_torch.io.expt_write import experiment_list
 from nanobrag_torch.records.experiment import ExperimentData
 
@@ -54,6 +54,6 @@ def _difference(name: str, old: str | None, new: str | None) -> str:
 
 def _shown(value: object) -> str:
     if isinstance(value, Path):
-        return f"sha256 {file_digest(value)}"
+        return f"sha256 {content_digest(value)}"
     text = value if isinstance(value, str) else json.dumps(value, default=str, sort_keys=True)
     return text if len(text) <= LONGEST else f"sha256 {hashlib.sha256(text.encode()).hexdigest()}"

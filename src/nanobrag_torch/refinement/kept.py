@@ -265,11 +265,23 @@ def _boxes(spots: Spots, half: tuple[int, int], arrays: Mapping[str, NDArray[Any
 
 
 def fingerprint_of(paths: Sequence[Path]) -> str:
-    """Of names, sizes and times of files."""
+    """Of names and contents of kept shots: of the checksums that their files hold of what is in them.
+
+    Raises InputError for a file that is none.
+    """
     import hashlib
 
-    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:32]
+    found = [(path.parent.name, _checksums(path)) for path in paths]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:32]
+
+
+def _checksums(path: Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and checksums of the arrays of a file, which reading them compares."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return [(each.filename, each.file_size, each.CRC) for each in file.infolist()]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(str(path), str(error), ACCEPTED) from error
 
 
 def gathered(paths: Sequence[Path], shard: Path) -> list[KeptShot]:

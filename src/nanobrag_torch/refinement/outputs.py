@@ -33,6 +33,7 @@ PARAMETERS = "parameters.json"
 EXPERIMENTS, REFLECTIONS, UNMERGED = "refined.expt", "refined.refl", "unmerged.mtz"
 BOXES = "boxes.npz"
 FIGURES = ("boxes.png", "fit.png")
+FILES_OF_A_SHOT = (EXPERIMENTS, REFLECTIONS, UNMERGED, BOXES, *FIGURES, PARAMETERS)
 
 
 def write_result(

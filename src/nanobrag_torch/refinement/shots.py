@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import nanobrag_torch
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.digest import remembered_digest
+from nanobrag_torch.io.atomic import open_output
+from nanobrag_torch.io.digest import content_digest
 from nanobrag_torch.io.geometry import read_experiments
-from nanobrag_torch.io.hdf5_links import linked_files
+from nanobrag_torch.io.ledger import Ledger
 from nanobrag_torch.refinement.inputs import image_of, shots_of
 from nanobrag_torch.refinement.kept import KEPT
-from nanobrag_torch.refinement.outputs import PARAMETERS
+from nanobrag_torch.refinement.outputs import FILES_OF_A_SHOT, PARAMETERS
 
 if TYPE_CHECKING:
     from nanobrag_torch.records.experiment import ExperimentData
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 FINGERPRINT = "fingerprint"
 FILES = ("spectrum", "mask")
 """Options that are files."""
-SUMMARY = "summary.json"
+SUMMARY, LEDGER = "summary.json", ".finished"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,17 +112,11 @@ def _is_still(places: Sequence[tuple[int, int]], shot: int) -> bool:
 def fingerprint(run: Run, task: Task) -> str:
     """Of everything that decides a task's result: the content of the files, the options, and the version."""
     given = [run.experiments, run.reflections, run.structure_factors, task.image or task.named]
-    contents = [_content(name) for name in (*given, *(run.options.get(name) for name in FILES))]
+    files = [*given, *(run.options.get(name) for name in FILES)]
+    contents = [content_digest(name) if name and Path(name).is_file() else name for name in files]
     options = {k: repr(v) for k, v in sorted(run.options.items()) if k not in FILES}
     text = json.dumps([nanobrag_torch.__version__, contents, task.shot, task.frame, options])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _content(name: str | None) -> str | list[str] | None:
-    """A digest of a file, or those of it and of the files that it takes data from; the name of what is no file."""
-    if not name or not Path(name).is_file():
-        return name
-    return [remembered_digest(part) for part in (name, *linked_files(name))]
 
 
 def job_of(run: Run, tasks: Sequence[Task]) -> str:
@@ -130,22 +125,34 @@ def job_of(run: Run, tasks: Sequence[Task]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def finished(run: Run, task: Task) -> dict[str, Any] | None:
-    """The record of a task that was done before with the same inputs; None: to do."""
-    path = Path(task.folder) / PARAMETERS
-    if not path.is_file():
+def finished(task: Task, mark: str) -> dict[str, Any] | None:
+    """The record of a task whose files are all as they were written, of the fingerprint `mark`; None: to do."""
+    ledger, folder = _ledger(task, mark), Path(task.folder)
+    noted = set(ledger.checksums())
+    if PARAMETERS not in noted or ledger.finished({name: folder / name for name in noted}) != noted:
         return None
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-    except ValueError:
-        return None
-    return record if record.get(FINGERPRINT) == fingerprint(run, task) else None
+    record: dict[str, Any] = json.loads((folder / PARAMETERS).read_text())
+    return record
 
 
-def refine_one(run: Run, task: Task) -> dict[str, Any]:
+def _ledger(task: Task, mark: str) -> Ledger:
+    return Ledger(Path(task.folder) / LEDGER, {FINGERPRINT: mark})
+
+
+def _note(task: Task, mark: str) -> None:
+    """Write down what was written, the record last: without it nothing counts as finished."""
+    ledger, folder = _ledger(task, mark), Path(task.folder)
+    ledger.begin()
+    for name in (KEPT, *FILES_OF_A_SHOT):
+        if (folder / name).is_file():
+            ledger.note(name, folder / name)
+
+
+def refine_one(run: Run, task: Task, fingerprint: str) -> dict[str, Any]:
     """Refine one exposure in this process, write its folder, and return its record.
 
-    Input that cannot be refined is a record with the status `input` and the reason, so that others go on.
+    fingerprint: of the task, as `fingerprint` gives it. Input that cannot be refined is a record with the status
+    `input` and the reason, so that others go on.
     """
     import torch
 
@@ -155,7 +162,7 @@ def refine_one(run: Run, task: Task) -> dict[str, Any]:
     torch.set_num_threads(1)
     begun = time.perf_counter()
     own = {**run.options, "shot": task.shot, "frame": task.frame}
-    mark = {"name": task.name, FINGERPRINT: fingerprint(run, task)}
+    mark = {"name": task.name, FINGERPRINT: fingerprint}
     try:
         result = refine_still(run.experiments, run.reflections, task.image, run.structure_factors, **own)
     except InputError as error:
@@ -163,12 +170,12 @@ def refine_one(run: Run, task: Task) -> dict[str, Any]:
     more = {**mark, "seconds_in_all": round(time.perf_counter() - begun, 3)}
     keep(result, task, own)
     write_result(result, task.folder, figures=run.figures, more=more)
+    _note(task, fingerprint)
     return {**record(result), **more}
 
 
 def keep(result: StillResult, task: Task, options: Mapping[str, Any]) -> None:
     """Leave what later steps need of a shot that has a fit, or nothing of an earlier one."""
-    from nanobrag_torch.io.atomic import open_output
     from nanobrag_torch.refinement.kept import kept_shot, packed
 
     path = Path(task.folder) / KEPT
@@ -193,28 +200,30 @@ def refine_many(
     nothing takes it for this run's. The table of all is written at the end.
     """
     Path(run.folder).mkdir(parents=True, exist_ok=True)
-    before = {task.name: finished(run, task) if resume else None for task in tasks}
+    marks = {task.name: fingerprint(run, task) for task in tasks}
+    before = {task.name: finished(task, marks[task.name]) if resume else None for task in tasks}
     left = [task for task in tasks if before[task.name] is None]
     for task in left:
-        for name in (PARAMETERS, KEPT):
+        for name in (LEDGER, KEPT, *FILES_OF_A_SHOT):
             (Path(task.folder) / name).unlink(missing_ok=True)
     records = {name: record for name, record in before.items() if record is not None}
-    for record in _results(run, left, workers):
+    for record in _results(run, left, marks, workers):
         records[record["name"]] = record
         if report is not None:
             report(record, len(records))
     found = [records[task.name] for task in tasks]
-    (Path(run.folder) / SUMMARY).write_text(json.dumps([brief(record) for record in found], indent=1) + "\n")
+    with open_output(Path(run.folder) / SUMMARY, "-o") as file:
+        file.write(json.dumps([brief(record) for record in found], indent=1).encode() + b"\n")
     return found
 
 
-def _results(run: Run, tasks: Sequence[Task], workers: int) -> Iterator[dict[str, Any]]:
+def _results(run: Run, tasks: Sequence[Task], marks: Mapping[str, str], workers: int) -> Iterator[dict[str, Any]]:
     if workers <= 1 or len(tasks) <= 1:
         for task in tasks:
-            yield refine_one(run, task)
+            yield refine_one(run, task, marks[task.name])
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        for future in as_completed([pool.submit(refine_one, run, task) for task in tasks]):
+        for future in as_completed([pool.submit(refine_one, run, task, marks[task.name]) for task in tasks]):
             yield future.result()
 
 

@@ -12,7 +12,7 @@ from nanobrag_torch import __version__
 from nanobrag_torch.cli.nanobragg.outputs import input_files, output_files
 from nanobrag_torch.cli.nanobragg.request import Request
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.io.digest import file_digest, file_mark
+from nanobrag_torch.io.digest import content_digest, file_digest
 
 Files = dict[str, tuple[int, str]]
 """Path of an output -> its size in bytes and its checksum."""
@@ -24,7 +24,6 @@ class Journal:
     def __init__(self, path: Path, *, resume: bool) -> None:
         """Go on with a journal, or begin one. Raises InputError if it cannot be written."""
         self.path = path
-        self._digests: dict[tuple[object, ...], str] = {}
         self._finished = dict(_entries(path)) if resume else {}
         begin(path, go_on=resume)
 
@@ -33,7 +32,7 @@ class Journal:
         read = input_files(request)
         if request.hklfile is None and Path(request.dumpfile).exists():
             read.append(request.dumpfile)
-        parts = [__version__, list(words), [(path, self._digest(path)) for path in read]]
+        parts = [__version__, list(words), [(path, content_digest(path)) for path in read]]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def is_finished(self, fingerprint: str) -> bool:
@@ -47,12 +46,6 @@ class Journal:
         files = {path: (Path(path).stat().st_size, file_digest(path)) for path in paths}
         with self.path.open("a") as file:
             file.write(json.dumps({"made_of": fingerprint, "files": files}) + "\n")
-
-    def _digest(self, path: str) -> str:
-        mark = file_mark(path)
-        if mark not in self._digests:
-            self._digests[mark] = file_digest(path)
-        return self._digests[mark]
 
 
 def begin(path: Path, *, go_on: bool) -> None:

@@ -270,7 +270,9 @@ def _ingredients(options: dict[str, Any]) -> dict[str, object]:
     """What decides the pixels of a series: every option but those that do not, files by their content."""
     asked = options | vars(options["words"])
     left_out = (*WITHOUT_EFFECT, "words")
-    return {f"--{name.replace('_', '-')}": value for name, value in asked.items() if name not in left_out}
+    found = {f"--{name.replace('_', '-')}": value for name, value in asked.items() if name not in left_out}
+    profiles = [Path(word.partition(":")[0]) for word in asked["background"] or ()]
+    return found | {f"--background {path}": path for path in profiles if path.is_file()}
 
 
 def _told(data: ExperimentData, words: ResponseWords, background: list[str] | None) -> ExperimentData:
