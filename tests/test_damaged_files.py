@@ -177,7 +177,7 @@ def test_sigterm_ends_a_command_as_an_interrupt_does(tmp_path):
         if "sources" in line:  # it is past the checks, and renders
             break
     running.send_signal(signal.SIGTERM)
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate(timeout=600)
     assert running.returncode == 130 and "interrupted" in said
     assert list(tmp_path.iterdir()) == []
 
@@ -214,6 +214,6 @@ def test_an_interrupt_ends_a_pixel_that_takes_minutes(number, tmp_path):
     assert running.stdout is not None
     assert any("at work" in line for line in running.stdout) and len(list(tmp_path.iterdir())) > 1
     running.send_signal(number)
-    _, said = running.communicate(timeout=100)
+    _, said = running.communicate(timeout=600)
     assert running.returncode == 130 and said.splitlines()[-1] == "nanoBragg: interrupted; no file is written"
     assert list(tmp_path.iterdir()) == []

@@ -54,7 +54,7 @@ def interpreter() -> str:
 def dials(*paths: Path) -> list[Any]:
     """What DIALS finds in each file."""
     words = [interpreter(), str(READER), *map(str, paths)]
-    ended = subprocess.run(words, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=120)
+    ended = subprocess.run(words, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=600)
     assert ended.returncode == 0, ended.stderr[-2000:]
     found: list[Any] = json.loads(ended.stdout.strip().splitlines()[-1])
     return found

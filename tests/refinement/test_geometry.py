@@ -142,6 +142,10 @@ def test_groups_that_cannot_be_are_refused(misplaced_shots):
     assert GroupMoves.of(named, {0: 0, 1: 0, 2: 1}, ("shift",)).of_panel.tolist() == [0, 0, 1, -1]
 
 
+BAD = {"not a number": "not finite", "blank": "alike", "other indices": "where their indices say"}
+"""Kinds of shots that are none, and what is said of each."""
+
+
 def spoilt(kept, name, kind):
     """A shot whose pixels are not finite or blank, or whose spots have the indices of others."""
     boxes = kept.boxes
@@ -156,9 +160,12 @@ def test_bad_shots_move_no_panel(misplaced_shots):
     named, true, kept = misplaced_shots
     groups = GroupMoves.of(named, "panel", ("shift", "tilt"))
     start = start_panels(kept[0].experiments[0])
-    kinds = ("not a number", "blank", "other indices")
+    kinds = list(BAD)
     bad = [spoilt(kept[n], f"bad_{kind}", kind) for n, kind in enumerate(kinds)]
     found = refine_geometry([*kept, *bad], groups, start)
     assert found.status == "converged" and misplacement(placed(named, found), true) < 0.01
     rows = {row["name"]: row for row in found.shots}
-    assert rows[bad[0].name]["weight"] == 0 and "not finite" in rows[bad[0].name]["reason"]
+    for shot, kind in zip(bad, kinds, strict=True):
+        row = rows[shot.name]
+        assert row["weight"] == 0 and BAD[kind] in row["reason"], row
+    assert [row["reason"] for row in found.shots if row["weight"]] == [""] * len(kept)

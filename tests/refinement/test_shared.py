@@ -4,14 +4,17 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import fault_runs
 import shared_shots
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.refinement.intensities import reducer_for
 from nanobrag_torch.refinement.reducers import Files, Local
 from nanobrag_torch.refinement.shared import Shared
 from nanobrag_torch.workers import Place
@@ -101,7 +104,7 @@ def alone(shots):
 def test_processes_of_torchrun_find_what_one_finds(tmp_path, alone, processes):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += [shared_shots.__file__, str(tmp_path / "found"), "/".join(SPLITS[processes]), "-"]
-    subprocess.run(command, env=environment(), check=True, timeout=120, capture_output=True)
+    subprocess.run(command, env=environment(), check=True, timeout=600, capture_output=True)
     for rank in range(processes):
         assert np.abs(np.load(tmp_path / f"found_{rank}.npy") - alone).max() < 1e-9
 
@@ -119,9 +122,28 @@ def test_workers_with_files_find_what_one_finds_though_one_is_killed(tmp_path, a
     killed.kill()
     killed.wait()
     again = worker(1)
-    assert first.wait(60) == 0 and again.wait(60) == 0
+    assert first.wait(600) == 0 and again.wait(600) == 0
     found = [np.load(tmp_path / f"found_{rank}.npy") for rank in (0, 1)]
     assert (found[0] == found[1]).all() and np.abs(found[0] - alone).max() < 1e-9
+
+
+def test_sums_are_removed_when_nobody_needs_them(tmp_path):
+    """Not while one has still to read them; those of jobs that died, never those of a living one."""
+    reducers = [Files(tmp_path / "sums" / "job-2", Place(rank, 2)) for rank in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda each: float(each.total(torch.ones(1, dtype=torch.float64))), reducers))
+    assert found == [2.0, 2.0] and not any(each.has_finished() for each in reducers)
+    reducers[1].finish()
+    assert reducers[1].has_finished() and (tmp_path / "sums" / "job-2" / "sum_000000_00000.npy").is_file()
+    reducers[0].finish()
+    assert list((tmp_path / "sums").iterdir()) == []
+    (tmp_path / "sums" / "dead-2").mkdir()
+    with fault_runs.owner(tmp_path, "another", "60", "1") as other:
+        reducer_for("files", tmp_path, "job", Place(0, 2))
+        assert (tmp_path / "sums" / "dead-2").is_dir()
+        other.kill()
+    reducer_for("files", tmp_path, "job", Place(0, 2))
+    assert list((tmp_path / "sums").iterdir()) == []
 
 
 def test_a_worker_that_never_comes_is_named(tmp_path):

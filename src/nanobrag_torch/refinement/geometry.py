@@ -221,6 +221,20 @@ class GeometryShot:
         raw = self.state.raw + sums.follow(change)
         return problem, problem.settle(State(raw, self.state.linear, problem.render(raw)), steps=6)
 
+    def obstacle(self, moves: GroupMoves) -> str:
+        """Why the pixels of this shot say nothing of where panels stand; empty where they may."""
+        data = self.kept.boxes.data
+        if not bool(data.isfinite().all()):
+            return "its data are not finite"
+        if bool((data == data[0]).all()):
+            return "all its pixels are alike"
+        near = int((torch.linalg.vector_norm(self.residuals(moves), dim=1) < OUTSIDE).sum())
+        if 2 * near < len(self.kept.boxes):
+            return (
+                f"{near} of its {len(self.kept.boxes)} spots are within {OUTSIDE:g} pixels of where their indices say"
+            )
+        return ""
+
     def residuals(self, moves: GroupMoves) -> Tensor:
         """Observed less predicted centres [b, 2] (pixels) with the shot's parameters as they are."""
         model = replace(self.model, groups=(moves.as_group(),))
@@ -336,10 +350,11 @@ class GeometryRefinement:
     def by_pixels(self) -> tuple[str, str, Tensor]:
         """Steps on all pixels, each taken only where the whole fits better; status, reason, and sigmas [K]."""
         for shot in self.shots:
-            if bool(shot.kept.boxes.data.isfinite().all()):
-                shot.look(self.moves, self.panels())
+            shot.reason = shot.obstacle(self.moves)
+            if shot.reason:
+                shot.weight = 0.0
             else:
-                shot.weight, shot.reason = 0.0, "its data are not finite"
+                shot.look(self.moves, self.panels())
         for kappa in KAPPAS:
             for shot in self.shots:
                 if shot.weight:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.amplitudes import read_reflections
+from nanobrag_torch.io.ownership import is_alive, read_claim
 from nanobrag_torch.refinement.asymmetric import Asymmetric
 from nanobrag_torch.refinement.company import STATES, SUMS, StateFiles, everyones, fingerprint, own_shots, shared_shots
 from nanobrag_torch.refinement.ensemble import merge_intensities, refine_intensities
@@ -60,11 +62,13 @@ def reducer_for(how: str, output: Path, job: str, place: Place) -> Reducer:
     """The reducer that a command asks for: auto, torch or files. Raises InputError for another word.
 
     job: a fingerprint of what decides the result; sums through files are kept apart by it, that none is taken for
-    another.
+    another, and those of jobs that died are removed. This process has claimed the output.
     """
     if how not in ("auto", "torch", "files"):
         raise InputError("--reducer", how, "auto, torch, files")
     if how == "files":
+        if place.rank == 0:
+            _forget_others(output, job)
         return Files(output / SUMS / f"{job}-{place.size}", place)
     if place.size == 1:
         return Local()
@@ -72,3 +76,13 @@ def reducer_for(how: str, output: Path, job: str, place: Place) -> Reducer:
         accepted = "torch under torchrun, or files where processes cannot reach each other (a folder that all see)"
         raise InputError("--reducer", how, accepted)
     return Distributed()
+
+
+def _forget_others(output: Path, job: str) -> None:
+    """Remove the sums of other jobs, whose processes are all gone. The first process has the folder meanwhile."""
+    for claim in output.glob(".*.lock"):
+        if is_alive(claim) and (read_claim(claim) or {}).get("fingerprint") != job:
+            return
+    for old in (output / SUMS).glob("*-*"):
+        if not old.name.startswith(f"{job}-"):
+            shutil.rmtree(old, ignore_errors=True)

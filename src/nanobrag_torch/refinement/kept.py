@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -292,19 +294,18 @@ def gathered(paths: Sequence[Path], shard: Path) -> list[KeptShot]:
     from nanobrag_torch.io.atomic import open_output
 
     mark = fingerprint_of(paths).encode()
-    if not (shard.is_file() and _mark(shard) == mark):
-        shard.parent.mkdir(parents=True, exist_ok=True)
-        with open_output(shard, "shard") as file, zipfile.ZipFile(file, "w") as together:
-            together.comment = mark
-            for number, path in enumerate(paths):
-                together.writestr(f"{number:07d}", read_input(path, "kept shot", ACCEPTED, unpack=False))
+    damaged = OSError, zipfile.BadZipFile, zlib.error
+    with suppress(*damaged), zipfile.ZipFile(shard) as together:  # else, or where there is none, made again
+        if together.comment == mark:
+            return _all_of(together, shard)
+    shard.parent.mkdir(parents=True, exist_ok=True)
+    with open_output(shard, "shard") as file, zipfile.ZipFile(file, "w") as together:
+        together.comment = mark
+        for number, path in enumerate(paths):
+            together.writestr(f"{number:07d}", read_input(path, "kept shot", ACCEPTED, unpack=False))
     with zipfile.ZipFile(shard) as together:
-        return [unpacked(together.read(name), f"{shard}: {name}") for name in sorted(together.namelist())]
+        return _all_of(together, shard)
 
 
-def _mark(shard: Path) -> bytes:
-    try:
-        with zipfile.ZipFile(shard) as together:
-            return together.comment
-    except zipfile.BadZipFile:
-        return b""
+def _all_of(together: zipfile.ZipFile, shard: Path) -> list[KeptShot]:
+    return [unpacked(together.read(name), f"{shard}: {name}") for name in sorted(together.namelist())]

@@ -7,6 +7,7 @@ shots. All sums are float64 and every process gets the same numbers.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,7 @@ class Files:
 
     Sum number n of worker r is `sum_n_r.npy`, renamed into place when it is whole. A worker that is started again does
     the same sums in the same order, and finds those of the others where they are; none waits for a sum that is there.
-    Each adds the parts in the order of the workers, so that all have the same bits.
+    Each adds the parts in the order of the workers, so that all have the same bits. Files stay until all have finished.
     """
 
     folder: Path
@@ -87,6 +88,22 @@ class Files:
             found += torch.from_numpy(other)
         self.number += 1
         return found
+
+    def has_finished(self) -> bool:
+        """Whether this worker had finished when others had not, who find its sums; the first has to write all anew."""
+        if self.place.rank == 0:
+            self._done(0).unlink(missing_ok=True)
+        return self._done(self.place.rank).is_file()
+
+    def finish(self) -> None:
+        """Say that this worker needs no sum any more; whoever is the last one removes them all."""
+        with open_output(self._done(self.place.rank), "sums"):
+            pass
+        if all(self._done(rank).is_file() for rank in range(self.place.size)):
+            shutil.rmtree(self.folder, ignore_errors=True)  # another may be at it as well
+
+    def _done(self, rank: int) -> Path:
+        return self.folder / f"done_{rank:05d}"
 
     def _file(self, rank: int) -> Path:
         return self.folder / f"sum_{self.number:06d}_{rank:05d}.npy"

@@ -105,6 +105,7 @@ def company(workers: int, part: str | None, how: str, request: Asked) -> Iterato
     """
     from nanobrag_torch.io.ownership import owned_folder
     from nanobrag_torch.refinement.intensities import reducer_for
+    from nanobrag_torch.refinement.reducers import Files
     from nanobrag_torch.workers import Place, joined
 
     job = request.job()
@@ -115,10 +116,14 @@ def company(workers: int, part: str | None, how: str, request: Asked) -> Iterato
 
     torch.set_num_threads(1)
     place = place_of(part, how)
-    reducer = reducer_for(how, request.output, job, place)
     rank = place.rank if place.size > 1 else None
     with owned_folder(request.output, job, rank=rank), joined(place if how != "files" else Place()):
+        reducer = reducer_for(how, request.output, job, place)
+        if isinstance(reducer, Files) and reducer.has_finished():
+            raise typer.Exit(0)
         yield place, reducer
+        if isinstance(reducer, Files):
+            reducer.finish()
 
 
 def _request(given: dict[str, Any]) -> Request:
