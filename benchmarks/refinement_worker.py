@@ -19,7 +19,7 @@ from nanobrag_torch.io.images import write_image
 from nanobrag_torch.io.mtz import write_mtz
 from nanobrag_torch.io.refl_write import write_refl
 from nanobrag_torch.refinement.model import Sampling
-from nanobrag_torch.refinement.shots import Run, refine_one, tasks_of
+from nanobrag_torch.refinement.shots import Run, fingerprint, refine_one, tasks_of
 from nanobrag_torch.refinement.synthetic import Exposure, Start, Truth, counted, wrong_factors, wrong_start
 
 
@@ -75,7 +75,7 @@ def worked(run: Run, threads: int) -> Case:
     record: dict[str, Any] = {}
     for _ in range(2):
         begun = time.perf_counter()
-        record = refine_one(run, task)
+        record = refine_one(run, task, fingerprint(run, task))
         took.append(time.perf_counter() - begun)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     kept = {name: record[name] for name in ("status", "reason", "sigma_z", "steps", "seconds")}
