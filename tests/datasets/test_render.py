@@ -111,6 +111,17 @@ def alone(table, share=1e-3):
     return (table["overlap"] < share) & (table["photons"] > 0.97 * table["photons_total"]) & (table["photons"] > 100)
 
 
+def test_a_mask_changes_no_overlap():
+    """Nor any other number of a spot's noiseless photons; below a bright background all overlaps would be none."""
+    recipe = changed(STILLS, background={"constant": 50.0}, lattices={"number": 3})
+    plain, masked = Renderer(recipe), Renderer(recipe)
+    masked.good = np.random.default_rng(0).random(masked.good.size) > 0.3
+    masked.whole = False
+    expected, found = (labels_of(one, one.frame(1), None).spots for one in (plain, masked))
+    assert (expected["overlap"] > 0.2).sum() > 3
+    assert all(np.array_equal(found[name], values) for name, values in expected.items())
+
+
 @pytest.mark.parametrize("image", [0, 1, 2])
 def test_the_photons_of_a_spot_are_the_noiseless_pixels_of_its_box(image):
     renderer, frame, _, labels = labelled(changed(STILLS), image)

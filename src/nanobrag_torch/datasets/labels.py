@@ -90,7 +90,7 @@ def _table(
 ) -> Columns:
     shape, count = np.array(renderer.image_shape[-2:]), len(found.hkl)
     inside = found.sums[:, spots.INSIDE]
-    images = frame.expected, frame.background, frame.expected if recorded is None else recorded
+    images = _unmasked(renderer, frame), frame.background, frame.expected if recorded is None else recorded
     limit = np.inf if recorded is None else renderer.saturation
     boxed = spots.box_sums(*images, found.boxes, shape, limit)
     background = boxed[:, spots.BEHIND]
@@ -118,6 +118,16 @@ def _table(
     }
     edges = ("fast0", "fast1", "slow0", "slow1")
     return whole | {name: found.boxes[:, column] for column, name in enumerate(edges)}
+
+
+def _unmasked(renderer: Renderer, frame: Frame) -> NDArray[np.float32]:
+    """The image with what masked pixels would have: photons and background of a box count them too."""
+    if renderer.whole:
+        return frame.expected
+    image = frame.background.copy()
+    for lattice in frame.lattices:
+        image += lattice.photons
+    return image
 
 
 def predicted(
