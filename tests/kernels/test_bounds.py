@@ -15,6 +15,7 @@ from kernel_scenes import (
     draw_scene,
     onto_reflection,
     options_of,
+    steady,
     true_value_and_gradients,
 )
 from torch import Tensor
@@ -456,3 +457,27 @@ def test_tiles_by_series_agree_with_float64(profile, oversample, table):
         away = (image.double() - exact).abs() / exact.max()
         assert (away > 1e-6).sum() <= 2 and away.max() < 1e-4  # two may take another nearest reflection between two
     assert not torch.equal(found, listed)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    cells=st.one_of(st.floats(3.0, 300.0), st.integers(3, 300).map(float)),
+    pixel=st.floats(1e-5, 3e-4),
+    oversample=st.sampled_from((1, 2, 3)),
+    sources=st.sampled_from((1, 3)),
+    thick=st.booleans(),
+    table=st.booleans(),
+    listed=st.booleans(),
+)
+def test_float32_is_as_precise_for_any_number_of_cells(seed, cells, pixel, oversample, sources, thick, table, listed):
+    """Gratings, whose phases are the anchors': tiles and shoeboxes, whole and broken numbers of cells."""
+    draw = Draw(panels=1, sources=sources, lattices=8, pixel=pixel, seed=seed, thick=thick, table=table)
+    full = options_of(draw, image_shape=(30, 40), oversample=oversample)
+    scene = onto_reflection(fading(Profile.GRATING, draw, cells + 2), 620, full)
+    pixels = (torch.arange(10, 20)[:, None] * 40 + torch.arange(15, 27)).flatten() if listed else None
+    exact = operation.intensity(pixels, scene, full)
+    options = replace(full, dtype=torch.float32, tolerance=1e-7 * float(exact.max()))
+    firm = steady(torch.arange(1200) if pixels is None else pixels, scene, options)
+    away = (operation.intensity(pixels, scene, options).double() - exact).abs() * firm
+    assert float(away.max()) < 1e-5 * float(exact.max())
