@@ -31,7 +31,8 @@ How to write a compiled function (kernels/cpu/launch.py, c_random.py):
   unchecked. Without fastmath LLVM contracts no product and sum, so results are the same on every machine.
 * Arguments decide the specialisation: pass contiguous arrays of one dtype, or every layout compiles once more.
 * `total.without(_square)` is the function with that part left out, for callers who know that they do not need it: what
-  is rarely needed costs compile time only where it is.
+  is rarely needed costs compile time only where it is. `total.without(WHOLE=False)` leaves out what stands behind
+  `if layout.WHOLE and ...`.
 * `@compiled(title="sums")` is what the log calls it while it is compiled; the function's name by default.
 * Where numba cannot be used, the same Python function runs instead (and `plain` for a deferred object). It is slow:
   callers with another choice ask `available()` first.
@@ -54,7 +55,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -152,22 +153,28 @@ class Compiled(Generic[P, R]):
         """The global objects that the function's code names, or what stands for them here."""
         return [(name, self.parts.get(name, value)) for name, value in _named(self.function)]
 
-    def without(self, *parts: Compiled[..., Any]) -> Compiled[P, R]:
+    def without(self, *parts: Compiled[..., Any], **constants: bool) -> Compiled[P, R]:
         """The same function where calls of `parts`, its own or any further down, do nothing.
 
+        constants: what takes the place of constants of modules of these names: branches on them are not compiled.
         It compiles apart from the whole one, and faster; what has no such calls is shared by both.
         """
         known: dict[int, Compiled[..., Any]] = {id(part): nothing for part in parts}
-        reduced: Any = _without(self, known)
+        reduced: Any = _without(self, known, constants)
         return cast(Compiled[P, R], reduced)
 
 
-def _without(kernel: Compiled[..., Any], known: dict[int, Compiled[..., Any]]) -> Compiled[..., Any]:
+def _without(
+    kernel: Compiled[..., Any], known: dict[int, Compiled[..., Any]], constants: Mapping[str, bool]
+) -> Compiled[..., Any]:
     """known: by identity, what stands for a function."""
     if id(kernel) not in known:
         called = [(name, value) for name, value in kernel.named() if isinstance(value, Compiled)]
-        reduced = [(name, value, _without(value, known)) for name, value in called]
-        changed = {name: other for name, value, other in reduced if other is not value}
+        reduced = [(name, value, _without(value, known, constants)) for name, value in called]
+        changed: dict[str, Any] = {name: other for name, value, other in reduced if other is not value}
+        for name, value in kernel.named():
+            chosen = constants.get(name.rpartition(".")[2], value) if "." in name else value
+            changed |= {} if chosen is value else {name: chosen}
         parts = {**kernel.parts, **changed}
         title = kernel.title.removesuffix(REDUCED) + REDUCED
         known[id(kernel)] = Compiled(kernel.function, kernel.options, parts, title) if changed else kernel
@@ -306,7 +313,8 @@ def _with_resolved_globals(kernel: Compiled[..., Any]) -> FunctionType:
     function = kernel.function
     named = {name: value.resolved for name, value in kernel.named() if isinstance(value, (Compiled, Deferred))}
     code, constants = with_constants(function.__code__, function.__globals__)
-    scope = {**function.__globals__, **named, **constants}
+    chosen = {name: kernel.parts.get(name, value) for name, value in constants.items()}
+    scope = {**function.__globals__, **named, **chosen}
     copy = FunctionType(code, scope, function.__name__, function.__defaults__)
     # Machine code from the cache is linked by names, which must not be those of the whole function.
     copy.__qualname__ = function.__qualname__ + ("_reduced" if kernel.parts else "")

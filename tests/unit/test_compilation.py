@@ -315,3 +315,25 @@ def test_parts_left_out_do_nothing_and_the_whole_is_as_it_was(tmp_path):
         words = [sys.executable, "-c", call, first]
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.split() == ["1.5", "2.75"]
+
+
+def test_a_constant_that_is_chosen_otherwise_leaves_branches_out(tmp_path):
+    """In the function that reads it and in those that call this one, in one process and in the next."""
+    (tmp_path / "nanobrag_torch_rooms.py").write_text("WHOLE = True\n")
+    (tmp_path / "kernels.py").write_text(
+        "import nanobrag_torch_rooms as at\nfrom nanobrag_torch.compilation import compiled\n\n"
+        "@compiled()\ndef part(values):\n    return 1.0 if at.WHOLE and values[0] > 0 else 2.0\n\n"
+        "@compiled()\ndef total(values):\n    return 10 * part(values)\n\n"
+        "@compiled()\ndef apart(values):\n    return values.sum()\n"
+    )
+    call = (
+        "import numpy as np\nfrom kernels import apart, total\n"
+        "assert total.without(WHOLE=True) is total and total.without(OTHER=False) is total\n"
+        "assert apart.without(WHOLE=False) is apart\n"
+        "print(total(np.ones(1)), total.without(WHOLE=False)(np.ones(1)))\n"
+    )
+    folders = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": folders}
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", call], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["10.0", "20.0"]

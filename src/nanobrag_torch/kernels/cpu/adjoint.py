@@ -81,7 +81,7 @@ def _pull_sources(scratch: Scratch, scene: Packed, lanes: int, layer: int, sub: 
     for s in range(scene.sources.shape[0]):
         if see_source(scratch, scene, lanes, layer, sub, s):
             step = layer * scene.sources.shape[0] + s
-            if not add_pairs_and_slopes(scratch, scene, lanes, step, wants, sums):
+            if not (at.COMPLETE and add_pairs_and_slopes(scratch, scene, lanes, step, wants, sums)):
                 survey_source(scratch, scene, lanes, step)
                 add_lattices_and_slopes(rows_of(scratch), terms_of(scene), lanes, wants, sums)
             _pull_source(scratch.v, lanes, scene.sources[s], sums.sources[s], scene.whole, wants)

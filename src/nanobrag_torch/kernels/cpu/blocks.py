@@ -28,7 +28,7 @@ def _some_lanes(scratch: Scratch, scene: Packed, start: int, stop: int) -> tuple
     `place` takes the position in the list, or -1 in lanes that only fill up a group; `box` whether groups are of
     neighbours, which lists of far-flung pixels are not worth.
     """
-    if scene.whole[at.SPARSE]:
+    if at.COMPLETE and scene.whole[at.SPARSE]:
         if scene.pixels.size == 0:
             fill_tile(scratch, scene, start // at.LANES)
             return at.LANES, at.LANES, int(scratch.box[at.LEFT])

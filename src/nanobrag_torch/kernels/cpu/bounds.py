@@ -59,7 +59,7 @@ def fill_tile(scratch: Scratch, scene: Packed, number: int) -> None:
 @stage(inline="always")
 def thin(scratch: Scratch, scene: Packed, lanes: int, p: int) -> int:
     """Keep only groups of a block that some lattice may add to, where lattices are held against tiles; lanes left."""
-    if scene.whole[at.SPARSE]:
+    if at.COMPLETE and scene.whole[at.SPARSE]:
         look_ahead(scratch, scene, lanes, p)
         return int(scratch.box[at.LEFT])
     return lanes

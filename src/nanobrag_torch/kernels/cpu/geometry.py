@@ -29,7 +29,7 @@ def aim_within(
 ) -> None:
     """The same for a place within every pixel, 0 to 1 along its edges."""
     _locate(v, lanes, panel, depth_index(layer, whole) * panel[at.LAYER_STEP], slow, fast)
-    if whole[at.CURVED]:
+    if at.COMPLETE and whole[at.CURVED]:
         for j in range(lanes):
             v[at.FLAT_X + j], v[at.FLAT_Y + j], v[at.FLAT_Z + j] = v[at.AIM_X + j], v[at.AIM_Y + j], v[at.AIM_Z + j]
         if whole[at.CURVED] == at.SPHERE:

@@ -19,7 +19,7 @@ from nanobrag_torch.kernels.cpu.packing import Packed, pack, scratch
 from nanobrag_torch.kernels.cpu.threads import deal, pieces_of, thread_count
 from nanobrag_torch.kernels.problem import Options, Pull, Scene, values_shape, without_absent
 
-_adjoint_of_most = _adjoint.without(*RARE)
+_adjoint_of_most = _adjoint.without(*RARE, COMPLETE=False)
 
 MOST_PARTS = 64
 SUMS_BYTES = 2**26

@@ -50,7 +50,7 @@ def survey(rows: Rows, terms: Terms, lanes: int, step: int) -> None:
     everywhere = _look(rows, terms, lanes, envelope[0], envelope[1])
     each = everywhere == PARTLY or (rows.box[at.BOUND] > 0 and not everywhere & NARROW)
     each = each and where.size > 1 and not terms.whole[at.CUBIC]
-    if terms.whole[at.SPARSE]:
+    if at.COMPLETE and terms.whole[at.SPARSE]:
         for k in range(where.size):
             where[k] = NOTHING
         for entry in range(rows.first[2 * step], rows.first[2 * step + 1]):
@@ -78,7 +78,7 @@ def _look(rows: Rows, terms: Terms, lanes: int, a: Array, spread: Array) -> int:
     """
     box, numbers, grid, has_table = rows.box, terms.numbers, terms.grid, terms.whole[at.HAS_TABLE] > 0
     narrow, inside, touches, span = True, has_table, has_table, 0.0
-    if terms.whole[at.CUBIC]:
+    if at.COMPLETE and terms.whole[at.CUBIC]:
         return PARTLY
     for axis in range(3):
         reach, margin = 0.0, 0.51
@@ -272,7 +272,7 @@ def reflections(rows: Rows, terms: Terms, lanes: int, k: int, default: Any, fill
         gather_or_default(w, index, lanes, terms.table, default)
     elif not filled:
         fill_amplitude(w, lanes, default)
-    if terms.whole[at.CUBIC]:
+    if at.COMPLETE and terms.whole[at.CUBIC]:
         interpolate(rows.v, w, index, lanes, terms.lattice[k], terms.grid, terms.table, slopes)
     return bool(where & (INSIDE | PARTLY) == 0)
 

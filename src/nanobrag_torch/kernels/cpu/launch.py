@@ -29,7 +29,7 @@ RARE = (
     *(form_squares, form_slopes, form_matrix, look_ahead, fill_tile, add_pairs, add_tile, add_pairs_and_slopes),
 )
 """What only curved detectors, tricubic structure factors, shapes other than the grating and bounds call."""
-_value_of_most = _value.without(*RARE)
+_value_of_most = _value.without(*RARE, COMPLETE=False)
 
 STEPS_PER_CALL = 2**24
 """Pixel-steps after which a thread looks at what Python wants, about: to report progress, or to be interrupted."""

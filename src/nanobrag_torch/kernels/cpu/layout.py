@@ -26,7 +26,7 @@ SCALE = 2.0**33
 # Passed to stages, these are to be an int64 and a bool: a constant is a type of its own to numba, for which what it is
 # passed to would compile once more.
 FIRST, NO = 0, False
-LOOKED_UP = "FIRST", "NO"
+LOOKED_UP = "FIRST", "NO", "KEPT_OMEGA", "KEPT_CAPTURE", "PULL_OMEGA", "PULL_CAPTURE"
 
 # float64 scratch: rows of LANES, ROW apart
 X, Y, Z = 0, ROW, 2 * ROW  # q
@@ -138,6 +138,7 @@ SPHERE, BY_LAB_AXES = 1, 2
 # whether lattices are held against tiles first; places of lanes, those of filled-up tiles too; whether pixels that no
 # spot touches count all the same
 SPARSE, PLACES, EVERYWHERE = 16, 17, 18
+COMPLETE = True  # whether a kernel has the code for rare parts at all; those without are compiled with False
 FADES = 19  # whether the shape never vanishes, so that what is left out is counted
 SUBS = 20  # sub-pixels that are taken of a pixel: OVERSAMPLE squared, or the first where all are alike
 INTEGERS = 21

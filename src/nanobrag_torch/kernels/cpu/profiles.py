@@ -271,7 +271,7 @@ def form_matrix(w: Array, lanes: int, weight: Any, single: Array) -> None:
 @stage(inline="always")
 def add_values(w: Array, lanes: int, shape: Array, profile: int, weight: Any, phased: bool) -> None:
     """SUM += weight F^2 L^2; phased: PHASE rows are set."""
-    if profile == GRATING:
+    if not at.COMPLETE or profile == GRATING:
         add_grating(w, lanes, shape, weight, phased)
     else:
         form_squares(w, lanes, shape, profile)
@@ -281,7 +281,7 @@ def add_values(w: Array, lanes: int, shape: Array, profile: int, weight: Any, ph
 @stage(inline="always")
 def pull_shape(w: Array, lanes: int, shape: Array, profile: int, weight: Any, single: Array) -> None:
     """Add the gradient by the shape matrix, after `prepare`."""
-    if profile == GRATING:
+    if not at.COMPLETE or profile == GRATING:
         grating_cells(w, lanes, shape, weight)
         add_cells(w, lanes, single)
     else:
@@ -291,7 +291,7 @@ def pull_shape(w: Array, lanes: int, shape: Array, profile: int, weight: Any, si
 @stage(inline="always")
 def prepare(w: Array, lanes: int, shape: Array, profile: int, phased: bool) -> None:
     """PHASE rows of the grating, unless they are set; SQUARE and BEND of other shapes."""
-    if profile != GRATING:
+    if at.COMPLETE and profile != GRATING:
         form_squares(w, lanes, shape, profile)
     elif not phased:
         phases(w, lanes, shape)
@@ -300,11 +300,11 @@ def prepare(w: Array, lanes: int, shape: Array, profile: int, phased: bool) -> N
 @stage()
 def add_terms(w: Array, lanes: int, shape: Array, profile: int, weight: Any, slopes: bool) -> None:
     """SUM += weight F^2 L^2, with SQUARE, and with the slopes by hkl in place of the distances; after `prepare`."""
-    if profile == GRATING and slopes:
+    if slopes and (not at.COMPLETE or profile == GRATING):
         grating_slopes(w, lanes, shape, weight)
         return
-    if profile == GRATING:
+    if not at.COMPLETE or profile == GRATING:
         grating_squares(w, lanes, shape)
     add_squares(w, lanes, weight)
-    if slopes:
+    if at.COMPLETE and slopes:
         form_slopes(w, lanes, shape, weight)

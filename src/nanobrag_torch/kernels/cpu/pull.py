@@ -89,9 +89,9 @@ def pull_sample(v: Array, lanes: int, p: int, layer: int, sub: int, scene: Packe
     slow, fast = (sub // oversample + 0.5) / oversample, (sub % oversample + 0.5) / oversample
     _pull_capture(v, lanes, panel, of_panel, layer, whole[at.UPRIGHT])
     _pull_omega(v, lanes, panel, of_panel, layer, whole)
-    if whole[at.CURVED] == at.SPHERE:
+    if at.COMPLETE and whole[at.CURVED] == at.SPHERE:
         unbend(v, lanes, panel, of_panel)
-    elif whole[at.CURVED]:
+    elif at.COMPLETE and whole[at.CURVED]:
         unbend_by_lab_axes(v, lanes, panel, scene.numbers, of_panel, sums.single)
     _pull_positions(v, lanes, panel, of_panel, depth_index(layer, whole), slow, fast)
 

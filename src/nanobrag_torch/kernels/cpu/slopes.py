@@ -62,7 +62,7 @@ def _add_lattice(
     if wants[at.WANT_SHAPE]:
         pull_shape(w, lanes, shape, profile, weight, sums.single)
     add_terms(w, lanes, shape, profile, weight, slopes)
-    if slopes and terms.whole[at.CUBIC]:
+    if at.COMPLETE and slopes and terms.whole[at.CUBIC]:
         add_table_slopes(w, lanes, weight)
 
 
@@ -71,7 +71,7 @@ def _pull_amplitudes(rows: Rows, terms: Terms, lanes: int, k: int, sums: Sums) -
     """Gradients by the table and by the default F."""
     weight = terms.narrow[k, at.LATTICE_WEIGHT]
     pull_table(rows.w, rows.places, lanes, rows.where[k], weight, sums.single, sums.table)
-    if terms.whole[at.CUBIC] and sums.table.size:
+    if at.COMPLETE and terms.whole[at.CUBIC] and sums.table.size:
         scatter_nodes(rows.v, rows.w, rows.places, lanes, terms.lattice[k], terms.grid, weight, sums.table)
 
 

@@ -35,7 +35,9 @@ def value(out: Array, taken: Array, most: int, scene: Packed, scratch: Scratch) 
             if used == 0:
                 used, lanes, panel = next_block(scratch, scene, first, last)
                 if lanes:
-                    if not (scene.whole[at.SPARSE] and add_tile(scratch, scene, lanes, scene.panels[panel])):
+                    if not (
+                        at.COMPLETE and scene.whole[at.SPARSE] and add_tile(scratch, scene, lanes, scene.panels[panel])
+                    ):
                         add_block(scratch, scene, lanes, scene.panels[panel])
                     store(out, scratch, lanes)
             first += used
@@ -60,14 +62,13 @@ def store(out: Array, scratch: Scratch, lanes: int) -> None:
 def add_block(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> None:
     """TOTAL of one block."""
     v, whole = scratch.v, scene.whole
-    in_pairs = whole[at.SPARSE] and not whole[at.CUBIC]
     begin(v, lanes, panel, scene)
     layers, subs = samples_of(scratch, scene)
     for layer in range(layers):
         for sub in range(subs):
             sample(v, lanes, panel, layer, sub, scene)
             for s in range(scene.sources.shape[0]):
-                if in_pairs:
+                if at.COMPLETE and whole[at.SPARSE] and not whole[at.CUBIC]:
                     if see_source(scratch, scene, lanes, layer, sub, s):
                         add_pairs(scratch, scene, lanes, layer * scene.sources.shape[0] + s)
                 elif look_at_source(scratch, scene, lanes, layer, sub, s):
@@ -127,7 +128,7 @@ def see_source(scratch: Scratch, scene: Packed, lanes: int, layer: int, sub: int
     """Scattering vectors and factors of one source; whether it can add to any lane."""
     v, whole, source, very_first = scratch.v, scene.whole, scene.sources[s], layer + sub + s == 0
     step = layer * scene.sources.shape[0] + s
-    idle = whole[at.SPARSE] and scratch.first[2 * step] == scratch.first[2 * step + 1]
+    idle = at.COMPLETE and whole[at.SPARSE] and scratch.first[2 * step] == scratch.first[2 * step + 1]
     if idle and not very_first and (whole[at.EACH_POLAR] or scene.numbers[at.DMIN] <= 0):
         return False
     scatter(v, lanes, source, scene.numbers[at.DMIN])
