@@ -137,7 +137,8 @@ def _sparse(results: dict[str, Any]) -> Iterator[str]:
         ratios = f"{one['value_ratio']:.1f}", f"{one['gradients_ratio']:.1f}"
         program = one["steps"] / C_STEPS
         program_said = f"{program:.0f} s, {program / one['value_s']:.0f} times as long"
-        yield f"| {name} | {one['steps']:.1e} | {value} | {ratios[0]} | {program_said} | {gradients} | {ratios[1]} |"
+        said = name.replace("|", "\\|")
+        yield f"| {said} | {one['steps']:.1e} | {value} | {ratios[0]} | {program_said} | {gradients} | {ratios[1]} |"
     yield ""
 
 
