@@ -1,8 +1,8 @@
 """Rates of this tree over those of another checkout: `python -m benchmarks.against OTHER [scene ...] [--rounds N]`.
 
 A process of each tree holds the same scene, and they take turns measurement by measurement, the first of a round
-changing, so that a machine's moods meet both. Ratios above one: this tree is faster. Scenes and timers are
-those of this tree in both.
+changing, so that a machine's moods meet both. Ratios above one: this tree is faster. OTHER needs benchmarks/scenes.py
+and benchmarks/measure.py, as every state of this project since its first page of benchmarks has.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Tree:
     """A checkout, and the process in which it renders one scene."""
 
     def __init__(self, folder: Path, scene: str) -> None:
-        environment = {**os.environ, "PYTHONPATH": f"{folder / 'src'}:{HERE}"}
+        environment = {**os.environ, "PYTHONPATH": f"{folder / 'src'}:{folder}"}
         self._process = subprocess.Popen(
             [sys.executable, "-c", SERVER, scene],
-            cwd=HERE,
+            cwd=folder,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
