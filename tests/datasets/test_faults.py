@@ -24,6 +24,7 @@ from nanobrag_torch.cli.nb.app import main
 from nanobrag_torch.datasets import engine
 from nanobrag_torch.datasets.shards import make_shard
 from nanobrag_torch.datasets.store import checksum, open_folder
+from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.leftovers import part_of
 from nanobrag_torch.io.ownership import claimed, is_alive, own_mark
 
@@ -167,6 +168,18 @@ def test_killed_runs_go_on_by_resume(whole, start, tmp_path):
     assert ended(last) == 0 and words_of(last) == ""
     assert sums(tmp_path / "set") == expected
     assert not list((tmp_path / "set" / "shards").glob(".*"))
+
+
+@pytest.mark.parametrize("size", [0, 500])
+def test_a_disk_that_fills_at_once_leaves_no_part_of_a_header(size, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(InputError, match="file too large"):
+            open_folder(tmp_path / "set", changed(TREE))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["shards"]
 
 
 def on_a_full_disk(log, recipe, folder, *words):

@@ -228,10 +228,12 @@ def _create(folder: Path, content: Json, text: bytes | None) -> None:
             with open_output(folder / "recipe.toml", FLAG) as file:
                 file.write(text)
         beside = part_of(folder / "dataset")
-        beside.write_text(json.dumps(content, indent=1) + "\n")
-        with suppress(FileExistsError):
-            os.link(beside, folder / "dataset.json")
-        beside.unlink()
+        try:
+            beside.write_text(json.dumps(content, indent=1) + "\n")
+            with suppress(FileExistsError):
+                os.link(beside, folder / "dataset.json")
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def differences(wanted: Json, there: Json, most: int = 4) -> list[str]:
