@@ -222,9 +222,11 @@ def run(name: str, count: int, first: int) -> None:
 
 
 def _code() -> str:
-    """The commit that a case was run with."""
-    words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    """The commit that a case was run with, -dirty where the code differs from it."""
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    edited = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "src", "benchmarks/*.py"], check=False)
+    return commit.stdout.strip() + ("-dirty" if edited.returncode else "")
 
 
 def main(words: list[str] | None = None) -> None:
