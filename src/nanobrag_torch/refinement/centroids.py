@@ -114,10 +114,11 @@ def _equations(
     basis = torch.eye(len(raw), dtype=raw.dtype)
     value = residuals(raw)
     slopes = torch.func.vmap(lambda v: torch.func.jvp(residuals, (raw,), (v,))[1])(basis)  # [T, b, 3]
-    off = torch.linalg.vector_norm(value[:, :2], dim=1)
-    width, turn = _scale(off, LEAST_PIXELS), _scale(value[:, 2].abs(), LEAST_RADIANS)
-    trust = 1 / (1 + (off / width / FAR) ** 2) ** 2
-    weights = trust[:, None] / torch.stack((width, width, turn)) ** 2
+    off = torch.stack((torch.linalg.vector_norm(value[:, :2], dim=1), value[:, 2].abs()), 1)
+    scale = torch.stack((_scale(off[:, 0], LEAST_PIXELS), _scale(off[:, 1], LEAST_RADIANS)))
+    trust = 1 / (1 + (off / scale / FAR) ** 2) ** 2
+    # a spot that only its tails show is where it should be, and far from the Ewald sphere
+    weights = (trust * trust[:, :1] ** torch.tensor([0, 1]) / scale**2)[:, [0, 0, 1]]
     above, precision = parameters.prior_terms(raw)
     matrix = torch.einsum("sbi,bi,tbi->st", slopes, weights, slopes) + torch.diag(precision)
     return matrix, -torch.einsum("tbi,bi,bi->t", slopes, weights, value) - precision * above

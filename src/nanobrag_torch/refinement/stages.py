@@ -410,6 +410,14 @@ def narrow(sampling: Sampling, coarse: Sampling) -> Sampling:
     return sampling if coarse.oversample == 1 else replace(sampling, oversample=2 * coarse.oversample)
 
 
+def first_sampling(problem: Problem, sampling: Sampling) -> Sampling:
+    """What the rounds of finer sums begin with: as coarsely as may be where there are domains, for these cost most."""
+    coarse = problem.model.sampling
+    if not _is_mosaic(problem):
+        return narrow(sampling, coarse)
+    return replace(sampling, oversample=max(sampling.oversample, coarse.oversample))
+
+
 def _is_mosaic(problem: Problem) -> bool:
     return any(name.startswith("spread") for name in problem.parameters.names)
 
