@@ -53,7 +53,8 @@ def _in_a_process(truth: Truth, noisy: Exposure, seed: int, options: dict[str, A
 def written(folder: Path, truth: Truth, noisy: Exposure, seed: int, options: dict[str, Any]) -> Run:
     """The files of a shot, and the run that refines it."""
     (begin,) = wrong_start(truth, Start(), seed)
-    write_image(folder / "image_001.img", noisy.counts.clip(0, 65535).astype("u2"), truth.experiments[0])
+    counts = noisy.counts.clip(0, 65535).astype("u2")
+    write_image(folder / "image_001.img", counts, truth.experiments[0], allow_loss=True)  # SMV knows no spectrum
     write_expt(folder / "shot.expt", replace(begin, image_template="image_001.img"))
     write_refl(folder / "shot.refl", noisy.table)
     write_mtz(folder / "model.mtz", wrong_factors(truth.factors, 0.15, seed + 1000))

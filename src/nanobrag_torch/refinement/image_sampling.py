@@ -13,7 +13,15 @@ from torch import Tensor
 from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.problem import Problem, State
 from nanobrag_torch.refinement.solver import Solution, levenberg_marquardt
-from nanobrag_torch.refinement.stages import BOXES_FOR_SAMPLING, ROUGH_STEP, brightest, keep_pixels, resampled
+from nanobrag_torch.refinement.stages import (
+    BOXES_FOR_SAMPLING,
+    ROUGH_STEP,
+    brightest,
+    first_sampling,
+    keep_pixels,
+    refine_sampling,
+    resampled,
+)
 
 HINT, MOST_SAMPLES = 8, 6
 """Samples along an edge: so many fit better than an integral where there are fewer; the most that are looked for."""
@@ -23,6 +31,13 @@ MOST_SQUARED_Z = 1.3
 """Of the brighter boxes: an image that was measured is hardly ever described as well, one that was simulated is."""
 STEPS = 3
 SIMULATED = "the image looks summed from {0} x {0} samples a pixel: so is the model (loss lower by {1:.0f})"
+
+
+def finely_summed(problem: Problem, state: State, sampling: Sampling, most_steps: int) -> tuple[Problem, Solution, str]:
+    """The fit with sums from `sampling` on that are as fine as it takes, or as coarse as those of the image."""
+    problem, solution, left = refine_sampling(problem, state, first_sampling(problem, sampling), most_steps)
+    problem, solution, alike = as_simulated(problem, solution, most_steps)
+    return problem, solution, alike or left
 
 
 def as_simulated(problem: Problem, solution: Solution, most_steps: int) -> tuple[Problem, Solution, str]:

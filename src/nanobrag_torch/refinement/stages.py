@@ -427,7 +427,8 @@ def sampling_moves(problem: Problem, solution: Solution, *, enough: bool = False
     now, moves = problem.model.sampling, {}
     for finer in finer_samplings(now, mosaic=_is_mosaic(problem), rotates=bool(problem.model.rotation)):
         if not (enough and finer.oversample > now.oversample):
-            moves[finer] = max((move, name) for name, move in moved_sigmas(problem, solution, finer).items())
+            found = moved_sigmas(problem, solution, finer)
+            moves[finer] = max(((move, name) for name, move in found.items()), default=(0.0, ""))
     return moves
 
 

@@ -21,7 +21,7 @@ from nanobrag_torch.refinement.build import IntensityPrior, Slots, build_problem
 from nanobrag_torch.refinement.centroids import Centroids, predicted, refine_centroids
 from nanobrag_torch.refinement.frames import Frame, frame_of, noise_of_background, with_offset
 from nanobrag_torch.refinement.gain import Gain, frame_with_gain, of_gain, settled, with_parameter
-from nanobrag_torch.refinement.image_sampling import as_simulated
+from nanobrag_torch.refinement.image_sampling import finely_summed
 from nanobrag_torch.refinement.inputs import Amplitudes, Geometry, PathLike, Shot, read_shot
 from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.neighbours import neighbours
@@ -52,13 +52,11 @@ from nanobrag_torch.refinement.stages import (
     box_sigma_z,
     coarse_oversample,
     first_columns,
-    first_sampling,
     fits_as_well,
     keep_pixels,
     narrow,
     nearby,
     outliers,
-    refine_sampling,
     resampled,
     scan,
     try_shapes,
@@ -372,9 +370,8 @@ class Refinement:
         if not self.options.check_sampling or self._is_pink(problem):
             problem, state = resampled(problem, state, self._fine_sampling(problem))
             return problem, levenberg_marquardt(problem, state, most_steps=most)
-        problem, solution, left = refine_sampling(problem, state, first_sampling(problem, FINE), most)
-        problem, solution, alike = as_simulated(problem, solution, most)
-        self.notes += [said for said in (alike or left,) if said]
+        problem, solution, left = finely_summed(problem, state, FINE, most)
+        self.notes += [left] if left else []
         return problem, solution
 
     def _is_pink(self, problem: Problem) -> bool:
