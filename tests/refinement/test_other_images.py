@@ -2,20 +2,25 @@
 
 from dataclasses import replace
 
+import gemmi
 import numpy as np
 import pytest
 
-from nanobrag_torch.refinement.centroids import predicted, refine_centroids
+from nanobrag_torch.refinement.centroids import refine_centroids
 from nanobrag_torch.refinement.setup import Choices, shot_model, start_parameters
+from nanobrag_torch.refinement.spots import listed_spots
 from nanobrag_torch.refinement.still import refine_still
 from nanobrag_torch.refinement.synthetic import (
     Start,
+    Truth,
     counted,
     errors,
-    expected_spots,
+    flat_detector,
+    oriented_crystal,
     rendered,
     rotation_truth,
     still_truth,
+    wilson_factors,
     wrong_start,
 )
 
@@ -43,22 +48,23 @@ def test_an_image_of_few_samples_a_pixel_is_known_for_one(samples, whole):
 
 def test_spots_far_from_the_sphere_turn_no_crystal():
     """In a wide rotation most spots cross the sphere; of the others some are seen by their tails alone."""
-    truth = rotation_truth(size=(1400, 1400))
-    scan = replace(truth.experiments[0].scan, oscillation_width_deg=0.5)
-    truth = replace(truth, experiments=(replace(truth.experiments[0], scan=scan),))
-    near = {tuple(hkl) for hkl in expected_spots(truth).hkl.tolist()}
-    wide = expected_spots(replace(truth, options={**truth.options, "mosaic_spread_deg": 2.0}))
-    model = shot_model(truth.experiments, [truth.factors], 0, Choices())
-    exact = start_parameters(model, truth.experiments, Choices())
-    found = predicted(model, exact.unpack(exact.pack()), wide)
-    far = (found.excitation > np.radians(0.5)).numpy()
-    chosen = np.array([tuple(hkl) in near for hkl in wide.hkl.tolist()])
-    chosen[np.flatnonzero(far)[:: max(1, int(far.sum()) // 30)]] = True
-    spots = replace(wide, centre=found.centre.numpy()).rows(chosen)
-    begin = wrong_start(truth, Start(rotation_deg=0.3), 3)
-    model = shot_model(begin, [truth.factors], 0, Choices())
+    cell = (61.0, 72.0, 43.0, 90.0, 90.0, 90.0)
+    frame = rotation_truth().experiments[0]
+    data = replace(
+        frame,
+        detector=flat_detector(150.0, (700, 700), 0.1),
+        crystal=oriented_crystal(cell, 9, hall=gemmi.SpaceGroup("P 21 21 21").hall),
+        scan=replace(frame.scan, oscillation_width_deg=0.5),
+    )
+    factors = wilson_factors(cell, "P 21 21 21", 1.9, b_iso=18, seed=1)
+    options = {"N_cells": (30.0, 25.0, 40.0), "shape": "square", "fluence": 1e25, "oversample": 3, "phi_steps": 25}
+    table = rendered(Truth(experiments=(data,), factors=factors, options=options, background=0.1)).table
+    begin = wrong_start(Truth(experiments=(data,), factors=factors, options=options), Start(rotation_deg=0.3), 3)
+    model = shot_model(begin, [factors], 0, Choices())
+    spots = listed_spots(table, {0: 0}, None).spots
     result = refine_centroids(model, start_parameters(model, begin, Choices()), spots)
-    assert result.reason == "" and result.median_pixels < 0.2
+    assert result.reason == "" and result.median_pixels < 0.5
+    assert float(result.excitation.abs().max()) > np.radians(0.5)
 
 
 def test_with_nothing_free_intensities_are_still_found(still):
