@@ -6,6 +6,7 @@ import gemmi
 import numpy as np
 import pytest
 
+from nanobrag_torch.records.experiment import ScanData
 from nanobrag_torch.refinement.centroids import refine_centroids
 from nanobrag_torch.refinement.setup import Choices, shot_model, start_parameters
 from nanobrag_torch.refinement.spots import listed_spots
@@ -54,7 +55,7 @@ def test_spots_far_from_the_sphere_turn_no_crystal():
         frame,
         detector=flat_detector(150.0, (700, 700), 0.1),
         crystal=oriented_crystal(cell, 9, hall=gemmi.SpaceGroup("P 21 21 21").hall),
-        scan=replace(frame.scan, oscillation_width_deg=0.5),
+        scan=ScanData(image_range=(1, 1), oscillation_start_deg=0.0, oscillation_width_deg=0.5),
     )
     factors = wilson_factors(cell, "P 21 21 21", 1.9, b_iso=18, seed=1)
     options = {"N_cells": (30.0, 25.0, 40.0), "shape": "square", "fluence": 1e25, "oversample": 3, "phi_steps": 25}
