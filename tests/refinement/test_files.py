@@ -11,6 +11,7 @@ import h5py
 import msgpack
 import numpy as np
 import pytest
+import torch
 
 import fault_runs
 from nanobrag_torch.cli.nb.app import main
@@ -187,6 +188,17 @@ def test_a_wrong_indexing_ends_with_code_4(files, tmp_path, capsys):
     assert main(["refine", *words, "-o", str(tmp_path / "out"), *QUICK]) == 4
     assert re.search(r"shot_00000: failed \(centroids", capsys.readouterr().out)
     assert not (tmp_path / "out" / "refined.expt").exists()
+
+
+def test_a_shot_whose_arithmetic_breaks_down_is_named(files, tmp_path, monkeypatch, capsys):
+    def broken(*_, **__):
+        raise torch.linalg.LinAlgError("linalg.cholesky: the input is not positive-definite\n(a second line)")
+
+    monkeypatch.setattr("nanobrag_torch.refinement.still.refine_still", broken)
+    assert run(files, tmp_path / "out") == 2
+    assert (
+        "not refined: the fit broke down: LinAlgError: linalg.cholesky: the input is not pos" in capsys.readouterr().out
+    )
 
 
 def test_predicted_spots_are_where_the_image_has_them(still, files, tmp_path, capsys):

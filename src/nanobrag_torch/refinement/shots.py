@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
     from nanobrag_torch.records.experiment import ExperimentData
     from nanobrag_torch.refinement.result import StillResult
 
+_log = logging.getLogger(__name__)
 FINGERPRINT = "fingerprint"
 FILES = ("spectrum", "mask")
 """Options that are files."""
 SUMMARY, LEDGER = "summary.json", ".finished"
+LONGEST_REASON = 150
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +154,8 @@ def _note(task: Task, mark: str) -> None:
 def refine_one(run: Run, task: Task, fingerprint: str) -> dict[str, Any]:
     """Refine one exposure in this process, write its folder, and return its record.
 
-    fingerprint: of the task, as `fingerprint` gives it. Input that cannot be refined is a record with the status
-    `input` and the reason, so that others go on.
+    fingerprint: of the task, as `fingerprint` gives it. Input that cannot be refined, or on which arithmetic
+    breaks down, is a record with the status `input` and the reason, so that others go on.
     """
     import torch
 
@@ -165,8 +168,11 @@ def refine_one(run: Run, task: Task, fingerprint: str) -> dict[str, Any]:
     mark = {"name": task.name, FINGERPRINT: fingerprint}
     try:
         result = refine_still(run.experiments, run.reflections, task.image, run.structure_factors, **own)
-    except InputError as error:
-        return {**mark, "status": "input", "reason": str(error), "seconds_in_all": time.perf_counter() - begun}
+    except (InputError, ArithmeticError, LookupError, RuntimeError, ValueError) as error:  # LinAlgError is one of them
+        _log.debug("%s: not refined", task.name, exc_info=True)
+        name = "" if isinstance(error, InputError) else f"the fit broke down: {type(error).__name__}: "
+        reason = name + (str(error) if not name else str(error).partition("\n")[0][:LONGEST_REASON])
+        return {**mark, "status": "input", "reason": reason, "seconds_in_all": time.perf_counter() - begun}
     more = {**mark, "seconds_in_all": round(time.perf_counter() - begun, 3)}
     keep(result, task, own)
     write_result(result, task.folder, figures=run.figures, more=more)
