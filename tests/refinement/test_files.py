@@ -192,13 +192,12 @@ def test_a_wrong_indexing_ends_with_code_4(files, tmp_path, capsys):
 
 def test_a_shot_whose_arithmetic_breaks_down_is_named(files, tmp_path, monkeypatch, capsys):
     def broken(*_, **__):
-        raise torch.linalg.LinAlgError("linalg.cholesky: the input is not positive-definite\n(a second line)")
+        torch.linalg.cholesky(torch.zeros((2, 2)))
 
     monkeypatch.setattr("nanobrag_torch.refinement.still.refine_still", broken)
     assert run(files, tmp_path / "out") == 2
-    assert (
-        "not refined: the fit broke down: LinAlgError: linalg.cholesky: the input is not pos" in capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    assert "not refined: the fit broke down: _LinAlgError: linalg.cholesky: The factor" in said
 
 
 def test_predicted_spots_are_where_the_image_has_them(still, files, tmp_path, capsys):
