@@ -146,7 +146,8 @@ def test_sums_are_removed_when_nobody_needs_them(tmp_path):
     assert list((tmp_path / "sums").iterdir()) == []
 
 
-def test_a_worker_that_never_comes_is_named(tmp_path):
-    reducer = Files(tmp_path, Place(0, 2), patience_s=0.05)
-    with pytest.raises(InputError, match=r"no sum 0 of \[1\]"):
+def test_a_worker_that_never_comes_is_named(tmp_path, caplog):
+    reducer = Files(tmp_path, Place(0, 2), patience_s=0.05, silence_s=0.01)
+    with caplog.at_level("INFO", "nanobrag_torch"), pytest.raises(InputError, match=r"no sum 0 of \[1\]"):
         reducer.total(torch.zeros(3, dtype=torch.float64))
+    assert [record.getMessage() for record in caplog.records] == ["waiting for sum 0 of process 2/2, at most 0.05 s"]

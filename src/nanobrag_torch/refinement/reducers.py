@@ -6,6 +6,7 @@ shots. All sums are float64 and every process gets the same numbers.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -20,6 +21,8 @@ from torch import Tensor
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import open_output
 from nanobrag_torch.workers import Place, summed
+
+_LOG = logging.getLogger(__name__)
 
 
 class Reducer(Protocol):
@@ -66,6 +69,7 @@ class Files:
     folder: Path
     place: Place
     patience_s: float = 3600.0
+    silence_s: float = 20.0  # before it is said who is waited for
     pause_s: float = 0.002
     bytes_sent: int = 0
     number: int = field(default=0, init=False)
@@ -109,8 +113,13 @@ class Files:
         return self.folder / f"sum_{self.number:06d}_{rank:05d}.npy"
 
     def _wait(self) -> None:
-        end = time.monotonic() + self.patience_s
+        begun, said = time.monotonic(), False
         while missing := [rank for rank in range(self.place.size) if not self._file(rank).is_file()]:
-            if time.monotonic() > end:
+            waited = time.monotonic() - begun
+            if waited > self.silence_s and not said:
+                said = True
+                others = ", ".join(f"{rank + 1}/{self.place.size}" for rank in missing)
+                _LOG.info("waiting for sum %d of process %s, at most %g s", self.number, others, self.patience_s)
+            if waited > self.patience_s:
                 raise InputError("workers", f"no sum {self.number} of {missing}", f"all within {self.patience_s:g} s")
             time.sleep(self.pause_s)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nanobrag_torch.records.experiment import ExperimentData
     from nanobrag_torch.refinement.result import StillResult
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 FINGERPRINT = "fingerprint"
 FILES = ("spectrum", "mask")
 """Options that are files."""
@@ -169,7 +169,7 @@ def refine_one(run: Run, task: Task, fingerprint: str) -> dict[str, Any]:
     try:
         result = refine_still(run.experiments, run.reflections, task.image, run.structure_factors, **own)
     except (InputError, ArithmeticError, LookupError, RuntimeError, ValueError) as error:  # LinAlgError is one of them
-        _log.debug("%s: not refined", task.name, exc_info=True)
+        _LOG.debug("%s: not refined", task.name, exc_info=True)
         name = "" if isinstance(error, InputError) else f"the fit broke down: {type(error).__name__}: "
         reason = name + (str(error) if not name else str(error).partition("\n")[0][:LONGEST_REASON])
         return {**mark, "status": "input", "reason": reason, "seconds_in_all": time.perf_counter() - begun}
