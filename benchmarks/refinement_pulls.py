@@ -103,7 +103,7 @@ def _photon_pulls(result: StillResult, exposure: Exposure) -> NDArray[np.float64
     boxes, found = result.fit.problem.boxes, result.intensities
     true = np.bincount(boxes.box, exposure.expected.reshape(-1)[boxes.pixels.numpy()], len(boxes))
     kept = np.bincount(boxes.box, minlength=len(boxes)) > 0
-    return np.asarray(((found.photons - true) / found.photons_sigma)[kept])
+    return np.asarray((found.photons - true)[kept] / found.photons_sigma[kept])
 
 
 def _intensity_pulls(result: StillResult, truth: Truth) -> NDArray[np.float64]:

@@ -101,6 +101,24 @@ def test_a_spread_that_adds_little_to_the_width_of_spots_is_found_and_none_is_sa
     assert found["N_a"] == pytest.approx(51, rel=0.02) and found["N_c"] == pytest.approx(30, rel=0.02)
 
 
+def test_sigmas_allow_for_sums_that_are_too_coarse():
+    truth = still_truth(**SMALL)
+    noisy = counted(rendered(truth), truth, 1)
+    options = {**QUICK, "sampling": Sampling(8, 1, 1), "readout_noise": 0.7}
+    alone, told = (
+        refine_still(
+            list(truth.experiments), noisy.table, noisy.counts, truth.factors, **{**options, "check_sampling": c}
+        )
+        for c in (False, True)
+    )
+    assert "all sigmas are larger" in " ".join(told.notes) and "all sigmas are larger" not in " ".join(alone.notes)
+    true = {"N_a": 42.0, "N_c": 55.0, "spread": 0.05, "distance": SMALL["distance_mm"]}
+    off = {name: (alone.parameters[name].value - value) / alone.parameters[name].sigma for name, value in true.items()}
+    now = {name: (told.parameters[name].value - value) / told.parameters[name].sigma for name, value in true.items()}
+    assert told.parameters["N_a"].value == alone.parameters["N_a"].value
+    assert max(map(abs, off.values())) > 8 and max(map(abs, now.values())) < 4
+
+
 def test_numbers_of_cells_off_the_diagonal_are_found():
     cells = ((30.0, 4.0, 0.0), (4.0, 30.0, 0.0), (0.0, 0.0, 45.0))
     truth = still_truth(**SMALL, N_cells=cells, mosaic_spread_deg=0.03)

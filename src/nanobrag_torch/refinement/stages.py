@@ -30,7 +30,8 @@ MOST_STEPS = 10**8
 ROUNDS_OF_SAMPLING = 5
 ALLOWED_MOVE = 0.3
 """Standard deviations."""
-UNSETTLED = "summed more finely still, {} would move by {:.1f} of its sigma"
+UNSETTLED = "summed more finely still"
+UNSETTLED_BY = UNSETTLED + ", {} would move by {:.1f} of its sigma: all sigmas are larger by twice such moves"
 SAFE_GAIN = 8.0
 """Less than the factor by which twice as many samples along an edge lower the error of an extrapolated integral."""
 SAMPLES_A_WIDTH, MOST_COARSE = 0.9, 5
@@ -311,11 +312,11 @@ def with_visible_spread(problem: Problem, state: State, least: float) -> tuple[P
     return with_parameters(problem, state, ParameterSet(raised))
 
 
-def moved_sigmas(problem: Problem, solution: Solution, sampling: Sampling) -> dict[str, float]:
-    """By how many of its standard deviations every parameter would move if the shot were summed as finely as this.
+def sampling_step(problem: Problem, solution: Solution, sampling: Sampling) -> Tensor:
+    """By how much every raw parameter [T] would move if the shot were summed as finely as this.
 
     Slopes are those of the coarser sum: they say where to, not from where. Only the brighter boxes are looked at, for
-    they say the most. A scale beside free intensities is left out: it takes up what the mean of the spots lacks.
+    they say the most.
     """
     state = solution.state
     wanted = brightest(problem, problem.spots(state).clamp(min=0), BOXES_FOR_SAMPLING)
@@ -323,11 +324,29 @@ def moved_sigmas(problem: Problem, solution: Solution, sampling: Sampling) -> di
     slopes = solution.jacobian[:, wanted]
     before = fewer.equations(coarse, slopes).projected().step().parameters
     finer, fine = resampled(fewer, coarse, sampling)
-    step = finer.equations(fine, slopes).projected().step().parameters
+    return finer.equations(fine, slopes).projected().step().parameters - before
+
+
+def moved_sigmas(problem: Problem, solution: Solution, sampling: Sampling) -> dict[str, float]:
+    """By how many of its standard deviations every parameter would move if the shot were summed as finely as this.
+
+    A scale beside free intensities is left out: it takes up what the mean of the spots lacks.
+    """
     sigma = solution.projected.covariance().diagonal().clamp(min=1e-300).sqrt()
-    moved = dict(zip(problem.parameters.names, ((step - before).abs() / sigma).tolist(), strict=True))
+    moves = (sampling_step(problem, solution, sampling).abs() / sigma).tolist()
     held = len(problem.constraint) > 0
-    return {name: move for name, move in moved.items() if not (held and name.partition("@")[0] == "scale")}
+    named = zip(problem.parameters.names, moves, strict=True)
+    return {name: move for name, move in named if not (held and name.partition("@")[0] == "scale")}
+
+
+def error_of_sampling(problem: Problem, solution: Solution) -> Tensor:
+    """What sums that are too coarse add to the covariance of the raw parameters [T, T].
+
+    Twice what each sum twice as fine would move: what further halves would move is as much again.
+    """
+    finer = finer_samplings(problem.model.sampling, mosaic=_is_mosaic(problem), rotates=bool(problem.model.rotation))
+    moved = torch.stack([2 * sampling_step(problem, solution, sampling) for sampling in finer])
+    return moved.T @ moved
 
 
 def finer_samplings(now: Sampling, *, mosaic: bool, rotates: bool) -> list[Sampling]:
@@ -435,7 +454,7 @@ def sampling_moves(problem: Problem, solution: Solution, *, enough: bool = False
 def unsettled(problem: Problem, solution: Solution) -> str:
     """What to say where a sum that is twice as fine would move a parameter by 0.3 sigma; empty where none would."""
     move, name = max(sampling_moves(problem, solution).values())
-    return UNSETTLED.format(name, move) if move > ALLOWED_MOVE else ""
+    return UNSETTLED_BY.format(name, move) if move > ALLOWED_MOVE else ""
 
 
 def _wanted_sampling(problem: Problem, solution: Solution, enough: bool) -> tuple[Sampling, str, bool]:
@@ -450,7 +469,7 @@ def _wanted_sampling(problem: Problem, solution: Solution, enough: bool) -> tupl
             continue
         both = bearable(joined(wanted, finer), wanted, problem)
         if both == wanted:
-            left = left or UNSETTLED.format(name, move)
+            left = left or UNSETTLED_BY.format(name, move)
         wanted = both
     finer = finer_samplings(now, mosaic=False, rotates=False)[0]
     return wanted, left, enough or moves[finer][0] < ALLOWED_MOVE * SAFE_GAIN

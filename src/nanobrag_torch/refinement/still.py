@@ -49,8 +49,10 @@ from nanobrag_torch.refinement.shoeboxes import Shoeboxes, Spots
 from nanobrag_torch.refinement.solver import Progress, Solution, levenberg_marquardt
 from nanobrag_torch.refinement.spots import Listed, half_size, listed_spots
 from nanobrag_torch.refinement.stages import (
+    UNSETTLED,
     box_sigma_z,
     coarse_oversample,
+    error_of_sampling,
     first_columns,
     fits_as_well,
     keep_pixels,
@@ -76,12 +78,9 @@ PINK = Sampling(domains=25, oversample=2, phi_steps=10)
 MANY_CHANNELS = 30
 FINE = Sampling(domains=25, oversample=2, phi_steps=10, extrapolated=True)
 UNCHECKED = Sampling(domains=25, oversample=3, phi_steps=10, extrapolated=True)
-VISIBLE_SPREAD = 0.3
-"""Width that a spread gives to spots over the width that the crystal's size gives: less may yet grow."""
-NO_SHAPE = 2.0
-"""sigma-Z above which the model is taken to be wrong in the shape of its spots."""
-ROUGH = 1.0
-"""Standard deviations of a step that ends the rough fit."""
+VISIBLE_SPREAD = 0.3  # width that a spread gives to spots over that which the crystal's size gives: less may yet grow
+NO_SHAPE = 2.0  # sigma-Z above which the model is taken to be wrong in the shape of its spots
+ROUGH = 1.0  # standard deviations of a step that ends the rough fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -447,6 +446,8 @@ class Refinement:
         z = problem.sigma_z(state)
         fit = Fit(problem, state, slots, solution.projected, solution.jacobian, frame)
         covariance = covariance_of(problem, solution, self.of_positions)
+        if any(note.startswith(UNSETTLED) for note in self.notes):
+            covariance = covariance + error_of_sampling(problem, solution)
         parameters = problem.parameters.at(state.raw, covariance)
         status, reason = verdict(problem, solution)
         share = partiality_of(problem.model, problem.parameters.unpack(state.raw), problem.boxes.spots)
