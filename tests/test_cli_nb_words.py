@@ -54,8 +54,9 @@ def simulate(*words: str) -> int:
 
 def test_what_it_will_do_is_said_first(folder, capsys):
     assert simulate("-N", "5", "--oversample", "2", "--mosaic-spread", "0.1", "--mosaic-domains", "3") == 0
-    tolerance, *lines = capsys.readouterr().out.splitlines()
+    tolerance, finely, *lines = capsys.readouterr().out.splitlines()
     assert tolerance.startswith("tolerance: a pixel may lose ")
+    assert finely == "sub-pixels: 2 x 2 where a spot may be, one sample elsewhere"
     pixels = np.load("a.npy").size
     assert lines[0] == f"to render: 1 image of {pixels} pixels; sub-pixels 2 x 2 (as asked for)"
     assert lines[1].startswith("24 steps a pixel: 2 x 2 sub-pixels x 2 phi steps x 3 mosaic domains x 1 sources")

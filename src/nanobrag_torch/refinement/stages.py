@@ -36,8 +36,8 @@ SAFE_GAIN = 8.0
 """Less than the factor by which twice as many samples along an edge lower the error of an extrapolated integral."""
 SAMPLES_A_WIDTH, MOST_COARSE = 0.9, 5
 NO_EFFECT = 1e-6
-LEAST_SHARE = 1e-6
-"""Of a spread that has run away to zero."""
+NO_SPREAD, LEAST_SHARE = 0.1, 1e-6
+"""Width that a spread adds to spots over that of the crystal's size: less is no spread; of one that has run away."""
 ROUGH_STEP = 0.5
 """Standard deviations of a step that ends the comparison of shapes."""
 BOXES_FOR_SCAN, BOXES_FOR_SHAPE, BOXES_FOR_SAMPLING = 60, 60, 60
@@ -288,10 +288,15 @@ def share_of_spread(problem: Problem, parameters: ParameterSet) -> float:
 
 
 def fits_as_well(problem: Problem, state: State, parameters: ParameterSet, sampling: Sampling) -> bool:
-    """Whether fewer parameters describe the brighter boxes as well, after a few steps of both."""
+    """Whether parameters without a spread describe the brighter boxes as well, after a few steps of both.
+
+    So they do where the spread adds next to nothing: what little it does then is to stand for what the model lacks.
+    """
     fewer, state = of_brightest(problem, state, BOXES_FOR_SHAPE)
     fewer, state = resampled(fewer, state, sampling)
     whole = levenberg_marquardt(fewer, state, most_steps=FIRST_STEPS + MORE_STEPS, small_step=ROUGH_STEP)
+    if share_of_spread(fewer, fewer.parameters.at(whole.state.raw)) < NO_SPREAD:
+        return True
     plain, start = with_parameters(fewer, state, parameters)
     without = levenberg_marquardt(plain, start, most_steps=FIRST_STEPS, small_step=ROUGH_STEP)
     without = _unless_hopeless(plain, without, whole.state.objective)
