@@ -403,12 +403,13 @@ class Simulator(SimulatorAttributes, SimulatorShown):
             values = operation.intensity(pixels[pixels < count], self.scene(), options, kernel=self.kernel)
         return float(values.max()) if values.numel() else 0.0
 
-    @property
-    def subpixels_where_spots_are(self) -> bool:
-        """Whether there are sub-pixels, and only where a spot may be: one sample serves elsewhere, within bounds."""
+    def fewer_samples_line(self) -> str:
+        """What to say where one sample serves, within bounds, wherever no spot is; empty where none does."""
         fades = PROFILES[self.crystal.config.shape] in (Profile.GRATING, Profile.SPHERE)
-        bound = self.tolerance if fades else self._cut()
-        return self.kernel != "reference" and bound > 0 and self.oversample > 1
+        bound, over = self.tolerance if fades else self._cut(), self.oversample
+        if self.kernel == "reference" or bound <= 0 or over == 1:
+            return ""
+        return f"sub-pixels: {over} x {over} where a spot may be, one sample elsewhere"
 
     def _cut(self) -> float:
         if self.cut is None:

@@ -95,8 +95,8 @@ def _render_and_write(prepared: Prepared, simulator: Simulator, report: Report |
         print(line)
     if prepared.request.tolerance > 0:
         print(f"left out: at most {prepared.request.tolerance:g} photons of any pixel (-tolerance)")
-    if simulator.subpixels_where_spots_are:
-        print(f"sub-pixels: {simulator.oversample} x {simulator.oversample} where a spot may be, one sample elsewhere")
+    if line := simulator.fewer_samples_line():
+        print(line)
     wanted = simulator.detector.pixels()
     print(speed_line(seconds, image.size if wanted is None else wanted.numel(), simulator.steps), flush=True)
 

@@ -261,8 +261,8 @@ def _tolerance(experiment: Experiment, frame: int, simulator: dict[str, Any], sh
         f"sample of pixels of image {_number(experiment, frame)} has"
     )
     made.tolerance = share * brightest
-    if made.subpixels_where_spots_are:
-        say(f"sub-pixels: {made.oversample} x {made.oversample} where a spot may be, one sample elsewhere")
+    if line := made.fewer_samples_line():
+        say(line)
     return share * brightest
 
 
