@@ -28,9 +28,10 @@ ROTATION_DEG, CELL, DISTANCE_MM = 0.1, 0.003, 0.2
 def pulls(seed: int) -> Case:
     """Every true value drawn from its prior; pulls of all parameters but the scale, which the gauge fixes.
 
+    Priors make crystals so large that spots are a few tenths of a pixel wide: 4 x 4 samples are no truth of those.
     Of the intensities the sums over spots: their number and the squares of their pulls, of photons and of F^2.
     """
-    believed = still_truth(domains=100, mosaic_sampling="quadrature", oversample=4, whole_pixels=True)
+    believed = still_truth(domains=400, mosaic_sampling="quadrature", oversample=8, whole_pixels=True)
     truth = drawn(believed, seed)
     exposure = counted(rendered(truth), truth, seed)
     result = refine_still(

@@ -85,9 +85,7 @@ class Projected(NamedTuple):
 
     def covariance(self) -> Tensor:
         """Of the parameters [T, T], with the columns free."""
-        count = len(self.right)
-        identity = torch.eye(count, dtype=torch.float64)
-        return torch.stack([solve_symmetric(self.matrix, column) for column in identity]) if count else self.matrix
+        return solve_symmetric(self.matrix, torch.eye(len(self.right), dtype=torch.float64))
 
     def follow_rows(self) -> Tensor:
         """How the columns follow the parameters [blocks, C, T]: they change by minus this times the step."""
@@ -110,14 +108,21 @@ class Projected(NamedTuple):
 
 
 def solve_symmetric(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solve a positive definite system [T, T] after scaling to a unit diagonal; rows of zeros give zero."""
+    """Solve a positive definite system [T, T] after scaling to a unit diagonal; rows of zeros give zero.
+
+    right: [T], or several side by side [T, k].
+    """
+    if right.dim() == 1:
+        return solve_symmetric(matrix, right[:, None])[:, 0]
+    if not len(matrix):
+        return right
     diagonal = matrix.diagonal()
     lit = diagonal > 0
     scale = torch.where(lit, diagonal.clamp(min=torch.finfo(matrix.dtype).tiny) ** -0.5, torch.zeros_like(diagonal))
     scaled = matrix * scale[:, None] * scale + torch.diag((~lit).to(matrix.dtype))
     values, vectors = torch.linalg.eigh(scaled)
     kept = torch.where(values > 1e-13 * values[-1:], 1 / values, torch.zeros_like(values))
-    found: Tensor = (vectors @ (kept * (vectors.T @ (right * scale)))) * scale
+    found: Tensor = (vectors @ (kept[:, None] * (vectors.T @ (right * scale[:, None])))) * scale[:, None]
     return found
 
 
