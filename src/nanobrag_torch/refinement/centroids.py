@@ -25,7 +25,6 @@ MOST_PIXELS = 3.0
 LEAST_INLIERS = 20
 LONGEST_STEP = 5.0  # in the raw sizes of the parameters
 WIDE = 100.0
-SMALL_STEP = 1e-3  # in the raw sizes of the parameters: the pixels move them further than that anyway
 """How much wider than for the pixels the prior of the rotation is: the indexing may be off by degrees."""
 SHARED = ("distance", "shift_fast", "shift_slow")
 
@@ -58,7 +57,7 @@ def refine_centroids(model: ShotModel, parameters: ParameterSet, spots: Spots) -
         step[which] = solve_symmetric(matrix[which][:, which], right[which])
         longest = float((step / scales).abs().max())
         raw = raw + step * min(1.0, LONGEST_STEP * WIDE / max(longest, 1e-12))
-        if longest < SMALL_STEP:
+        if longest < 1e-5:
             break
     return _judged(model, parameters.at(raw), spots, observed)
 
