@@ -31,7 +31,7 @@ def pulls(seed: int) -> Case:
     Priors make crystals so large that spots are a few tenths of a pixel wide: 4 x 4 samples are no truth of those.
     Of the intensities the sums over spots: their number and the squares of their pulls, of photons and of F^2.
     """
-    believed = still_truth(domains=400, mosaic_sampling="quadrature", oversample=8, whole_pixels=True)
+    believed = still_truth(domains=150, mosaic_sampling="quadrature", oversample=8, whole_pixels=True)
     truth = drawn(believed, seed)
     exposure = counted(rendered(truth), truth, seed)
     result = refine_still(
