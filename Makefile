@@ -24,7 +24,8 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: $(STAMP) lint  ## the whole suite
+test: $(STAMP)  ## lint and the whole suite; kernels are compiled once meanwhile, not by every worker of the suite
+	$(BIN)/nb warm & compiling=$$!; $(MAKE) --no-print-directory lint || { kill $$compiling; exit 1; }; wait $$compiling
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 bench: $(STAMP)  ## measure; results go to benchmarks/results

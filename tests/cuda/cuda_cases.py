@@ -47,6 +47,10 @@ SCENES: dict[str, dict[str, Any]] = {
     "panels": {"panels": 2},
     "no table": {"table": False, "thickness": 0.0},
     "point pixel": {"sources": 1},
+    "tricubic": {"sources": 1},  # the slowest for the interpreter, like layers; "curved, with layers" has two of all
+    "layers": {"sources": 1},
+    "layers of one solid angle": {"sources": 1},
+    "last layer": {"lattices": 1},
     "resolution limit": {"sources": 3},
     "resolution limit, every source": {"sources": 3},
 }
