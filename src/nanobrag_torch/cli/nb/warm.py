@@ -15,7 +15,7 @@ from nanobrag_torch.cli.messages import say
 KERNELS = ("images", "gradients", "slopes", "counts")
 TYPES = ("float32", "float64")
 KINDS = ("common", "every")
-"""Scenes of most runs, and those with the rare parts: curved detectors, other shapes than the block, tricubic F."""
+"""Scenes of most runs, and those with the rare parts: curved detectors, resolution limits, other shapes, tricubic F."""
 
 
 def warm(

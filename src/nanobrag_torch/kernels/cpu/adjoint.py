@@ -137,7 +137,18 @@ def _pull_offset(v: Array, lanes: int, panel: Array, scene: Packed, sums: Sums) 
 
 @stage()
 def _pull_first_polarization(v: Array, lanes: int, p: int, scene: Packed, sums: Sums) -> None:
-    """Let KEPT_POLAR flow back through the first source that each lane sees."""
+    """Let KEPT_POLAR flow back through the first source that each lane sees: the very first without a limit."""
+    if at.COMPLETE and scene.numbers[at.DMIN] > 0:
+        _pull_seen_polarization(v, lanes, p, scene, sums)
+    elif scene.sources.shape[0] > 0:
+        recall(v, lanes, scene.panels[p], at.FIRST, at.KEPT_POLAR, at.PULL_POLAR, scene)
+        pull_polarization(v, lanes, scene.sources[at.FIRST], sums.sources[at.FIRST])
+        pull_sample(v, lanes, p, at.FIRST, at.FIRST, scene, sums)
+
+
+@stage()
+def _pull_seen_polarization(v: Array, lanes: int, p: int, scene: Packed, sums: Sums) -> None:
+    """The same where lanes may see no source within the resolution limit before a later step."""
     number = recall_polarization(v, lanes, p, at.FIRST, scene)
     while number >= 0:
         layer, sub, s = step_of(number, scene)

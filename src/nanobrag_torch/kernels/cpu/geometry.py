@@ -135,7 +135,7 @@ def scatter(v: Array, lanes: int, source: Array, dmin: float) -> None:
         v[at.X + j] = (v[at.AIM_X + j] - ix) * inverse
         v[at.Y + j] = (v[at.AIM_Y + j] - iy) * inverse
         v[at.Z + j] = (v[at.AIM_Z + j] - iz) * inverse
-    if dmin > 0:
+    if at.COMPLETE and dmin > 0:
         for j in range(lanes):
             x, y, z = v[at.X + j], v[at.Y + j], v[at.Z + j]
             v[at.SEEN + j] = 0.0 if dmin * np.sqrt(x * x + y * y + z * z) > 1.0 else 1.0

@@ -90,7 +90,7 @@ def _packed(
         scenes = [one if own is None else one._replace(pixels=own) for one, own in zip(scenes, lists, strict=True)]
     small = stacks.panels, stacks.sources, stacks.lattice, stacks.shape, stacks.numbers
     cubic = options.interpolate and table.size > 0
-    rare = cubic or options.curved or options.profile != Profile.GRATING
+    rare = cubic or options.curved or options.dmin > 0 or options.profile != Profile.GRATING
     leaves_out = sparse.tolist() * (count // len(sparse))
     return Packed(scenes, _finite_scenes(small, count), any_sparse, [rare or one for one in leaves_out])
 

@@ -132,7 +132,7 @@ def see_source(scratch: Scratch, scene: Packed, lanes: int, layer: int, sub: int
     if idle and not very_first and (whole[at.EACH_POLAR] or scene.numbers[at.DMIN] <= 0):
         return False
     scatter(v, lanes, source, scene.numbers[at.DMIN])
-    if whole[at.EACH_POLAR] or scene.numbers[at.DMIN] > 0 or very_first:
+    if whole[at.EACH_POLAR] or (at.COMPLETE and scene.numbers[at.DMIN] > 0) or very_first:
         polarizations(v, lanes, source, whole[at.EACH_POLAR])
     return factors(v, lanes, source, whole[at.SUBS]) and not idle
 
