@@ -21,6 +21,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation
 from nanobrag_torch.kernels.problem import Options, Scene, without_absent
 from nanobrag_torch.models.crystal import INTERPOLATION_CELLS
+from nanobrag_torch.models.tensors import is_finite
 from nanobrag_torch.simulator import Simulator
 
 MODELS = ("crystal", "detector", "beam")
@@ -52,7 +53,7 @@ def render_batch(simulator: Simulator, rows: Rows, pixels: Tensor | None = None,
         places.append(chosen)
         parts.append(_photons(alike, {name: stack[chosen] for name, stack in rows.items()}, listed))
     values = parts[0] if len(parts) == 1 else torch.cat(parts)[torch.argsort(torch.cat(places))]
-    if check and not bool(torch.isfinite(values).all()):
+    if check and not is_finite(values):
         raise InputError("image", "not finite", "rows that give finite pixels")
     return values if pixels is not None else _as_images(values, wanted, simulator)
 

@@ -27,7 +27,8 @@ from nanobrag_torch.kernels.reference import Progress
 from nanobrag_torch.models import departures
 from nanobrag_torch.models.beam import Beam, Sources
 from nanobrag_torch.models.crystal import Crystal
-from nanobrag_torch.models.detector import Detector, DetectorGeometry
+from nanobrag_torch.models.detector import Detector, DetectorGeometry, seen_from_behind
+from nanobrag_torch.models.tensors import is_finite
 from nanobrag_torch.physics.absorption import blinded
 from nanobrag_torch.physics.lattice_factor import PROFILES, Profile, amplitude, shape_matrix
 from nanobrag_torch.response.chain import Response
@@ -205,10 +206,11 @@ class Simulator(SimulatorAttributes, SimulatorShown):
         """The image in photons per pixel before the response; shape and errors as for `run`."""
         pixels, shape = self.detector.pixels(), self.image_shape
         count = math.prod(shape)
-        values = self.photon_values(pixels, progress=progress, check=False)
+        scene = self.scene()
+        values = self._photons_of(scene, pixels, progress)
         if check:
             _require_finite(values)
-            self._warn_of_blind_pixels()
+            self._warn_of_blind_pixels(scene.panels)
         if pixels is None:
             return values.reshape(shape)
         return torch.zeros(count, dtype=self.dtype, device=self.device).index_put((pixels,), values).reshape(shape)
@@ -272,7 +274,10 @@ class Simulator(SimulatorAttributes, SimulatorShown):
         """Photons [n] of pixels before the response; arguments and errors as for `pixel_values`."""
         if check and pixels is not None:
             _require_pixels(pixels, self.detector.panel_count * math.prod(self.detector.image_shape))
-        scene, options = self.scene(), self.options()
+        return self._photons_of(self.scene(), pixels, progress)
+
+    def _photons_of(self, scene: Scene, pixels: Tensor | None, progress: Progress | None) -> Tensor:
+        options = self.options()
         values = operation.intensity(pixels, scene, options, kernel=self.kernel, progress=progress)
         if self.compat.stale_phi:
             listed = self.wanted_pixels() if pixels is None else pixels
@@ -427,8 +432,8 @@ class Simulator(SimulatorAttributes, SimulatorShown):
             blind = blind | (geometry.sensor[:, 0] == 0)
         return blinded(geometry.sensor, blind)
 
-    def _warn_of_blind_pixels(self) -> None:
-        behind = self.geometry.seen_from_behind
+    def _warn_of_blind_pixels(self, panels: Tensor) -> None:
+        behind = seen_from_behind(panels)
         if bool(behind.any()):
             wanted, size = self.wanted_pixels(), math.prod(self.detector.image_shape)
             count = int(behind[torch.div(wanted, size, rounding_mode="floor")].sum())
@@ -461,7 +466,7 @@ def _traced_pixels(debug_config: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 
 def _require_finite(values: Tensor) -> None:
-    if not bool(torch.isfinite(values).all()):
+    if not is_finite(values):
         raise InputError("image", "not finite", "parameters that give finite pixels")
 
 

@@ -17,6 +17,7 @@ from nanobrag_torch.io.mosflm import read_mosflm_matrix
 from nanobrag_torch.models.beam import Beam
 from nanobrag_torch.models.crystal import Crystal, stale_steps
 from nanobrag_torch.models.detector import Detector
+from nanobrag_torch.models.tensors import is_finite
 from nanobrag_torch.simulator import Simulator
 from nanobrag_torch.testing import EXAMPLES
 
@@ -323,3 +324,11 @@ def test_bad_options_of_a_simulator_are_named(options):
 def test_examples_render_something(name):
     image = EXAMPLES[name]().simulator(kernel="reference").run()
     assert image.dtype == F64 and image.max() > 0 and image.min() >= 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_number_that_is_not_finite_is_found_and_a_large_sum_is_no_such_number(dtype):
+    most = torch.finfo(dtype).max
+    assert is_finite(torch.full((1000,), most, dtype=dtype)) and is_finite(torch.zeros(0, dtype=dtype))
+    for bad in ([torch.nan], [torch.inf], [-torch.inf], [torch.inf, -torch.inf], [most, most, -torch.inf]):
+        assert not is_finite(torch.cat((torch.ones(5000, dtype=dtype), torch.tensor(bad, dtype=dtype))))

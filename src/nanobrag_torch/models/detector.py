@@ -79,10 +79,15 @@ class DetectorGeometry:
     @property
     def seen_from_behind(self) -> Tensor:
         """Which panels [P] turn their back to the crystal, or lie where their normal comes from."""
-        return (self.panels[:, 0] * self.panels[:, 3]).sum(-1) < 0
+        return seen_from_behind(self.panels)
 
     beam, polar, spindle, twotheta_axis = map(Axis, ("beam", "polar", "spindle", "twotheta"))
     """Vectors [3] of `axes`: along the incident beam, the polarization, the rotation axis, the two-theta axis."""
+
+
+def seen_from_behind(panels: Tensor) -> Tensor:
+    """Which panels [P, 4, 3] turn their back to the crystal, or lie where their normal comes from: [P]."""
+    return (panels[:, 0] * panels[:, 3]).sum(-1) < 0
 
 
 def _reported(origin: Tensor, fast: Tensor, slow: Tensor, spot: Tensor) -> dict[str, Tensor]:

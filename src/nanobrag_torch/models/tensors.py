@@ -19,3 +19,8 @@ def as_tensor(value: Any, device: torch.device | str = "cpu") -> Tensor:
     if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
         return torch.stack([as_tensor(item, device) for item in value])
     return torch.as_tensor(value, dtype=torch.float64).to(device, non_blocking=at_once)
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether every number is: their sum, a tenth of the work, is not where one is not; it may also be too large."""
+    return bool(torch.isfinite(values.detach().sum())) or bool(torch.isfinite(values).all())
