@@ -8,7 +8,9 @@ from torch import Tensor
 
 from nanobrag_torch import BeamConfig, CrystalConfig, DetectorConfig, Simulator, loss_and_gradient
 from nanobrag_torch.background.materials import MaterialConfig
+from nanobrag_torch.config import CrystalShape
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.kernels import operation
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
 from nanobrag_torch.refinement import losses
@@ -33,11 +35,20 @@ def simulator(given: dict[str, Tensor], dtype: torch.dtype = D, **more: object) 
     def of(config: type) -> dict[str, Tensor]:
         return {name: value for name, value in given.items() if name in config.__dataclass_fields__}  # type: ignore[attr-defined]
 
-    crystal = Crystal(CrystalConfig(**{"cell_a": 60.0, "N_cells": (6, 7, 8), "default_F": 40.0, **of(CrystalConfig)}))
+    def settings(config: type) -> dict[str, object]:
+        return {name: more.pop(name) for name in list(more) if name in config.__dataclass_fields__}  # type: ignore[attr-defined]
+
+    plain = {"cell_a": 60.0, "N_cells": (6, 7, 8), "default_F": 40.0}
+    crystal = Crystal(CrystalConfig(**plain | settings(CrystalConfig) | of(CrystalConfig)))
+
     detector = {"distance_mm": 80.0, "pixel_size_mm": 0.4, "spixels": SHAPE[0], "fpixels": SHAPE[1], "oversample": 1}
-    beam = BeamConfig(**{"wavelength_A": 1.1, **of(BeamConfig)})
+    beam = BeamConfig(**{"wavelength_A": 1.1} | settings(BeamConfig) | of(BeamConfig))
     return Simulator(
-        crystal, Detector(DetectorConfig(**detector | of(DetectorConfig))), beam_config=beam, dtype=dtype, **more
+        crystal,
+        Detector(DetectorConfig(**detector | settings(DetectorConfig) | of(DetectorConfig))),
+        beam_config=beam,
+        dtype=dtype,
+        **more,
     )
 
 
@@ -81,6 +92,70 @@ def test_it_is_the_backward_pass(name, monkeypatch):
     for f, w in zip(found.gradients, wanted, strict=True):
         assert f.shape == w.shape
         assert float((f - w).abs().max()) < 1e-10 * float(w.abs().max())
+
+
+CRYSTAL: dict[str, object] = {
+    "mosaic_spread_deg": 0.3,
+    "mosaic_domains": 3,
+    "mosaic_seed": 1,
+    "phi_steps": 2,
+    "osc_range_deg": 0.4,
+}
+SENSOR: dict[str, object] = {"detector_thick_um": 300.0, "detector_abs_um": 200.0, "detector_thicksteps": 3}
+OPTIONS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "domains and phi": CRYSTAL,
+    "colours": {"dispersion_pct": 3.0, "dispersion_steps": 3},
+    "sub-pixels": {"oversample": 2},
+    "each factor": {"oversample": 2, "oversample_omega": True, "oversample_polar": True, **CRYSTAL},
+    "thick": SENSOR | {"dispersion_pct": 3.0, "dispersion_steps": 2},
+    "each capture": SENSOR | {"oversample": 2, "oversample_thick": True},
+    "resolution": {"dmin": 1.4, "dispersion_pct": 8.0, "dispersion_steps": 3},
+    "point pixels": {"point_pixel": True, "oversample": 2},
+    "many cells": {"N_cells": (500, 400, 300)},
+    "turned detector": {"detector_rotx_deg": 11.0, "detector_twotheta_deg": 20.0},
+    "a spread that moves": CRYSTAL | {"mosaic_spread_deg": torch.tensor(0.3, dtype=D, requires_grad=True)},
+    "phi that moves": CRYSTAL | {"osc_range_deg": torch.tensor(0.4, dtype=D, requires_grad=True)},
+    "three spreads": CRYSTAL | {"mosaic_spread_deg": torch.tensor([0.3, 0.1, 0.2], dtype=D)},
+    "round": {"shape": CrystalShape.ROUND},
+    "curved": {"curved_detector": True},
+}
+
+
+@pytest.mark.parametrize("dtype", [D, torch.float32], ids=str)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options(name, dtype, monkeypatch):
+    """Whatever is kept of pixels, and of whatever nothing can be: what the backward pass finds."""
+    monkeypatch.setattr(losses, "PIXELS_AT_ONCE", 300)
+    given, more = leaves("cell_a", "misset_deg", "distance_mm", "wavelength_A"), OPTIONS[name]
+    made = simulator(given, dtype, **more)
+    by = [*given.values(), *(value for value in more.values() if isinstance(value, Tensor) and value.requires_grad)]
+    found = loss_and_gradient(made, squares, by)
+    every = torch.arange(SHAPE[0] * SHAPE[1])
+    whole = squares(made.pixel_values(every), every)
+    wanted = torch.autograd.grad(whole, by)
+    close = 1e-9 if dtype == D else 2e-4
+    assert float(found.loss) == pytest.approx(float(whole.detach()), rel=1e-12 if dtype == D else 1e-6)
+    for f, w in zip(found.gradients, wanted, strict=True):
+        assert float((f - w).abs().max()) < close * float(w.abs().max())
+
+
+def test_what_is_kept_is_used_where_lattices_change_alike(monkeypatch):
+    """A gradient that is right by either way says nothing about which was taken."""
+    taken: list[bool] = []
+    keep = operation.keep
+
+    def noted(*given: object, **more: object) -> object:
+        taken.append((found := keep(*given, **more)) is not None)
+        return found
+
+    monkeypatch.setattr(operation, "keep", noted)
+    kept = []
+    for name, more in OPTIONS.items():
+        given, before = leaves("cell_a", "distance_mm"), len(taken)
+        loss_and_gradient(simulator(given, **more), squares, list(given.values()))
+        kept += [name] if any(taken[before:]) else []
+    assert set(OPTIONS) - set(kept) == {"a spread that moves", "phi that moves", "three spreads", "round", "curved"}
 
 
 def test_lists_of_pixels_and_functions_that_build(monkeypatch):

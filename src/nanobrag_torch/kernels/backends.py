@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nanobrag_torch.compilation import available
 from nanobrag_torch.kernels.cpu import gradients as cpu_gradients
+from nanobrag_torch.kernels.cpu import kept as cpu_kept
 from nanobrag_torch.kernels.cpu import launch as cpu
 from nanobrag_torch.kernels.cpu.tangent import launch as cpu_tangent
 from nanobrag_torch.kernels.cuda import devices as cuda_devices
@@ -40,6 +41,8 @@ class Backend:
     batches: bool = (
         False  # whether it takes scenes with a batch axis; else kernels.in_turn hands it one after the other
     )
+    keep: Callable[[Tensor, Scene, Options], cpu_kept.Kept | None] | None = None
+    """-> values and what is kept of them until a loss says what flows in; None of scenes that it does not take."""
 
 
 def _cpu_obstacle(scene: Scene, options: Options) -> str:
@@ -68,7 +71,15 @@ def _table_obstacle(scene: Scene) -> str:
 
 
 CPU = Backend(
-    "numba", "cpu", cpu.value, cpu_gradients.gradients, cpu_tangent.tangents, _cpu_obstacle, reports=True, batches=True
+    "numba",
+    "cpu",
+    cpu.value,
+    cpu_gradients.gradients,
+    cpu_tangent.tangents,
+    _cpu_obstacle,
+    reports=True,
+    batches=True,
+    keep=cpu_kept.keep,
 )
 CUDA = Backend("triton", "cuda", cuda.forward, cuda.adjoint, cuda.tangents, _cuda_obstacle)
 BACKENDS: dict[str, Backend] = {backend.device: backend for backend in (CPU, CUDA)}

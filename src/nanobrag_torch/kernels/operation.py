@@ -18,8 +18,10 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import reference, transforms
 from nanobrag_torch.kernels.arguments import SCENE, require_sound
 from nanobrag_torch.kernels.backends import left_to_reference, obstacle
+from nanobrag_torch.kernels.cpu.kept import Kept
+from nanobrag_torch.kernels.empty import is_dark
 from nanobrag_torch.kernels.operators import OPERATORS, all_pixels, pull_back, push_forward, render
-from nanobrag_torch.kernels.problem import Options, Pull, Scene
+from nanobrag_torch.kernels.problem import Options, Pull, Scene, values_shape
 
 _LOG = logging.getLogger(__name__)
 KERNELS = ("auto", "reference", "fused")
@@ -149,6 +151,20 @@ def gradients(
     arguments = SCENE.pack(fixed, options)
     *found, values = OPERATORS.call.intensity_adjoint(upstream, pixels, *arguments, SCENE.flags(wanted), value)
     return values, {name: tensor for name, tensor in zip(SCENE.names, found, strict=True) if name in wanted}
+
+
+def keep(pixels: Tensor, scene: Scene, options: Options, *, kernel: str = "auto") -> Kept | None:
+    """Values of the pixels [n] with what their gradients by some tensors take (KEEPS of kernels.cpu.kept), in one pass.
+
+    None where this cannot be had: `intensity` and its backward pass are the way then.
+    """
+    _require_kernel(kernel)
+    require_sound(scene, pixels)
+    if kernel == "reference" or obstacle(scene, options) or is_dark(values_shape(pixels, scene, options), scene):
+        return None
+    given = OPERATORS.backend(scene).keep
+    stacked = scene.stacked() or scene.lattice.shape[0] == 0
+    return None if given is None or stacked else given(pixels, scene, options)
 
 
 def tangents(

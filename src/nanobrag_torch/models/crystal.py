@@ -251,6 +251,15 @@ class Crystal:
         steps = turns.shape[0]
         return stack.transpose(-1, -2).reshape(-1, 3, 3), weights.repeat(steps) / steps
 
+    def turns_alike(self, spindle: Tensor, compat: Compat = Compat()) -> bool:  # noqa: B008
+        """Whether nothing that gradients are by moves a lattice against another: all change by the same matrix, which
+        multiplies them from the left, as the cell and its orientation do."""
+        if self._is_anisotropic:
+            return False
+        turns = self.phi_rotations(spindle, compat)
+        domains, _ = self.mosaic_domains(torch.eye(3, dtype=torch.float64, device=self.device), compat)
+        return not (turns.requires_grad or domains.requires_grad)
+
     def phi_rotations(self, spindle: Tensor, compat: Compat = Compat()) -> Tensor:  # noqa: B008
         """Spindle rotation of each phi step [T, 3, 3]; under compat.stale_phi a step at zero repeats the one before."""
         phi = self.phi_radians()

@@ -1,7 +1,8 @@
 """A loss of pixels and its gradient, a tile of pixels at a time: memory is that of a tile, whatever the image.
 
-Every tile is rendered, the loss says what flows back into it, and its slopes are taken while the tile is at hand. What
-they sum up to by the few tensors of the scene goes back to the parameters once, at the end.
+Every tile is rendered, the loss says what flows back into it, and its slopes are taken while the tile is at hand. Where
+the kernel can, it keeps of every pixel what its slopes take, so that what the loss says is all that is left to go
+through. What they sum up to by the few tensors of the scene goes back to the parameters once, at the end.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from torch import Tensor
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation
+from nanobrag_torch.kernels.cpu.kept import KEEPS, Kept, bytes_kept
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.simulator import Simulator
 
-PIXELS_AT_ONCE = 2**16
+PIXELS_AT_ONCE = 2**18
+KEPT_BYTES = 2**26
+"""The most that is kept of a tile until its loss is known."""
+FEWEST_KEPT = 2**11
+"""Pixels that a tile has at least, or nothing is kept of it."""
 
 PixelLoss = Callable[[Tensor, Tensor], Tensor]
 """(photons [n], flat indices [n] of these pixels) -> the sum of what they lose []."""
@@ -53,7 +59,8 @@ def loss_and_gradient(
         scenes = _scenes(simulator)
         cut = [(Scene(*map(_leaf, scene.tensors())), options) for scene, options in scenes]
         moving, leaves = _moving(scenes), _moving(cut)
-        total, found = _over_tiles(simulator, loss, cut, [*leaves, *parameters], wanted)
+        keeps = _keeps(simulator, *cut[0])
+        total, found = _over_tiles(simulator, loss, cut, [*leaves, *parameters], wanted, keeps)
         flow = [torch.zeros_like(t) if g is None else g for t, g in zip(leaves, found[: len(leaves)], strict=True)]
         through = (
             torch.autograd.grad(moving, parameters, flow, allow_unused=True) if moving else [None] * len(parameters)
@@ -85,30 +92,69 @@ def _moving(scenes: Sequence[tuple[Scene, Options]]) -> list[Tensor]:
     return [tensor for scene, _ in scenes for tensor in scene.tensors() if tensor.requires_grad]
 
 
+def _keeps(simulator: Simulator, scene: Scene, options: Options) -> int:
+    """Pixels of a tile of which all is kept that the gradients of the crystal's scene take; none where that is not all.
+
+    Lattices have to change alike for it: kernels.cpu.keep.
+    """
+    fits = all(name in KEEPS for name, tensor in scene.named().items() if tensor.requires_grad)
+    alike = not scene.lattice.requires_grad or simulator.crystal.turns_alike(
+        simulator.geometry.spindle, simulator.compat
+    )
+    count = min(PIXELS_AT_ONCE, KEPT_BYTES // bytes_kept(scene, options))
+    return count if fits and alike and count >= min(FEWEST_KEPT, PIXELS_AT_ONCE) else 0
+
+
 def _over_tiles(
     simulator: Simulator,
     loss: PixelLoss,
     scenes: Sequence[tuple[Scene, Options]],
     inputs: Sequence[Tensor],
     pixels: Tensor,
+    keeps: int,
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The loss of all pixels, and its gradients by the inputs; None for what nothing depends on."""
     total = torch.zeros((), dtype=torch.float64, device=pixels.device)
     sums: list[Tensor | None] = [None for _ in inputs]
-    for tile in torch.split(pixels, PIXELS_AT_ONCE):
-        lost = loss(_photons(simulator, scenes, tile), tile)
+    for tile in torch.split(pixels, keeps or PIXELS_AT_ONCE):
+        kept = operation.keep(tile, *_bare(*scenes[0]), kernel=simulator.kernel) if keeps else None
+        first = operation.intensity(tile, *scenes[0], kernel=simulator.kernel) if kept is None else _leaf_of(kept)
+        lost = loss(_photons(simulator, first, scenes[1:], tile), tile)
         if not isinstance(lost, Tensor) or lost.numel() != 1 or not lost.requires_grad:
             raise InputError("loss", "no number that photons decide", "a function whose value is a sum over the pixels")
         total += lost.detach().reshape(())
-        found = torch.autograd.grad(lost, inputs, allow_unused=True)
+        given = inputs if kept is None else (*inputs, first)
+        found: list[Tensor | None] = list(torch.autograd.grad(lost, given, allow_unused=True))
+        if kept is not None and (flow := found.pop()) is not None:
+            found = _with_kept(found, inputs, kept, flow, scenes[0][0])
         sums = [_added(mine, theirs) for mine, theirs in zip(sums, found, strict=True)]
     return total, sums
 
 
-def _photons(simulator: Simulator, scenes: Sequence[tuple[Scene, Options]], tile: Tensor) -> Tensor:
-    parts = [operation.intensity(tile, scene, options, kernel=simulator.kernel) for scene, options in scenes]
+def _bare(scene: Scene, options: Options) -> tuple[Scene, Options]:
+    """The scene without anything that gradients are by."""
+    return Scene(*(tensor.detach() for tensor in scene.tensors())), options
+
+
+def _leaf_of(kept: Kept) -> Tensor:
+    return kept.values.requires_grad_()
+
+
+def _with_kept(
+    found: Sequence[Tensor | None], inputs: Sequence[Tensor], kept: Kept, flow: Tensor, scene: Scene
+) -> list[Tensor | None]:
+    """What is found by the inputs, with what flows through the values into the scene's tensors among them."""
+    moving = {name: tensor for name, tensor in scene.named().items() if tensor.requires_grad}
+    through = {id(moving[name]): gradient for name, gradient in kept.gradients(flow, moving).items()}
+    return [_added(mine, through.get(id(tensor))) for mine, tensor in zip(found, inputs, strict=True)]
+
+
+def _photons(simulator: Simulator, crystal: Tensor, others: Sequence[tuple[Scene, Options]], tile: Tensor) -> Tensor:
+    """Those of the crystal and of all beside it."""
+    parts = [operation.intensity(tile, scene, options, kernel=simulator.kernel) for scene, options in others]
     background = simulator.background_values(tile)
-    return torch.stack(parts if background is None else [*parts, background]).sum(0)
+    parts = parts if background is None else [*parts, background]
+    return torch.stack([crystal, *parts]).sum(0) if parts else crystal
 
 
 def _added(first: Tensor | None, second: Tensor | None) -> Tensor | None:

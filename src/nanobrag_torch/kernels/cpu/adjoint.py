@@ -56,7 +56,7 @@ def adjoint(
 @stage(inline="always")
 def _pull_block(scratch: Scratch, scene: Packed, lanes: int, p: int, wants: Array, sums: Sums) -> None:
     """TOTAL and the gradients of one block on panel p."""
-    v, whole, panel = scratch.v, scene.whole, scene.panels[p]
+    v, panel = scratch.v, scene.panels[p]
     begin(v, lanes, panel, scene)
     clear_kept(v, lanes)
     layers, subs = samples_of(scratch, scene)
@@ -65,14 +65,26 @@ def _pull_block(scratch: Scratch, scene: Packed, lanes: int, p: int, wants: Arra
             sample(v, lanes, panel, layer, sub, scene)
             clear_pull(v, lanes)
             _pull_sources(scratch, scene, lanes, layer, sub, wants, sums)
-            if wants[at.WANT_FACTORS] or wants[at.WANT_SCATTERING]:
-                pull_sample(v, lanes, p, layer, sub, scene, sums)
-        if wants[at.WANT_FACTORS] and not whole[at.EACH_CAPTURE] and not whole[at.LAST_CAPTURE]:
-            _pull_kept(v, lanes, p, layer, at.KEPT_CAPTURE, at.PULL_CAPTURE, scene, sums)
-        if wants[at.WANT_FACTORS] and whole[at.LAYER_OMEGA] and not whole[at.EACH_OMEGA]:
-            _pull_kept(v, lanes, p, layer, at.KEPT_OMEGA, at.PULL_OMEGA, scene, sums)
-    if wants[at.WANT_FACTORS]:
-        _finish(v, lanes, p, scene, wants, sums)
+            end_sample(v, lanes, p, layer, sub, scene, wants, sums)
+        end_layer(v, lanes, p, layer, scene, wants, sums)
+    end_pixel(v, lanes, p, scene, wants, sums)
+
+
+@stage(inline="always")
+def end_sample(v: Array, lanes: int, p: int, layer: int, sub: int, scene: Packed, wants: Array, sums: Sums) -> None:
+    """What flows back through one sub-pixel of a layer."""
+    if wants[at.WANT_FACTORS] or wants[at.WANT_SCATTERING]:
+        pull_sample(v, lanes, p, layer, sub, scene, sums)
+
+
+@stage(inline="always")
+def end_layer(v: Array, lanes: int, p: int, layer: int, scene: Packed, wants: Array, sums: Sums) -> None:
+    """The gradients by factors that were formed once a layer."""
+    whole = scene.whole
+    if wants[at.WANT_FACTORS] and not whole[at.EACH_CAPTURE] and not whole[at.LAST_CAPTURE]:
+        _pull_kept(v, lanes, p, layer, at.KEPT_CAPTURE, at.PULL_CAPTURE, scene, sums)
+    if wants[at.WANT_FACTORS] and whole[at.LAYER_OMEGA] and not whole[at.EACH_OMEGA]:
+        _pull_kept(v, lanes, p, layer, at.KEPT_OMEGA, at.PULL_OMEGA, scene, sums)
 
 
 @stage(inline="always")
@@ -84,11 +96,11 @@ def _pull_sources(scratch: Scratch, scene: Packed, lanes: int, layer: int, sub: 
             if not (at.COMPLETE and add_pairs_and_slopes(scratch, scene, lanes, step, wants, sums)):
                 survey_source(scratch, scene, lanes, step)
                 add_lattices_and_slopes(rows_of(scratch), terms_of(scene), lanes, wants, sums)
-            _pull_source(scratch.v, lanes, scene.sources[s], sums.sources[s], scene.whole, wants)
+            pull_source(scratch.v, lanes, scene.sources[s], sums.sources[s], scene.whole, wants)
 
 
 @stage(inline="always")
-def _pull_source(v: Array, lanes: int, source: Array, of_source: Array, whole: Array, wants: Array) -> None:
+def pull_source(v: Array, lanes: int, source: Array, of_source: Array, whole: Array, wants: Array) -> None:
     """What flows back through the scattering vectors and the factors of one source."""
     if wants[at.WANT_SCATTERING]:
         pull_scattering(v, lanes, source, of_source)
@@ -109,8 +121,10 @@ def _pull_kept(v: Array, lanes: int, p: int, layer: int, kept: int, pull: int, s
 
 
 @stage(inline="always")
-def _finish(v: Array, lanes: int, p: int, scene: Packed, wants: Array, sums: Sums) -> None:
+def end_pixel(v: Array, lanes: int, p: int, scene: Packed, wants: Array, sums: Sums) -> None:
     """What is added once a pixel, and the gradients by factors that were computed once."""
+    if not wants[at.WANT_FACTORS]:
+        return
     has_offset = scene.numbers[at.OFFSET] != 0
     if has_offset or wants[at.WANT_OFFSET]:
         _pull_offset(v, lanes, scene.panels[p], scene, sums)

@@ -46,23 +46,23 @@ def gradients(pull: Pull, pixels: Tensor | None, scene: Scene, options: Options)
         one.whole[at.EVERYWHERE] |= "offset" in wanted
         if "shape" in wanted:
             one.whole[at.SUBS] = options.oversample**2
-    wants, tables = _wants(wanted), _table_count(scene, wanted)
-    scales = _flow_scales(flow, packed, alike=tables == 1)
+    wanted_parts, tables = wants(wanted), _table_count(scene, wanted)
+    scales = flow_scales(flow, packed, alike=tables == 1)
     units, parts = _parts(packed, scene, tables)
-    sums = _no_sums(packed, len(units), len(parts) if tables else 0)
+    sums = no_sums(packed, len(units), len(parts) if tables else 0)
     kernel = _adjoint if any(packed.rare) else _adjoint_of_most
 
     def work(part: int, _: object) -> None:
         for number in parts[part]:
             b, first, last = units[number]
             one, scale = packed.scenes[b], 1 / scales[b]
-            kernel(image[b], flow[b], scale, first, last, one, scratch(one), wants, _sums_of(sums, number, part))
+            kernel(image[b], flow[b], scale, first, last, one, scratch(one), wanted_parts, sums_of(sums, number, part))
 
     deal(work, range(len(parts)), thread_count(options), lambda: None, None)
     if value and not packed.finite.all():
         image[~packed.finite] = np.nan
-    total = _total([b for b, _, _ in units], sums, packed, tables)
-    return without_absent(out, pixels) if value else out, _as_tensors(total, scene, packed, scales, wanted)
+    total = total_of([b for b, _, _ in units], sums, packed, tables)
+    return without_absent(out, pixels) if value else out, as_tensors(total, scene, packed, scales, wanted)
 
 
 GEOMETRY = ("panels", "pixel_size", "sensor", "curvature")
@@ -78,11 +78,12 @@ _WANTED_FOR = {
 """Which gradients need which part of the adjoint."""
 
 
-def _wants(wanted: Collection[str]) -> at.Array:
-    wants = np.zeros(at.WANTS, np.int64)
+def wants(wanted: Collection[str]) -> at.Array:
+    """Which parts of the adjoint gradients by these tensors need, as numbers [WANTS]."""
+    found = np.zeros(at.WANTS, np.int64)
     for place, names in _WANTED_FOR.items():
-        wants[place] = any(name in wanted for name in names)
-    return wants
+        found[place] = any(name in wanted for name in names)
+    return found
 
 
 def _table_count(scene: Scene, wanted: Collection[str]) -> int:
@@ -114,7 +115,7 @@ def _part_count(one: at.Packed, scene: Scene, with_table: bool) -> int:
     return int(count)
 
 
-def _no_sums(packed: Packed, units: int, tables: int) -> at.Sums:
+def no_sums(packed: Packed, units: int, tables: int) -> at.Sums:
     """No gradient yet by the tensors of so many units [units, ...], and by so many tables [tables, elements]."""
     one = packed.scenes[0]
     return at.Sums(
@@ -126,14 +127,14 @@ def _no_sums(packed: Packed, units: int, tables: int) -> at.Sums:
     )
 
 
-def _sums_of(sums: at.Sums, unit: int, table: int) -> at.Sums:
+def sums_of(sums: at.Sums, unit: int, table: int) -> at.Sums:
     """Those that a unit adds to."""
     of = sums
     into = of.table[table] if len(of.table) else of.table.reshape(-1)
     return at.Sums(of.lattice[unit], of.sources[unit], of.panels[unit], of.single[unit], into)
 
 
-def _total(scenes: list[int], sums: at.Sums, packed: Packed, tables: int) -> at.Sums:
+def total_of(scenes: list[int], sums: at.Sums, packed: Packed, tables: int) -> at.Sums:
     """The sums of every scene [B, ...], of units of these scenes, in their order; tables [1 or B, elements]."""
     count, known = len(packed.scenes), packed.finite
     of_tables, table_count = (scenes, count) if tables > 1 else ([0] * len(sums.table), 1)
@@ -161,7 +162,7 @@ def _by_scene(scenes: list[int], parts: at.Array, count: int) -> at.Array:
     return total
 
 
-def _flow_scales(flow: at.Array, packed: Packed, *, alike: bool) -> at.Array:
+def flow_scales(flow: at.Array, packed: Packed, *, alike: bool) -> at.Array:
     """Powers of two [B] that keep gradients within the range of float32: about their largest factors.
 
     alike: the same for all scenes, which add to one table. No torch operations on images here: their threads would spin
@@ -181,7 +182,7 @@ def _largest_factor(flow: at.Array, one: at.Packed) -> float:
     return float(max(flow.max(), -flow.min()) * np.abs(one.sources[:, at.SOURCE_WEIGHT]).max() * omega)
 
 
-def _as_tensors(
+def as_tensors(
     sums: at.Sums, scene: Scene, packed: Packed, scales: at.Array, wanted: Collection[str]
 ) -> dict[str, Tensor]:
     """The chain rule from the packed tables to the tensors of the scene."""

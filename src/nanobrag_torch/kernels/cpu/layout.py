@@ -59,7 +59,8 @@ LOST, THRESHOLD, LEAST, GREATEST = (41 * ROW + n * GROUPS for n in range(7, 11))
 # of the groups, for one lattice: hkl of the middles, and the most that it changes from there
 HERE_H, HERE_K, HERE_L, WIDTH_H, WIDTH_K, WIDTH_L = (41 * ROW + n * GROUPS for n in range(11, 17))
 STRONG = 42 * ROW  # F^2 of the strongest reflection that it may have something of
-WIDE_SIZE = 43 * ROW
+MATRIX = 43 * ROW  # nine rows: slopes by hkl times hkl, summed over all steps
+WIDE_SIZE = 52 * ROW
 
 # scratch of the image's type: rows of LANES, ROW apart
 DX, DY, DZ = 0, ROW, 2 * ROW  # q less the anchor of the group
@@ -94,7 +95,8 @@ PAIR_H, PAIR_K, PAIR_L = 30 * ROW, 31 * ROW, 32 * ROW
 PAIR_PHASE_H, PAIR_PHASE_K, PAIR_PHASE_L = 33 * ROW, 34 * ROW, 35 * ROW
 PAIR_LOW_H, PAIR_LOW_K, PAIR_LOW_L = 36 * ROW, 37 * ROW, 38 * ROW
 STRENGTH = 39 * ROW
-NARROW_SIZE = 40 * ROW
+NARROW_MATRIX = 40 * ROW  # nine rows: MATRIX of a batch of lattices
+NARROW_SIZE = 49 * ROW
 
 # int32 scratch
 BASE = LANES  # table index of the anchors, behind that of the lanes

@@ -99,7 +99,7 @@ def grating_squares(w: Array, lanes: int, shape: Array) -> None:
 
 
 @stage(forceinline=True, fastmath=ORDERED)
-def _axis(d: Any, u: Any, cells: Any, bias: Any) -> Any:
+def axis(d: Any, u: Any, cells: Any, bias: Any) -> Any:
     """s(u) / pi and s(d) / pi for sin(pi x) = s(x), what the slope needs of both, and P(u) + E(u)."""
     d += bias
     a = cells * d
@@ -122,9 +122,9 @@ def grating_slopes(w: Array, lanes: int, shape: Array, weight: Any) -> None:
     na, nb, nc, bias = shape[0], shape[4], shape[8], shape[at.BIAS]
     one, two = w.dtype.type(1), w.dtype.type(2)
     for j in range(lanes):
-        th, bh, xh, _h = _axis(w[at.DH + j], w[at.PHASE_H + j], na, bias)
-        tk, bk, xk, _k = _axis(w[at.DK + j], w[at.PHASE_K + j], nb, bias)
-        tl, bl, xl, _l = _axis(w[at.DL + j], w[at.PHASE_L + j], nc, bias)
+        th, bh, xh, _h = axis(w[at.DH + j], w[at.PHASE_H + j], na, bias)
+        tk, bk, xk, _k = axis(w[at.DK + j], w[at.PHASE_K + j], nb, bias)
+        tl, bl, xl, _l = axis(w[at.DL + j], w[at.PHASE_L + j], nc, bias)
         bottom_hk, bottom_kl, bottom_hl = bh * bk, bk * bl, bh * bl
         r = one / (bottom_hk * bl)
         top_hk, top_kl, top_hl = th * tk, tk * tl, th * tl
@@ -146,9 +146,9 @@ def grating_cells(w: Array, lanes: int, shape: Array, weight: Any) -> None:
     na, nb, nc, bias = shape[0], shape[4], shape[8], shape[at.BIAS]
     one = w.dtype.type(1)
     for j in range(lanes):
-        th, bh, _xh, nh = _axis(w[at.DH + j], w[at.PHASE_H + j], na, bias)
-        tk, bk, _xk, nk = _axis(w[at.DK + j], w[at.PHASE_K + j], nb, bias)
-        tl, bl, _xl, nl = _axis(w[at.DL + j], w[at.PHASE_L + j], nc, bias)
+        th, bh, _xh, nh = axis(w[at.DH + j], w[at.PHASE_H + j], na, bias)
+        tk, bk, _xk, nk = axis(w[at.DK + j], w[at.PHASE_K + j], nb, bias)
+        tl, bl, _xl, nl = axis(w[at.DL + j], w[at.PHASE_L + j], nc, bias)
         r = one / (bh * bk * bl)
         flow = w[at.FLOW + j] * weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j])
         common = flow * (th * tk * tl * r)

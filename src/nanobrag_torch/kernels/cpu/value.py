@@ -73,6 +73,12 @@ def add_block(scratch: Scratch, scene: Packed, lanes: int, panel: Array) -> None
                         add_pairs(scratch, scene, lanes, layer * scene.sources.shape[0] + s)
                 elif look_at_source(scratch, scene, lanes, layer, sub, s):
                     add_lattices(scratch, scene, lanes)
+    add_offset(v, lanes, panel, scene)
+
+
+@stage(inline="always")
+def add_offset(v: Array, lanes: int, panel: Array, scene: Packed) -> None:
+    """TOTAL += what is added once a pixel."""
     if scene.numbers[at.OFFSET] != 0:
         once(v, lanes, panel, scene)
         for j in range(lanes):
