@@ -124,9 +124,9 @@ def test_six_million_pixels_are_quick(tmp_path):
     image = np.random.default_rng(0).gamma(0.3, 10, (2527, 2463)).astype(np.float32)
     shape, beam = image.shape, (1265.0, 1243.0)
     write_picture(tmp_path / "warm.png", image[:50, :50])
-    start = time.perf_counter()
+    start = time.process_time()
     write_picture(tmp_path / "p.png", image, title="large", beam_pixel=beam, resolution=flat_map(shape, beam))
-    assert time.perf_counter() - start < 2.5  # 0.5 s on an idle core
+    assert time.process_time() - start < 2.5  # 0.5 s on an idle core
 
 
 def test_importing_the_io_room_is_light():

@@ -81,9 +81,9 @@ def test_the_seed_decides():
 
 def test_box_for_the_demonstration():
     cell = (26.65, 31.14, 33.88, 88.7, 71.5, 68.1)
-    begun = time.perf_counter()
+    begun = time.process_time()
     grid, metadata = wilson_box(cell, (24, 28, 31), b_iso=20.0, seed=1)
-    assert time.perf_counter() - begun < 0.3
+    assert time.process_time() - begun < 0.3
     assert grid.shape == (49, 57, 63) and (metadata["k_min"], metadata["l_max"]) == (-28, 31)
     assert (grid == grid[::-1, ::-1, ::-1]).all() and grid[24, 28, 31] == 0
     hkl = np.argwhere(grid > 0) - np.array([24, 28, 31])
