@@ -11,11 +11,13 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import gemmi
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from nanobrag_torch.records.experiment import BeamData, DetectorData, GroupData, PanelData
+from nanobrag_torch.records.reflections import Reflections
 from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.result import StillResult
 from nanobrag_torch.refinement.solver import levenberg_marquardt
@@ -50,6 +52,8 @@ SYSTEMS: dict[str, tuple[float, float, float, float, float, float]] = {
 }
 LARGE = 4150
 """Pixels along each edge where spots at high angles count: what tells the distance from the cell."""
+BEHIND_FAINT = 10.0
+"""Photons of background in every pixel of faint spots."""
 CRYSTALS = 10
 """Orientations that cases of a campaign go through in turn."""
 
@@ -185,10 +189,10 @@ def shape_wrong(seed: int) -> Case:
 
 
 def system(seed: int) -> Case:
-    """One of seven crystal systems, R in both settings."""
+    """One of seven crystal systems, R in both settings, on a detector of 4150 x 4150 pixels."""
     group = list(SYSTEMS)[seed % len(SYSTEMS)]
     alike = {"N_cells": (45.0, 45.0, 45.0)} if group in ("R 3:R", "F 4 3 2") else {}
-    truth, exposure = scene(cell=SYSTEMS[group], group=group, **alike)
+    truth, exposure = scene(cell=SYSTEMS[group], group=group, size=LARGE, **alike)
     return {"group": group, **outcome(truth, refine(truth, exposure, seed, 0.15))}
 
 
@@ -271,7 +275,7 @@ def groups(seed: int) -> Case:
 
 @cache
 def _pink() -> tuple[Truth, Exposure]:
-    truth, _ = scene()
+    truth, _ = scene(size=LARGE)
     data = truth.experiments[0]
     assert isinstance(data.beam, BeamData)
     energy = EV_ANGSTROM / data.beam.wavelength_A
@@ -284,7 +288,7 @@ def _pink() -> tuple[Truth, Exposure]:
 
 
 def pink(seed: int) -> Case:
-    """A beam of 100 channels, refined as comes by itself."""
+    """A beam of 100 channels on a detector of 4150 x 4150 pixels, refined as comes by itself."""
     truth, exposure = _pink()
     return outcome(truth, refine(truth, exposure, seed, 0.15, boxes=150))
 
@@ -354,8 +358,9 @@ def weak(seed: int) -> Case:
     noisy = counted(exposure, truth, seed)
     result = refine_still(
         list(truth.experiments), table, noisy.counts, truth.factors, shape="gauss_hkl", boxes=table.rows, half_box=6,
-        sigma_F=float("inf"), check_sampling=False, start={"N_a": 42, "N_c": 55, "spread": 0.05}, centroids=False,
-        fix=("rotation", "cell", "distance", "N", "spread"), readout_noise=truth.readout or None,
+        sigma_F=float("inf"), sampling=Sampling(50, 4, extrapolated=True), check_sampling=False, centroids=False,
+        start={"N_a": 42, "N_c": 55, "spread": 0.05}, fix=("rotation", "cell", "distance", "N", "spread"),
+        readout_noise=truth.readout or None,
     )  # fmt: skip
     assert result.fit is not None and result.intensities is not None
     boxes, found = result.fit.problem.boxes, result.intensities
@@ -377,9 +382,9 @@ def weak(seed: int) -> Case:
 def _faint() -> tuple[Truth, Exposure, Any]:
     from nanobrag_torch.records.tables import ReflectionData
 
-    truth, _ = scene()
-    options = {**truth.options, "fluence": 2.5e24}
-    truth = replace(truth, options=options, background=10.0, ring=0.0, readout=0.0)
+    truth, exposure = scene()
+    factors = _all_faint(truth, exposure)
+    truth = replace(truth, factors=factors, background=BEHIND_FAINT, ring=0.0, readout=0.0)
     exposure = rendered(truth)
     spots = exposure.spots
     columns: dict[str, NDArray[Any]] = {
@@ -390,6 +395,26 @@ def _faint() -> tuple[Truth, Exposure, Any]:
         "flags": np.full(len(spots), 4, np.uint64),
     }
     return truth, exposure, ReflectionData(rows=len(spots), identifiers={}, columns=columns)
+
+
+def _all_faint(truth: Truth, exposure: Exposure) -> Reflections:
+    """Structure factors that give every spot twice the sigma of its sum over the pixels that hold 99% of it.
+
+    Of equivalent reflections the last one counts; the others are brighter or fainter than that.
+    """
+    factors, spots = truth.factors, exposure.spots
+    group = gemmi.SpaceGroup(factors.space_group)
+    asu, operations = gemmi.ReciprocalAsu(group), group.operations()
+    place = {tuple(asu.to_asu(hkl.tolist(), operations)[0]): row for row, hkl in enumerate(factors.hkl)}
+    amplitude = factors.amplitude.copy()
+    for hkl, (fast, slow) in zip(spots.hkl, np.floor(spots.centre).astype(int), strict=True):
+        rows, columns = (slice(max(middle - 6, 0), middle + 7) for middle in (slow, fast))
+        pixels = np.sort(exposure.expected[rows, columns].ravel())[::-1]
+        bright = int((np.cumsum(pixels) - pixels < 0.99 * pixels.sum()).sum())
+        wanted = 2 + np.sqrt(4 + 4 * BEHIND_FAINT * bright)  # I with I^2 = 4 (I + background)
+        row = place[tuple(asu.to_asu(hkl.tolist(), operations)[0])]
+        amplitude[row] = factors.amplitude[row] * np.sqrt(wanted / max(pixels.sum(), 1e-30))
+    return replace(factors, amplitude=amplitude)
 
 
 def _summation(exposure: Exposure, boxes: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
