@@ -403,6 +403,7 @@ def _all_faint(truth: Truth, exposure: Exposure) -> Reflections:
     Of equivalent reflections the last one counts; the others are brighter or fainter than that.
     """
     factors, spots = truth.factors, exposure.spots
+    assert factors.space_group is not None
     group = gemmi.SpaceGroup(factors.space_group)
     asu, operations = gemmi.ReciprocalAsu(group), group.operations()
     place = {tuple(asu.to_asu(hkl.tolist(), operations)[0]): row for row, hkl in enumerate(factors.hkl)}
