@@ -23,11 +23,11 @@ from nanobrag_torch.refinement.stages import (
     resampled,
 )
 
-HINT, MOST_SAMPLES = 8, 6
-"""Samples along an edge: so many fit better than an integral where there are fewer; the most that are looked for."""
+MOST_SAMPLES = 8
+"""Samples along an edge: the most that are looked for. So many fit better than an integral where there are fewer."""
 WORTH_A_LOOK, WORTH_A_CHANGE = 5.0, 20.0
 """By how much the loss has to be lower, with the slopes at hand and after a few steps."""
-MOST_SQUARED_Z = 1.3
+MOST_SQUARED_Z = 1.05
 """Of the brighter boxes: an image that was measured is hardly ever described as well, one that was simulated is."""
 STEPS = 3
 SIMULATED = "the image looks summed from {0} x {0} samples a pixel: so is the model (loss lower by {1:.0f})"
@@ -49,7 +49,7 @@ def as_simulated(problem: Problem, solution: Solution, most_steps: int) -> tuple
     fewer, integral = keep_pixels(problem, solution.state, wanted)
     slopes = solution.jacobian[:, wanted]
     before = _after_a_step(fewer, integral, slopes)
-    if before - _after_a_step(*_summed(fewer, integral, HINT), slopes) < WORTH_A_LOOK:
+    if before - _after_a_step(*_summed(fewer, integral, MOST_SAMPLES), slopes) < WORTH_A_LOOK:
         return problem, solution, ""
     samples, state = _best(fewer, integral)
     gain = before - state.objective
