@@ -155,7 +155,8 @@ def test_what_is_kept_is_used_where_lattices_change_alike(monkeypatch):
         given, before = leaves("cell_a", "distance_mm"), len(taken)
         loss_and_gradient(simulator(given, **more), squares, list(given.values()))
         kept += [name] if any(taken[before:]) else []
-    assert set(OPTIONS) - set(kept) == {"a spread that moves", "phi that moves", "three spreads", "round", "curved"}
+    alone = {"a spread that moves", "phi that moves", "three spreads", "round", "curved", "resolution"}
+    assert set(OPTIONS) - set(kept) == alone
 
 
 def test_lists_of_pixels_and_functions_that_build(monkeypatch):

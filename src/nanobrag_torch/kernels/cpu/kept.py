@@ -1,6 +1,7 @@
 """Values of pixels, and what is kept of them until the loss is known: dealt out to threads.
 
-It takes what most images are: flat detectors, gratings, F of the nearest reflection, no bounds; others are left alone.
+It takes what most images are: flat detectors, gratings, F of the nearest reflection, no bounds, no limit of resolution;
+others are left alone.
 """
 
 from __future__ import annotations
