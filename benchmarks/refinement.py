@@ -190,7 +190,7 @@ ROWS: dict[str, Row] = {
     "two": Row("two crystals on one shot", SAID, 3, cases.two_crystals, TWICE),
     "overlaps": Row("overlapping spots", SAID, 3, cases.overlapping, TWICE),
     "panels": Row("32 panels in four groups that are shifted", SAID, 3, cases.groups, TWICE),
-    "pink": Row("100 channels, 4150 x 4150 pixels", SAID, 3, cases.pink, TWICE),
+    "pink": Row("100 channels", SAID, 3, cases.pink, TWICE),
     "channels": Row("the same, all channels and 25 domains, two cores", "10 s", 2, cases.pink_whole, of_channels),
     "psf": Row("a point spread of one pixel", SAID, 3, cases.psf, TWICE),
     "seconds": Row("CPU time: the fit; all of refine_still", "0.6 s; 2 s", 3, cases.seconds, of_seconds),

@@ -275,7 +275,7 @@ def groups(seed: int) -> Case:
 
 @cache
 def _pink() -> tuple[Truth, Exposure]:
-    truth, _ = scene(size=LARGE)
+    truth, _ = scene()
     data = truth.experiments[0]
     assert isinstance(data.beam, BeamData)
     energy = EV_ANGSTROM / data.beam.wavelength_A
@@ -288,7 +288,7 @@ def _pink() -> tuple[Truth, Exposure]:
 
 
 def pink(seed: int) -> Case:
-    """A beam of 100 channels on a detector of 4150 x 4150 pixels, refined as comes by itself."""
+    """A beam of 100 channels, refined as comes by itself."""
     truth, exposure = _pink()
     return outcome(truth, refine(truth, exposure, seed, 0.15, boxes=150))
 
