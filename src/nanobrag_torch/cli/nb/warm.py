@@ -33,6 +33,7 @@ def warm(
     if folder is None:
         raise InputError("nb warm", "no folder that can be written", "a cache folder: set NUMBA_CACHE_DIR")
     begun, tasks = time.perf_counter(), [f"{k}-{t}-{s}" for s in KINDS for k in KERNELS for t in TYPES]
+    tasks += [f"losses-{t}-common" for t in TYPES]  # a scene with rare parts takes the kernels of gradients
     count = min(processes or os.cpu_count() or 1, len(tasks))
     say(f"compiling {len(tasks)} kernels in {count} processes, into {folder}")
     _together(tasks, count)
@@ -75,11 +76,12 @@ def compile_task(task: str) -> None:
     from nanobrag_torch.config import CrystalConfig, DetectorConfig
     from nanobrag_torch.models.crystal import Crystal
     from nanobrag_torch.models.detector import Detector
+    from nanobrag_torch.refinement.losses import loss_and_gradient
     from nanobrag_torch.simulator import Simulator
 
     kernel, dtype, kind = task.split("-")
     shape = "square" if kind == "common" else "gauss"
-    size = torch.tensor(50.0, dtype=torch.float64, requires_grad=kernel == "gradients")
+    size = torch.tensor(50.0, dtype=torch.float64, requires_grad=kernel in ("gradients", "losses"))
     crystal = Crystal(CrystalConfig(cell_a=size, N_cells=(5, 5, 5), default_F=1.0, shape=shape))  # type: ignore[arg-type]
     detector = Detector(DetectorConfig(spixels=40, fpixels=40, oversample=1))
     simulator = Simulator(crystal, detector, dtype=getattr(torch, dtype), kernel="fused", threads=1)
@@ -89,6 +91,8 @@ def compile_task(task: str) -> None:
         _counts(simulator)
     elif kernel == "gradients":
         torch.autograd.backward(simulator.run().sum())
+    elif kernel == "losses":
+        loss_and_gradient(simulator, lambda photons, _: photons.sum(), [size])
     else:
         simulator.run()
 

@@ -16,7 +16,7 @@ from nanobrag_torch.kernels.cpu.intrinsics import FAST, ORDERED, entry, stage, v
 from nanobrag_torch.kernels.cpu.lattice import NOTHING, has_phases, reflections, rows_of, terms_of
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Rows, Scratch, Sums, Terms
 from nanobrag_torch.kernels.cpu.products import nine, times
-from nanobrag_torch.kernels.cpu.profiles import axis, phases
+from nanobrag_torch.kernels.cpu.profiles import phases, slopes_of_lane
 from nanobrag_torch.kernels.cpu.pull import clear_kept, clear_pull
 from nanobrag_torch.kernels.cpu.slopes import begin_source, end_batch
 from nanobrag_torch.kernels.cpu.value import add_offset, begin, sample, see_source, store, survey_source
@@ -115,22 +115,13 @@ def _end_matrix(v: Array, w: Array, lanes: int) -> None:
 def _keep_grating(w: Array, lanes: int, shape: Array, weight: Array, lattice: Array) -> None:
     """What `grating_slopes` does, with the sums by q and over hkl, from PHASE rows."""
     vector_code()
-    na, nb, nc, bias, a = shape[0], shape[4], shape[8], shape[at.BIAS], nine(lattice)
-    one, two = w.dtype.type(1), w.dtype.type(2)
+    cells, bias, two, a = (shape[0], shape[4], shape[8]), shape[at.BIAS], w.dtype.type(2), nine(lattice)
     for j in range(lanes):
-        th, bh, xh, _h = axis(w[at.DH + j], w[at.PHASE_H + j], na, bias)
-        tk, bk, xk, _k = axis(w[at.DK + j], w[at.PHASE_K + j], nb, bias)
-        tl, bl, xl, _l = axis(w[at.DL + j], w[at.PHASE_L + j], nc, bias)
-        bottom_hk, bottom_kl, bottom_hl = bh * bk, bk * bl, bh * bl
-        r = one / (bottom_hk * bl)
-        top_hk, top_kl, top_hl = th * tk, tk * tl, th * tl
-        product = top_hk * tl * r
+        product, near_h, far_h, near_k, far_k, near_l, far_l = slopes_of_lane(w, j, cells, bias)
         term = weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j]) * product
         w[at.SUM + j] += term * product
         common = two * w[at.FLOW + j] * term
-        x = common * (r * bottom_kl * xh) * (r * top_kl)
-        y = common * (r * bottom_hl * xk) * (r * top_hl)
-        z = common * (r * bottom_hk * xl) * (r * top_hk)
+        x, y, z = common * near_h * far_h, common * near_k * far_k, common * near_l * far_l
         w[at.GX + j] += a[0] * x + a[3] * y + a[6] * z
         w[at.GY + j] += a[1] * x + a[4] * y + a[7] * z
         w[at.GZ + j] += a[2] * x + a[5] * y + a[8] * z

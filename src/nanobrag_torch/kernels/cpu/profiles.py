@@ -99,7 +99,7 @@ def grating_squares(w: Array, lanes: int, shape: Array) -> None:
 
 
 @stage(forceinline=True, fastmath=ORDERED)
-def axis(d: Any, u: Any, cells: Any, bias: Any) -> Any:
+def _axis(d: Any, u: Any, cells: Any, bias: Any) -> Any:
     """s(u) / pi and s(d) / pi for sin(pi x) = s(x), what the slope needs of both, and P(u) + E(u)."""
     d += bias
     a = cells * d
@@ -111,6 +111,20 @@ def axis(d: Any, u: Any, cells: Any, bias: Any) -> Any:
     return u * pu, d * pd, pu * (m * pd - u * ed) + a * eu * pd, d * (pu + eu)
 
 
+@stage(forceinline=True, fastmath=ORDERED)
+def slopes_of_lane(w: Array, j: int, cells: Any, bias: Any) -> Any:
+    """L of a lane from its PHASE rows, and its slopes by h, k, l in two factors: of the axis, and of the others."""
+    one = w.dtype.type(1)
+    th, bh, xh, _h = _axis(w[at.DH + j], w[at.PHASE_H + j], cells[0], bias)
+    tk, bk, xk, _k = _axis(w[at.DK + j], w[at.PHASE_K + j], cells[1], bias)
+    tl, bl, xl, _l = _axis(w[at.DL + j], w[at.PHASE_L + j], cells[2], bias)
+    bottom_hk, bottom_kl, bottom_hl = bh * bk, bk * bl, bh * bl
+    r = one / (bottom_hk * bl)
+    top_hk, top_kl, top_hl = th * tk, tk * tl, th * tl
+    near = r * bottom_kl * xh, r * bottom_hl * xk, r * bottom_hk * xl
+    return top_hk * tl * r, near[0], r * top_kl, near[1], r * top_hl, near[2], r * top_hk
+
+
 @stage(fastmath=ORDERED)
 def grating_slopes(w: Array, lanes: int, shape: Array, weight: Any) -> None:
     """SUM and SQUARE, and the slopes by hkl of FLOW weight F^2 L^2 in place of the distances; from PHASE rows.
@@ -119,24 +133,17 @@ def grating_slopes(w: Array, lanes: int, shape: Array, weight: Any) -> None:
     s(x) = x P and E = 2 x^2 P'. Nothing large cancels at small d, where m = 0.
     """
     vector_code()
-    na, nb, nc, bias = shape[0], shape[4], shape[8], shape[at.BIAS]
-    one, two = w.dtype.type(1), w.dtype.type(2)
+    cells, bias, two = (shape[0], shape[4], shape[8]), shape[at.BIAS], w.dtype.type(2)
     for j in range(lanes):
-        th, bh, xh, _h = axis(w[at.DH + j], w[at.PHASE_H + j], na, bias)
-        tk, bk, xk, _k = axis(w[at.DK + j], w[at.PHASE_K + j], nb, bias)
-        tl, bl, xl, _l = axis(w[at.DL + j], w[at.PHASE_L + j], nc, bias)
-        bottom_hk, bottom_kl, bottom_hl = bh * bk, bk * bl, bh * bl
-        r = one / (bottom_hk * bl)
-        top_hk, top_kl, top_hl = th * tk, tk * tl, th * tl
-        product = top_hk * tl * r
+        product, near_h, far_h, near_k, far_k, near_l, far_l = slopes_of_lane(w, j, cells, bias)
         square = product * product
         term = weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j])
         w[at.SUM + j] += term * square
         w[at.SQUARE + j] = square
         common = two * w[at.FLOW + j] * term * product
-        w[at.DH + j] = common * (r * bottom_kl * xh) * (r * top_kl)
-        w[at.DK + j] = common * (r * bottom_hl * xk) * (r * top_hl)
-        w[at.DL + j] = common * (r * bottom_hk * xl) * (r * top_hk)
+        w[at.DH + j] = common * near_h * far_h
+        w[at.DK + j] = common * near_k * far_k
+        w[at.DL + j] = common * near_l * far_l
 
 
 @stage(fastmath=ORDERED)
@@ -146,9 +153,9 @@ def grating_cells(w: Array, lanes: int, shape: Array, weight: Any) -> None:
     na, nb, nc, bias = shape[0], shape[4], shape[8], shape[at.BIAS]
     one = w.dtype.type(1)
     for j in range(lanes):
-        th, bh, _xh, nh = axis(w[at.DH + j], w[at.PHASE_H + j], na, bias)
-        tk, bk, _xk, nk = axis(w[at.DK + j], w[at.PHASE_K + j], nb, bias)
-        tl, bl, _xl, nl = axis(w[at.DL + j], w[at.PHASE_L + j], nc, bias)
+        th, bh, _xh, nh = _axis(w[at.DH + j], w[at.PHASE_H + j], na, bias)
+        tk, bk, _xk, nk = _axis(w[at.DK + j], w[at.PHASE_K + j], nb, bias)
+        tl, bl, _xl, nl = _axis(w[at.DL + j], w[at.PHASE_L + j], nc, bias)
         r = one / (bh * bk * bl)
         flow = w[at.FLOW + j] * weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j])
         common = flow * (th * tk * tl * r)
