@@ -21,12 +21,13 @@ class Checked:
     """Names that scripts for other programs use -> how the same is said here."""
 
     def __new__(cls, *args: Any, **given: Any) -> Self:
-        for name, value in given.items():
-            cls._require_field(name, value)
+        for name in given.keys() - cls.__dataclass_fields__.keys():  # type: ignore[attr-defined]
+            cls._require_field(name, given[name])
         return super().__new__(cls)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._require_field(name, value)
+        if name not in self.__dataclass_fields__:  # type: ignore[attr-defined]
+            self._require_field(name, value)
         if name in self.__dict__:
             value = getattr(replace(self, **{name: value}), name)  # type: ignore[type-var]
         object.__setattr__(self, name, value)

@@ -130,6 +130,8 @@ def require_mask(config: Any) -> None:
 
 def flat(value: Any) -> list[float]:
     """The numbers of a scalar, sequence or tensor, for validation alone."""
+    if type(value) is float or type(value) is int:
+        return [float(value)]
     if value is None or isinstance(value, (bool, str, Enum)) or is_dataclass(value):
         return []
     if hasattr(value, "detach"):

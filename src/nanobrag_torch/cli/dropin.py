@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -63,26 +64,34 @@ def answer(words: Sequence[str], name: str, help_text: Callable[[], str]) -> str
     return version_text(name)
 
 
-def check_places(files: Sequence[tuple[str, str]], taken: dict[Path, str]) -> None:
+def check_places(files: Sequence[tuple[str, str]], taken: dict[str, str]) -> None:
     """Raise InputError for an output (flag, path) that cannot be written, or whose place is taken.
 
-    taken: resolved paths, and what they are; the outputs join them.
+    taken: real paths, and what they are; the outputs join them.
     """
     for flag, path in files:
-        place = Path(path).resolve()
+        place = os.path.realpath(path)
         if place in taken:
             raise InputError(flag, path, f"a name of its own, not that of {taken[place]}")
-        if place.exists() and not place.is_file() and not place.is_dir():
-            continue  # a pipe or a device such as /dev/null takes anything, and opening it could wait
+        if takes_anything(place):
+            continue  # and opening it could wait
         taken[place] = flag
-        require_place(path, flag)
-        _try_folder(place.parent, path, flag)
+        _try_folder(require_place(path, flag).parent, path, flag)
+
+
+def takes_anything(path: str) -> bool:
+    """Whether a name is a pipe or a device such as /dev/null."""
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _try_folder(folder: Path, path: str, flag: str) -> None:
     """Raise InputError where no file can be made; a folder that took one takes the next, unless it was changed."""
     state = folder.stat() if folder.exists() else None
-    known = state and (folder, state.st_dev, state.st_ino, state.st_mode, state.st_uid, os.getpid())
+    known = state and (state.st_dev, state.st_ino, state.st_mode, state.st_uid, os.getpid())
     if known is None or known not in _TRIED:
         OutputFile(path, flag).discard()
         _TRIED.add(known)

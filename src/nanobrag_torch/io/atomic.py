@@ -163,7 +163,7 @@ class OutputFile(io.BufferedWriter):
         if self._temporary is None:
             return
         try:
-            if self._final.exists():
+            with suppress(FileNotFoundError):  # nothing is replaced
                 self._temporary.chmod(stat.S_IMODE(self._final.stat().st_mode))
             self._temporary.replace(self._final)
         except OSError as error:
@@ -255,10 +255,11 @@ def require_writable(path: str | os.PathLike[str], flag: str = "output file") ->
     probe.discard()
 
 
-def require_place(path: str | os.PathLike[str], flag: str = "output file") -> None:
-    """Raise InputError for a name that no file can have, or whose file may not be replaced; tries nothing out."""
+def require_place(path: str | os.PathLike[str], flag: str = "output file") -> Path:
+    """Where a file will be, links followed; InputError for a name that no file can have, or whose file may not be
+    replaced. Tries nothing out."""
     try:
-        _place(str(path))
+        return _place(str(path))[0]
     except OSError as error:
         raise InputError(flag, str(path), f"a file that can be written ({_reason(error)})") from error
 

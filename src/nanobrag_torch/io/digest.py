@@ -15,7 +15,7 @@ from nanobrag_torch.io.hdf5_links import linked_files
 def file_digest(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file. Raises InputError if it cannot be read."""
     try:
-        with Path(path).open("rb") as file:
+        with Path(path).open("rb", buffering=0) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(str(path), "a file that cannot be read", (error.strerror or str(error)).lower()) from error

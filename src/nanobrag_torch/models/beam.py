@@ -72,6 +72,7 @@ class Beam:
             return Sources(table.directions, table.wavelengths, torch.full_like(table.wavelengths, 1 / count))
         return table if self.config.source_weights is None else table.weightless_last()
 
+    @remembered()
     def polarization(
         self,
         incident: Tensor,

@@ -46,6 +46,8 @@ BESIDE_THE_CELL = (
     "B_factor_A2", "interpolate",
 )  # fmt: skip
 """Fields of a CrystalConfig that neither size nor orientation of the cell depends on."""
+ORIENTED = ("misset_deg", "orientation_vector_deg", "orientation_quaternion")
+"""Fields that say how the cell lies."""
 _LOG = logging.getLogger(__name__)
 
 Triple = tuple[Tensor, Tensor, Tensor]
@@ -210,6 +212,7 @@ class Crystal:
             return rows, stars * (volume / asked), asked
         return rows, stars, volume
 
+    @remembered(*BESIDE_THE_CELL, *ORIENTED)
     def cell_parameters(self) -> tuple[Tensor, Tensor]:
         """Lengths [3] (Angstrom) and angles [3] (radians) of the configured cell."""
         config = self.config
@@ -405,6 +408,7 @@ class Crystal:
             table = table * self._tensor(config.F_scale)
         return table
 
+    @remembered(*BESIDE_THE_CELL, *ORIENTED)
     def _reciprocal(self, compat: Compat) -> Tensor:
         config = self.config
         if config.mosflm_a_star is not None:
@@ -425,6 +429,8 @@ def _departs(config: CrystalConfig, other: CrystalConfig, field: Field[Any]) -> 
 
 
 def _is_spread(value: Any) -> bool:
+    if isinstance(value, float | int):
+        return value != 0
     if isinstance(value, (list, tuple)):
         return any(map(_is_spread, value))
     return isinstance(value, Tensor) or bool(np.any(value))

@@ -24,8 +24,8 @@ P = ParamSpec("P")
 Model = TypeVar("Model")
 Result = TypeVar("Result")
 
-MOST = 16
-"""Results that a model keeps: those under a few settings of compat."""
+MOST = 64
+"""Results that a model keeps: those of a few methods under a few settings of compat."""
 
 
 class _Kept(NamedTuple):
@@ -55,9 +55,10 @@ def remembered(
     def decorate(method: Callable[Concatenate[Model, P], Result]) -> Callable[Concatenate[Model, P], Result]:
         @wraps(method)
         def recall(self: Model, /, *args: P.args, **kwargs: P.kwargs) -> Result:
-            if kwargs or torch.compiler.is_compiling() or not _is_ordinary(torch.empty(0)):
+            if torch.compiler.is_compiling() or not _is_ordinary(torch.empty(0)):
                 return method(self, *args, **kwargs)
-            key = (method, self.device, *(a for a in args if not isinstance(a, Tensor)))  # type: ignore[attr-defined]
+            plainly = (a for a in (*args, *kwargs.items()) if not isinstance(a, Tensor))
+            key = (method, self.device, *plainly)  # type: ignore[attr-defined]
             given = [a for a in args if isinstance(a, Tensor)]
             values = _read(self, skipped)
             kept = _KEPT.setdefault(self, {})
@@ -102,8 +103,10 @@ def is_plain(value: Any, unseen: Collection[str] = ()) -> bool:
 
 def _spelled(value: Any, unseen: Collection[str]) -> Any:
     """A plain value as what is equal for the very same value alone: 0.0, -0.0, 0 and False are four, and NaN is one."""
+    if value is None or isinstance(value, (float, int, str)):
+        return type(value), repr(value)
     if isinstance(value, tuple):
-        return tuple(_spelled(item, unseen) for item in value)
+        return tuple([_spelled(item, unseen) for item in value])
     if is_dataclass(value):
         return type(value), *(_spelled(v, unseen) for name, v in vars(value).items() if name not in unseen)
     return type(value), repr(value)

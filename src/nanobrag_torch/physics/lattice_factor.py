@@ -25,6 +25,8 @@ TOPHAT_LIMIT = 0.3969
 TOPHAT_WIDTH = TOPHAT_LIMIT * (4 * pi / 3) ** (2 / 3)
 """What makes the ball of the top hat, d^T Q d < TOPHAT_LIMIT, as large as one over the number of cells."""
 STAR_WIDTH = 1.75
+WIDE_BY_PRODUCT = (CrystalShape.GAUSS, CrystalShape.TOPHAT)
+"""Shapes whose spots are as wide along every axis as the product of the cells says, in the C program."""
 
 
 class Profile(IntEnum):
@@ -66,7 +68,7 @@ def shape_matrix(
     if shape is CrystalShape.SQUARE:
         return matrix
     per_axis, metric, number = matrix @ matrix, stars @ stars.T, cell_number(cells)
-    if product_widths and shape in (CrystalShape.GAUSS, CrystalShape.TOPHAT):
+    if product_widths and shape in WIDE_BY_PRODUCT:
         scaled: Tensor = metric * number**2 * fudge
         return torch.div(scaled, GAUSS_WIDTH if shape is CrystalShape.GAUSS else 1.0)
     forms: dict[CrystalShape, Callable[[], Tensor]] = {

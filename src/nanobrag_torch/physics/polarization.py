@@ -16,7 +16,7 @@ def polarization_matrix(
     M = s s^T - K (E E^T - B B^T) with B = unit(axis x s) and E = unit(s x B). A source along the axis has no plane of
     polarization: it counts as unpolarized, or, polarized_along_beam, as in the C program, with 1 - s s^T (D54).
     """
-    b = unit(torch.linalg.cross(axis.expand_as(incident), incident, dim=-1))
+    b = unit(_across(incident, axis))
     e = unit(torch.linalg.cross(incident, b, dim=-1))
     along, of_e, of_b = (v[..., :, None] * v[..., None, :] for v in (incident, e, b))
     plane = of_e - of_b
@@ -24,6 +24,16 @@ def polarization_matrix(
         identity = torch.eye(3, dtype=incident.dtype, device=incident.device)
         plane = torch.where((b == 0).all(-1)[..., None, None], identity - along, plane)
     return along - kahn_factor * plane
+
+
+def along_axis(incident: Tensor, axis: Tensor) -> Tensor:
+    """Which of the incident directions [S, 3] have no plane of polarization, as they are along the axis [3]: [S]."""
+    return (_across(incident, axis) == 0).all(-1)
+
+
+def _across(incident: Tensor, axis: Tensor) -> Tensor:
+    crossed: Tensor = torch.linalg.cross(axis.expand_as(incident), incident, dim=-1)
+    return crossed
 
 
 def unpolarized_matrix(incident: Tensor) -> Tensor:

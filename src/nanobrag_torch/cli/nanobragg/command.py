@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from nanobrag_torch.cli.nanobragg.prepared import Prepared
+    from nanobrag_torch.cli.nanobragg.request import Request
     from nanobrag_torch.cli.progress import Report
     from nanobrag_torch.simulator import Simulator
 
@@ -48,12 +49,19 @@ def _run(words: Sequence[str]) -> int:
     return _run_once(words)
 
 
-def _run_once(words: Sequence[str], *, clock_seed: int | None = None, report: Report | None = None) -> int:
-    """One image. clock_seed: for seeds that nobody gave. report: takes the fraction done, in place of a meter."""
+def _run_once(
+    words: Sequence[str],
+    *,
+    clock_seed: int | None = None,
+    report: Report | None = None,
+    read: Request | None = None,
+) -> int:
+    """One image. clock_seed: for seeds that nobody gave. report: takes the fraction done, in place of a meter. read:
+    what the words said, if that is known."""
     from nanobrag_torch.cli.nanobragg.prepare import build, prepare
     from nanobrag_torch.cli.nanobragg.warnings import ineffective
 
-    prepared = prepare(words, clock_seed=clock_seed)
+    prepared = prepare(words, clock_seed=clock_seed, read=read)
     simulator = build(prepared)
     warnings = [*prepared.request.warnings, *ineffective(prepared)]
     _announce(prepared, simulator, warnings)
@@ -87,18 +95,19 @@ def _render_and_write(prepared: Prepared, simulator: Simulator, report: Report |
     complaint = outputs.write_dump(prepared)
     if complaint is not None:
         print(f"{NAME}: warning: {complaint}", file=sys.stderr)
-    for line in (*printout_lines(image, prepared, simulator), *trace_lines(prepared.request, simulator)):
-        print(line)
-    for line in closing_lines(results, prepared, simulator, reported_solid_angle(simulator)):
-        print(line)
-    for line in outputs.written_lines(files):
-        print(line)
+    lines = [
+        *printout_lines(image, prepared, simulator),
+        *trace_lines(prepared.request, simulator),
+        *closing_lines(results, prepared, simulator, reported_solid_angle(simulator)),
+        *outputs.written_lines(files),
+    ]
     if prepared.request.tolerance > 0:
-        print(f"left out: at most {prepared.request.tolerance:g} photons of any pixel (-tolerance)")
+        lines.append(f"left out: at most {prepared.request.tolerance:g} photons of any pixel (-tolerance)")
     if line := simulator.fewer_samples_line():
-        print(line)
+        lines.append(line)
     wanted = simulator.detector.pixels()
-    print(speed_line(seconds, image.size if wanted is None else wanted.numel(), simulator.steps), flush=True)
+    lines.append(speed_line(seconds, image.size if wanted is None else wanted.numel(), simulator.steps))
+    print("\n".join(lines), flush=True)
 
 
 def _rendered(prepared: Prepared, simulator: Simulator, report: Report | None) -> tuple[NDArray[np.float32], float]:

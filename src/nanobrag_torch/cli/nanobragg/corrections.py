@@ -33,6 +33,7 @@ WHERE_THE_DETECTOR_IS = (
     "raw_twotheta_axis",
 )  # fmt: skip
 HEADER_ALONE = ("distance_before_twotheta",)
+SWITCHES = tuple(field.name for field in fields(Compat))
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def scene_of(prepared: Prepared, simulator: Simulator) -> Scene:
 
 def changed(scene: Scene) -> list[str]:
     """Switches of Compat whose correction changed the image or its header, in the order of the table."""
-    off = [f.name for f in fields(Compat) if not getattr(scene.simulator.compat, f.name)]
+    off = [name for name in SWITCHES if not getattr(scene.simulator.compat, name)]
     if _is_blind(scene) and not scene.simulator.compat.negative_photons:
         off = [name for name in off if name in WHERE_THE_DETECTOR_IS]  # nothing else shows in a zero image
     return [name for name in off if name in PREDICATES and PREDICATES[name](scene)]
@@ -63,10 +64,9 @@ def changed(scene: Scene) -> list[str]:
 
 def correction_lines(scene: Scene) -> Iterator[str]:
     """One line a correction that changed this run's image."""
-    rows = {row.switch: row for row in ROWS}
     for name in changed(scene):
         what = "header" if name in HEADER_ALONE else "image"
-        row = rows[name]
+        row = next(row for row in ROWS if row.switch == name)
         yield f"correction {row.id} changed the {what}: {row.here} (the C program: {row.c_program})"
 
 
@@ -93,6 +93,8 @@ def _differ(a: Tensor, b: Tensor) -> bool:
 
 def _stale_phi(scene: Scene) -> bool:
     crystal, spindle = scene.simulator.crystal, scene.simulator.geometry.spindle
+    if crystal.config.phi_steps == 1:
+        return False  # there is no other step to repeat
     return _differ(crystal.phi_rotations(spindle, Compat(stale_phi=True)), crystal.phi_rotations(spindle, Compat()))
 
 
@@ -190,9 +192,11 @@ def _is_blind(scene: Scene) -> bool:
 
 
 def _product_widths(scene: Scene) -> bool:
-    from nanobrag_torch.physics.lattice_factor import shape_matrix
+    from nanobrag_torch.physics.lattice_factor import WIDE_BY_PRODUCT, shape_matrix
 
     crystal = scene.simulator.crystal
+    if crystal.config.shape not in WIDE_BY_PRODUCT:
+        return False
     _, stars, volume = crystal.cell(scene.simulator.compat)
     given = crystal.config.shape, crystal.cells(scene.simulator.compat), crystal.fudge(), stars, volume
     return _differ(shape_matrix(*given, product_widths=True), shape_matrix(*given))
@@ -203,10 +207,14 @@ def _oversample_thick_needs_thickness(scene: Scene) -> bool:
 
 
 def _polarized_along_beam(scene: Scene) -> bool:
+    from nanobrag_torch.physics.polarization import along_axis
+
     simulator = scene.simulator
     if scene.request.nopolar and not scene.request.oversample_polar:
         return False
     incident, polar = simulator.sources.incident, simulator.geometry.polar
+    if not bool(along_axis(incident, polar).any()):
+        return False
     matrices = (simulator.beam.polarization(incident, polar, Compat(polarized_along_beam=on), unpolarized=False)
                 for on in (True, False))  # fmt: skip
     return _differ(*matrices)

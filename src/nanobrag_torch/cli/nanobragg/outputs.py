@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,8 @@ def input_files(request: Request) -> list[str]:
 
 def check_outputs(request: Request) -> None:
     """Raise InputError for an output that cannot be written, is named twice, or is an input as well."""
-    taken = {Path(path).resolve(): "an input file" for path in input_files(request)}
-    dump = Path(request.dumpfile).resolve()
+    taken = {os.path.realpath(path): "an input file" for path in input_files(request)}
+    dump = os.path.realpath(request.dumpfile)
     if request.hklfile is not None and dump in taken:
         raise InputError("-dump", request.dumpfile, "a name of its own, not that of an input file")
     taken[dump] = "the dump file"

@@ -14,7 +14,7 @@ from nanobrag_torch.cli.nanobragg.ingest import Ingested, check_mask, ingest
 from nanobrag_torch.cli.nanobragg.outputs import check_outputs
 from nanobrag_torch.cli.nanobragg.parsing import apply_words, compat_of, last_value
 from nanobrag_torch.cli.nanobragg.prepared import Prepared
-from nanobrag_torch.cli.nanobragg.request import Request
+from nanobrag_torch.cli.nanobragg.request import DRAWN, Request
 from nanobrag_torch.cli.nanobragg.settings import Plane
 from nanobrag_torch.cli.nanobragg.structure import structure_factors
 from nanobrag_torch.compat import Compat
@@ -33,29 +33,35 @@ LONGEST_WAVELENGTH_M = 1e-6
 """What is longer, in a table of X-ray sources, was meant in Angstrom."""
 
 
-def prepare(words: Sequence[str], *, clock_seed: int | None = None) -> Prepared:
+def prepare(words: Sequence[str], *, clock_seed: int | None = None, read: Request | None = None) -> Prepared:
     """Both passes over the command line, all input files and all automatic choices; no torch. Raises InputError.
 
-    clock_seed: stands for the seeds that nobody gave; the clock's seconds unless given.
+    clock_seed: stands for the seeds that nobody gave; the clock's seconds unless given. read: what `read_words` made of
+    the words, if they were read before.
     """
     compat = compat_of(words)
-    as_c_reads = last_value(words, "-compat") == "c"
     ingested = ingest(words, as_c_finds=compat.close_distance_of_header_wins)
-    request = replace(ingested.request, stolfiles=[], fired=[], warnings=[])
-    apply_words(request, words, compat, as_c_reads=as_c_reads)
+    request = read_words(words, ingested.request) if read is None or ingested.lines else read
     settings.check_request(request)
     check_outputs(request)
-    prepared = _choose(words, compat, ingested, _nearer(request, compat))
-    return prepared if clock_seed is None else replace(prepared, clock_seed=clock_seed)
+    seed = int(time.time()) if clock_seed is None else clock_seed
+    return _choose(words, compat, ingested, _nearer(request, compat), seed)
+
+
+def read_words(words: Sequence[str], headers: Request | None = None) -> Request:
+    """The second pass alone, over what the headers said."""
+    request = Request() if headers is None else replace(headers, stolfiles=[], fired=[], warnings=[])
+    apply_words(request, words, compat_of(words), as_c_reads=last_value(words, "-compat") == "c")
+    return request
 
 
 def _nearer(request: Request, compat: Compat) -> Request:
     """A -distance on the line beats a CLOSE_DISTANCE from a header (D22)."""
-    own = request.close_distance_on_line or not request.distance_on_line
+    own = request.close_distance_mm is None or request.close_distance_on_line or not request.distance_on_line
     return request if own or compat.close_distance_of_header_wins else replace(request, close_distance_mm=None)
 
 
-def _choose(words: Sequence[str], compat: Compat, ingested: Ingested, request: Request) -> Prepared:
+def _choose(words: Sequence[str], compat: Compat, ingested: Ingested, request: Request, clock_seed: int) -> Prepared:
     plane, scans = settings.plane_of(request), settings.scans_of(request, compat)
     check_mask(ingested.mask, plane.spixels, plane.fpixels)
     _check_profiles(request)
@@ -77,7 +83,7 @@ def _choose(words: Sequence[str], compat: Compat, ingested: Ingested, request: R
         detector=settings.detector_config(request, plane, ingested.mask),
         beam=settings.beam_config(request, scans, source_fields(sources)),
         lines=ingested.lines,
-        clock_seed=int(time.time()),
+        clock_seed=clock_seed,
     )
 
 
@@ -144,7 +150,7 @@ def source_fields(sources: NDArray[np.float64] | None) -> dict[str, Any]:
 def misset_deg(prepared: Prepared) -> tuple[float, float, float]:
     """The misset angles of the run, drawn where they are random (9.4)."""
     choice = prepared.request.misset_choice
-    if choice not in ("random", "uniform"):
+    if choice not in DRAWN:
         x, y, z = prepared.crystal.misset_deg
         return float(x), float(y), float(z)
     from nanobrag_torch.c_random import Streams, misset_angles, uniform_misset_angles
@@ -164,7 +170,9 @@ def build(prepared: Prepared) -> Simulator:
 
     request, dtype = prepared.request, getattr(torch, prepared.request.dtype)
     device = _device(request.device)
-    config = replace(prepared.crystal, misset_deg=misset_deg(prepared))
+    config = prepared.crystal
+    if request.misset_choice in DRAWN:
+        config = replace(config, misset_deg=misset_deg(prepared))
     crystal = Crystal(config, dtype=dtype, device=device)
     sizes = settings.sample_sizes(request)
     if any(size > 0 for size in sizes):

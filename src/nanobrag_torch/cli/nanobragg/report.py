@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from nanobrag_torch.cli.nanobragg import settings
 from nanobrag_torch.cli.nanobragg.outputs import region_of
 from nanobrag_torch.cli.nanobragg.prepared import Prepared
+from nanobrag_torch.cli.nanobragg.request import DRAWN
 from nanobrag_torch.cli.nanobragg.structure import structure_lines
 from nanobrag_torch.config import CrystalShape, DetectorPivot
 from nanobrag_torch.units import AVOGADRO, DEGREES_PER_RADIAN
 
 if TYPE_CHECKING:
     from nanobrag_torch.cli.nanobragg.outputs import Results
+    from nanobrag_torch.sampling import Steps
     from nanobrag_torch.simulator import Simulator
 
 BANNER = "nanoBragg nanocrystal diffraction simulator - James Holton and Ken Frankel 5-17-17"
@@ -76,7 +79,7 @@ def _cell_lines(prepared: Prepared, simulator: Simulator) -> Iterator[str]:
     request = prepared.request
     if request.matfile is not None:
         yield f"reading {request.matfile}"
-    if request.misset_choice in ("random", "uniform"):
+    if request.misset_choice in DRAWN:
         yield "random orientation misset angles: {:f} {:f} {:f} deg".format(*simulator.crystal.config.misset_deg)
     rows, stars, volume = (part.tolist() for part in simulator.crystal.cell(simulator.compat))
     yield "Unit Cell: " + _six(rows)
@@ -136,16 +139,21 @@ def _scan_lines(prepared: Prepared, simulator: Simulator) -> Iterator[str]:
 
 def _divergence_points(prepared: Prepared) -> list[list[float]]:
     """Kept points of the divergence grid (4.1): horizontal and vertical angle, radians."""
+    scans, lopsided = (prepared.scans.hdiv, prepared.scans.vdiv), prepared.compat.lopsided_divergence
+    return _points_of(scans, repr(scans), lopsided=lopsided, in_ellipse=prepared.request.round_div)
+
+
+@lru_cache(maxsize=1)
+def _points_of(scans: tuple[Steps, Steps], spelled: str, *, lopsided: bool, in_ellipse: bool) -> list[list[float]]:
+    """The same, kept: a run asks twice, and so does the next line of a batch. spelled: tells 0.0 from -0.0."""
     import torch
 
     from nanobrag_torch.physics.sources import centred_steps, inside_ellipse
 
-    scans = (prepared.scans.hdiv, prepared.scans.vdiv)
     ranges, steps = (torch.tensor([getattr(x, name) for x in scans], dtype=torch.float64) for name in ("range", "step"))
-    lopsided = prepared.compat.lopsided_divergence
     h, v = (centred_steps(ranges[i], steps[i], scans[i].count, lopsided=lopsided) for i in (0, 1))
     points = torch.cartesian_prod(h, v)
-    if prepared.request.round_div:
+    if in_ellipse:
         points = points[inside_ellipse(h, v, (ranges[0], ranges[1]), (steps[0], steps[1])).reshape(-1)]
     kept: list[list[float]] = points.tolist()
     return kept

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 Triple = tuple[float, float, float]
+DRAWN = ("random", "uniform")
+"""Choices of a misset that leave it to a seed."""
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from nanobrag_torch import sampling
@@ -67,11 +67,10 @@ class Scans:
 
 def check_request(request: Request) -> None:
     """Refuse what no automatic choice can repair. Raises InputError naming the flag."""
-    for item in fields(request):
-        value = getattr(request, item.name)
-        numbers = value if isinstance(value, tuple) else (value,)
-        if item.name != "abs_um" and any(isinstance(x, float) and not math.isfinite(x) for x in numbers):
-            raise InputError(_flag_that_sets(item.name), value, "finite numbers")
+    for name, value in vars(request).items():
+        numbers = value if isinstance(value, tuple) else (value,) if isinstance(value, float) else ()
+        if name != "abs_um" and not all(math.isfinite(x) for x in numbers if isinstance(x, float)):
+            raise InputError(_flag_that_sets(name), value, "finite numbers")
     _above_zero(request, "pixel_mm", "lambda_A", "detsize_f_mm", "detsize_s_mm")
     for name, known in _CHOICES.items():
         if (value := getattr(request, name)) not in known:

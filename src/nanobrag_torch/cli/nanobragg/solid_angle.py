@@ -29,12 +29,33 @@ def reported_solid_angle(simulator: Simulator) -> float:
 
 def _sum(simulator: Simulator, scene: Scene, options: Options) -> float:
     """Sum over pixels of the mean solid angle of their sub-pixels: the image of what scatters one everywhere."""
+    if options.oversample_omega and options.layers > 1:
+        return _sum_in_depth(simulator, scene, options)
+    known = _key(simulator, scene, options)
+    if known in _KNOWN:
+        return _KNOWN[known]
+    found = _total(simulator, *_scattering_one(scene, options))
+    if known is not None:
+        if len(_KNOWN) >= MOST_KNOWN:
+            _KNOWN.clear()
+        _KNOWN[known] = found
+    return found
+
+
+def _key(simulator: Simulator, scene: Scene, options: Options) -> object:
+    """What the sum over a whole detector depends on; None where it is over some of the pixels."""
+    if simulator.detector.pixels() is not None:
+        return None
+    detector = scene.panels, scene.pixel_size, scene.curvature
+    return options, simulator.kernel, *(tensor.detach().cpu().numpy().tobytes() for tensor in detector)
+
+
+def _scattering_one(scene: Scene, options: Options) -> tuple[Scene, Options]:
+    """The same detector about what scatters one everywhere."""
     import torch
 
     from nanobrag_torch.physics.lattice_factor import Profile
 
-    if options.oversample_omega and options.layers > 1:
-        return _sum_in_depth(simulator, scene, options)
     one, identity = torch.ones_like(scene.wavelengths[:1]), torch.eye(3).to(scene.panels)
     flat = replace(
         scene,
@@ -53,26 +74,18 @@ def _sum(simulator: Simulator, scene: Scene, options: Options) -> float:
     plain = replace(
         options, profile=Profile.GRATING, dmin=0.0, interpolate=False, running_factors=False, interpolation_latch=False
     )
-    return _total(simulator, flat, plain)
+    return flat, plain
 
 
 def _total(simulator: Simulator, flat: Scene, plain: Options) -> float:
-    """The sum over the rendered pixels; that of a whole detector is worked out once."""
+    """The sum over the rendered pixels."""
     import torch
 
     from nanobrag_torch.kernels.operation import intensity
 
-    pixels, detector = simulator.detector.pixels(), (flat.panels, flat.pixel_size, flat.curvature)
-    key = plain, simulator.kernel, *(tensor.detach().cpu().numpy().tobytes() for tensor in detector)
-    if pixels is None and key in _KNOWN:
-        return _KNOWN[key]
     with torch.no_grad():
-        found = float(intensity(pixels, flat, plain, kernel=simulator.kernel).sum(dtype=torch.float64))
-    if pixels is None:
-        if len(_KNOWN) >= MOST_KNOWN:
-            _KNOWN.clear()
-        _KNOWN[key] = found
-    return found
+        found = intensity(simulator.detector.pixels(), flat, plain, kernel=simulator.kernel).sum(dtype=torch.float64)
+    return float(found)
 
 
 def _sum_in_depth(simulator: Simulator, scene: Scene, options: Options) -> float:
