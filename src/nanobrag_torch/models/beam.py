@@ -17,7 +17,7 @@ from nanobrag_torch.models.remembered import remembered
 from nanobrag_torch.models.tensors import as_tensor
 from nanobrag_torch.physics.polarization import polarization_matrix, unpolarized_matrix
 from nanobrag_torch.physics.rotations import unit
-from nanobrag_torch.physics.sources import centred_steps, grid_directions, inside_ellipse
+from nanobrag_torch.physics.sources import centred_steps, grid_directions, inside_ellipse, source_behind
 from nanobrag_torch.units import ANGSTROM, MICRON, MM, MRAD
 
 if TYPE_CHECKING:
@@ -119,15 +119,7 @@ class Beam:
         return Sources(directions, (self._tensor(wavelengths) * ANGSTROM).expand(count), weights / weights.sum())
 
     def _grid(self, beam: Tensor, polar: Tensor, compat: Compat) -> Sources:
-        config = self.config
-        (h, *_), (v, *_) = self._scans(self.device, compat.lopsided_divergence)
-        directions = grid_directions(beam, polar, h, v).reshape(-1, 3)
-        if config.round_div:
-            kept = self._inside(compat.lopsided_divergence)
-            if kept.numel() < directions.shape[0]:
-                directions = directions.index_select(0, kept.to(self.device, non_blocking=True))
-        if directions.shape[0] == 0:
-            raise InputError("hdiv_steps, vdiv_steps", (h.numel(), v.numel()), "a grid that keeps a source")
+        directions = source_behind(beam)[None] if self._is_parallel else self._diverging(beam, polar, compat)
         wavelengths = self._wavelengths()
         count = directions.shape[0] * wavelengths.numel()
         return Sources(
@@ -135,6 +127,29 @@ class Beam:
             wavelengths.repeat(directions.shape[0]),
             torch.full((count,), 1 / count, dtype=torch.float64, device=self.device),
         )
+
+    @property
+    def _is_parallel(self) -> bool:
+        """Whether there is one direction, whatever the ranges, and no gradient by them: turning by zero costs more than
+        all the rest of a beam."""
+        config = self.config
+        scans = (
+            (config.hdiv_range_mrad, config.hdiv_steps, config.hdiv_step_mrad),
+            (config.vdiv_range_mrad, config.vdiv_steps, config.vdiv_step_mrad),
+        )
+        return all(not isinstance(of, Tensor) and count == 1 and step is None for of, count, step in scans)
+
+    def _diverging(self, beam: Tensor, polar: Tensor, compat: Compat) -> Tensor:
+        """Vectors [n, 3] to the sources of the grid that are kept."""
+        (h, *_), (v, *_) = self._scans(self.device, compat.lopsided_divergence)
+        directions = grid_directions(beam, polar, h, v).reshape(-1, 3)
+        if self.config.round_div:
+            kept = self._inside(compat.lopsided_divergence)
+            if kept.numel() < directions.shape[0]:
+                directions = directions.index_select(0, kept.to(self.device, non_blocking=True))
+        if directions.shape[0] == 0:
+            raise InputError("hdiv_steps, vdiv_steps", (h.numel(), v.numel()), "a grid that keeps a source")
+        return directions
 
     def _inside(self, lopsided: bool) -> Tensor:
         """Places [n] in the grid that a round beam keeps; found on the CPU, so that no GPU has to be waited for."""

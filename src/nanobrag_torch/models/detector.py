@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -28,6 +28,11 @@ READ_FOR_PIXELS = (
     "oversample_thick", "point_pixel", "curved_detector",
 )  # fmt: skip
 """Fields of a configuration that say how pixels are read, not where they are."""
+READ_FOR_AXES = frozenset((
+    "detector_convention", "twotheta_axis", "custom_beam_vector", "custom_fdet_vector", "custom_sdet_vector",
+    "custom_odet_vector", "custom_polar_vector", "custom_spindle_axis",
+))  # fmt: skip
+"""Fields of a configuration that the axes before any rotation follow from."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ class Detector(DetectorAttributes):
         """Number of panels."""
         return max(1, len(self.config.panels))
 
+    @remembered(*(field.name for field in fields(DetectorConfig) if field.name not in READ_FOR_AXES))
     def axes(self, compat: Compat = Compat()) -> Axes:  # noqa: B008  (frozen)
         """The vectors of the convention, or the custom ones."""
         config, defaults = self.config, CONVENTIONS[self.config.detector_convention]

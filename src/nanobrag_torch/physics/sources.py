@@ -28,8 +28,13 @@ def inside_ellipse(h: Tensor, v: Tensor, ranges: tuple[Tensor, Tensor], steps: t
     return ~(4 * total > ROUND_LIMIT)
 
 
+def source_behind(beam: Tensor) -> Tensor:
+    """Vector [3] from the sample (m) against the beam; no component is minus zero, as after a turn by zero."""
+    return -SOURCE_DISTANCE_M * beam + 0.0
+
+
 def grid_directions(beam: Tensor, polar: Tensor, h: Tensor, v: Tensor) -> Tensor:
     """Vectors from the sample to each source [H, V, 3] (m): turned by v about `polar`, then by h across it."""
     vertical = unit(torch.linalg.cross(beam, polar, dim=-1))
-    turned = axis_rotation(polar, v) @ (-SOURCE_DISTANCE_M * beam)  # [V, 3]
+    turned = axis_rotation(polar, v) @ source_behind(beam)  # [V, 3]
     return torch.einsum("hij,vj->hvi", axis_rotation(vertical, h), turned)
