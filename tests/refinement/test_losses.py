@@ -135,7 +135,8 @@ def test_options(name, dtype, monkeypatch):
     whole = squares(made.pixel_values(every), every)
     wanted = torch.autograd.grad(whole, by)
     close = 1e-9 if dtype == D else 2e-4
-    assert float(found.loss) == pytest.approx(float(whole.detach()), rel=1e-12 if dtype == D else 1e-6)
+    fourth = 1e-12 if dtype == D else 4e-6  # of L, which slopes need as another product
+    assert float(found.loss) == pytest.approx(float(whole.detach()), rel=fourth)
     for f, w in zip(found.gradients, wanted, strict=True):
         assert float((f - w).abs().max()) < close * float(w.abs().max())
 

@@ -9,6 +9,8 @@ as much as one lattice.
 
 from __future__ import annotations
 
+from typing import Any
+
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.adjoint import end_layer, end_pixel, end_sample, pull_source
 from nanobrag_torch.kernels.cpu.blocks import next_block
@@ -16,9 +18,9 @@ from nanobrag_torch.kernels.cpu.intrinsics import FAST, ORDERED, entry, stage, v
 from nanobrag_torch.kernels.cpu.lattice import NOTHING, has_phases, reflections, rows_of, terms_of
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Rows, Scratch, Sums, Terms
 from nanobrag_torch.kernels.cpu.products import nine, times
-from nanobrag_torch.kernels.cpu.profiles import phases, slopes_of_lane
+from nanobrag_torch.kernels.cpu.profiles import slopes_at, slopes_of_lane
 from nanobrag_torch.kernels.cpu.pull import clear_kept, clear_pull
-from nanobrag_torch.kernels.cpu.slopes import begin_source, end_batch
+from nanobrag_torch.kernels.cpu.slopes import begin_source
 from nanobrag_torch.kernels.cpu.value import add_offset, begin, sample, see_source, store, survey_source
 
 KEPT = 4  # numbers of a pixel and source: slope by q, and the sum over lattices
@@ -53,13 +55,13 @@ def _keep_block(kept: Array, scratch: Scratch, scene: Packed, lanes: int, p: int
         for sub in range(whole[at.SUBS]):
             sample(v, lanes, scene.panels[p], layer, sub, scene)
             for s in range(scene.sources.shape[0]):
-                if see_source(scratch, scene, lanes, layer, sub, s):
-                    survey_source(scratch, scene, lanes, layer * scene.sources.shape[0] + s)
-                    _add_lattices(rows_of(scratch), terms_of(scene), lanes)
-                    put(kept, row, v, at.SLOPE_X, scratch.place, lanes)
-                    put(kept, row + 1, v, at.SLOPE_Y, scratch.place, lanes)
-                    put(kept, row + 2, v, at.SLOPE_Z, scratch.place, lanes)
-                    put(kept, row + 3, v, at.STEP_SUM, scratch.place, lanes)
+                see_source(scratch, scene, lanes, layer, sub, s)  # all lanes see it: there is no limit of resolution
+                survey_source(scratch, scene, lanes, layer * scene.sources.shape[0] + s)
+                _add_lattices(rows_of(scratch), terms_of(scene), lanes)
+                put(kept, row, v, at.SLOPE_X, scratch.place, lanes)
+                put(kept, row + 1, v, at.SLOPE_Y, scratch.place, lanes)
+                put(kept, row + 2, v, at.SLOPE_Z, scratch.place, lanes)
+                put(kept, row + 3, v, at.STEP_SUM, scratch.place, lanes)
                 row += KEPT
     for i in range(MATRIX):
         put(kept, i, v, at.MATRIX + i * at.ROW, scratch.place, lanes)
@@ -81,70 +83,120 @@ def put(kept: Array, to: int, v: Array, row: int, place: Array, lanes: int) -> N
 
 @stage()
 def _add_lattices(rows: Rows, terms: Terms, lanes: int) -> None:
-    """TOTAL and STEP_SUM of the lattices of a source, SLOPE, the slope of the value by q, and MATRIX."""
+    """TOTAL and STEP_SUM of the lattices of a source, SLOPE, the slope of the value by q, and MATRIX.
+
+    Slopes of two lattices are summed up together: the sums are twelve rows to load and store, which costs more than
+    the products.
+    """
     begin_source(rows.v, rows.w, lanes)
     w, count = rows.w, terms.lattice.shape[0]
     default, filled = w.dtype.type(terms.numbers[at.DEFAULT_F]), False
     for start in range(0, count, at.BATCH):
-        for j in range(lanes):
-            w[at.SUM + j] = w[at.GX + j] = w[at.GY + j] = w[at.GZ + j] = 0
-        for i in range(MATRIX):
-            for j in range(lanes):
-                w[at.NARROW_MATRIX + i * at.ROW + j] = 0
+        _clear_batch(w, lanes)
+        waits = at.FIRST - 1
         for k in range(start, min(start + at.BATCH, count)):
             if rows.where[k] == NOTHING:
                 continue
             filled = reflections(rows, terms, lanes, k, default, filled, at.NO)
-            if not has_phases(rows, terms, k):
-                phases(w, lanes, terms.shape)
-            _keep_grating(w, lanes, terms.shape, terms.narrow[k, at.LATTICE_WEIGHT], terms.narrow[k])
-            _add_matrix(w, lanes, terms.narrow[k])
-        end_batch(rows.v, w, lanes)
-        _end_matrix(rows.v, w, lanes)
+            first = at.ONE_H if waits < 0 else at.OTHER_H
+            slopes = w[first : first + 3 * at.ROW]
+            _put_slopes(w, slopes, lanes, terms.shape, terms.narrow[k, at.LATTICE_WEIGHT], has_phases(rows, terms, k))
+            if waits >= 0:
+                _add_two(w, lanes, terms.narrow[waits], terms.narrow[k])
+            waits = k if waits < 0 else at.FIRST - 1
+        if waits >= 0:
+            _no_other(w, lanes)
+            _add_two(w, lanes, terms.narrow[waits], terms.narrow[waits])
+        _end_batch(rows.v, w, lanes)
 
 
 @stage(fastmath=FAST)
-def _end_matrix(v: Array, w: Array, lanes: int) -> None:
+def _clear_batch(w: Array, lanes: int) -> None:
     vector_code()
+    for j in range(lanes):
+        w[at.SUM + j] = w[at.GX + j] = w[at.GY + j] = w[at.GZ + j] = 0
     for i in range(MATRIX):
         for j in range(lanes):
-            v[at.MATRIX + i * at.ROW + j] += w[at.NARROW_MATRIX + i * at.ROW + j]
+            w[at.NARROW_MATRIX + i * at.ROW + j] = 0
+
+
+@stage(fastmath=FAST)
+def _no_other(w: Array, lanes: int) -> None:
+    vector_code()
+    for j in range(lanes):
+        w[at.OTHER_H + j] = w[at.OTHER_K + j] = w[at.OTHER_L + j] = 0
+
+
+@stage(fastmath=FAST)
+def _end_batch(v: Array, w: Array, lanes: int) -> None:
+    """Add sums to the float64 ones, those of half slopes times what flows in and two."""
+    vector_code()
+    for j in range(lanes):
+        flow = 2 * v[at.UPSTREAM + j] * v[at.FACTOR + j]
+        v[at.STEP_SUM + j] += w[at.SUM + j]
+        v[at.TOTAL + j] += v[at.FACTOR + j] * w[at.SUM + j]
+        v[at.SLOPE_X + j] += flow * w[at.GX + j]
+        v[at.SLOPE_Y + j] += flow * w[at.GY + j]
+        v[at.SLOPE_Z + j] += flow * w[at.GZ + j]
+        v[at.MATRIX + j] += flow * w[at.NARROW_MATRIX + j]
+        v[at.MATRIX + at.ROW + j] += flow * w[at.NARROW_MATRIX + at.ROW + j]
+        v[at.MATRIX + 2 * at.ROW + j] += flow * w[at.NARROW_MATRIX + 2 * at.ROW + j]
+        v[at.MATRIX + 3 * at.ROW + j] += flow * w[at.NARROW_MATRIX + 3 * at.ROW + j]
+        v[at.MATRIX + 4 * at.ROW + j] += flow * w[at.NARROW_MATRIX + 4 * at.ROW + j]
+        v[at.MATRIX + 5 * at.ROW + j] += flow * w[at.NARROW_MATRIX + 5 * at.ROW + j]
+        v[at.MATRIX + 6 * at.ROW + j] += flow * w[at.NARROW_MATRIX + 6 * at.ROW + j]
+        v[at.MATRIX + 7 * at.ROW + j] += flow * w[at.NARROW_MATRIX + 7 * at.ROW + j]
+        v[at.MATRIX + 8 * at.ROW + j] += flow * w[at.NARROW_MATRIX + 8 * at.ROW + j]
 
 
 @stage(fastmath=ORDERED)
-def _keep_grating(w: Array, lanes: int, shape: Array, weight: Array, lattice: Array) -> None:
-    """What `grating_slopes` does, with the sums by q and over hkl, from PHASE rows."""
+def _put_slopes(w: Array, slopes: Array, lanes: int, shape: Array, weight: Any, phased: bool) -> None:
+    """SUM, and half the slopes by hkl of weight F^2 L^2 to three rows; phased: N d is in PHASE rows.
+
+    What flows in is left out: it is the same for all lattices. slopes: rows apart from those that are read here, which
+    LLVM is told of arrays, and would have to find out of places in one.
+    """
     vector_code()
-    cells, bias, two, a = (shape[0], shape[4], shape[8]), shape[at.BIAS], w.dtype.type(2), nine(lattice)
-    for j in range(lanes):
-        product, near_h, far_h, near_k, far_k, near_l, far_l = slopes_of_lane(w, j, cells, bias)
-        term = weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j]) * product
-        w[at.SUM + j] += term * product
-        common = two * w[at.FLOW + j] * term
-        x, y, z = common * near_h * far_h, common * near_k * far_k, common * near_l * far_l
-        w[at.GX + j] += a[0] * x + a[3] * y + a[6] * z
-        w[at.GY + j] += a[1] * x + a[4] * y + a[7] * z
-        w[at.GZ + j] += a[2] * x + a[5] * y + a[8] * z
-        w[at.DH + j], w[at.DK + j], w[at.DL + j] = x, y, z
+    cells, bias = (shape[0], shape[4], shape[8]), shape[at.BIAS]
+    if phased:
+        for j in range(lanes):
+            _put_lane(w, slopes, j, weight, slopes_of_lane(w, j, cells, bias))
+    else:
+        for j in range(lanes):
+            _put_lane(w, slopes, j, weight, slopes_at(w, j, cells, bias))
+
+
+@stage(forceinline=True, fastmath=ORDERED)
+def _put_lane(w: Array, slopes: Array, j: int, weight: Any, product: Any) -> None:
+    value, near_h, far_h, near_k, far_k, near_l, far_l = product
+    term = weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j]) * value
+    w[at.SUM + j] += term * value
+    slopes[j], slopes[at.ROW + j] = term * near_h * far_h, term * near_k * far_k
+    slopes[2 * at.ROW + j] = term * near_l * far_l
 
 
 @stage(fastmath=FAST)
-def _add_matrix(w: Array, lanes: int, lattice: Array) -> None:
-    """Slopes by hkl times hkl."""
+def _add_two(w: Array, lanes: int, one: Array, other: Array) -> None:
+    """Slopes by hkl of two lattices to slopes by q, and times hkl."""
     vector_code()
-    a = nine(lattice)
+    a, b = nine(one), nine(other)
     for j in range(lanes):
+        x, y, z = w[at.ONE_H + j], w[at.ONE_K + j], w[at.ONE_L + j]
+        p, q, r = w[at.OTHER_H + j], w[at.OTHER_K + j], w[at.OTHER_L + j]
         h, k, l = times(a, w[at.QX + j], w[at.QY + j], w[at.QZ + j])
-        x, y, z = w[at.DH + j], w[at.DK + j], w[at.DL + j]
-        w[at.NARROW_MATRIX + j] += x * h
-        w[at.NARROW_MATRIX + at.ROW + j] += x * k
-        w[at.NARROW_MATRIX + 2 * at.ROW + j] += x * l
-        w[at.NARROW_MATRIX + 3 * at.ROW + j] += y * h
-        w[at.NARROW_MATRIX + 4 * at.ROW + j] += y * k
-        w[at.NARROW_MATRIX + 5 * at.ROW + j] += y * l
-        w[at.NARROW_MATRIX + 6 * at.ROW + j] += z * h
-        w[at.NARROW_MATRIX + 7 * at.ROW + j] += z * k
-        w[at.NARROW_MATRIX + 8 * at.ROW + j] += z * l
+        e, f, g = times(b, w[at.QX + j], w[at.QY + j], w[at.QZ + j])
+        w[at.GX + j] += a[0] * x + a[3] * y + a[6] * z + b[0] * p + b[3] * q + b[6] * r
+        w[at.GY + j] += a[1] * x + a[4] * y + a[7] * z + b[1] * p + b[4] * q + b[7] * r
+        w[at.GZ + j] += a[2] * x + a[5] * y + a[8] * z + b[2] * p + b[5] * q + b[8] * r
+        w[at.NARROW_MATRIX + j] += x * h + p * e
+        w[at.NARROW_MATRIX + at.ROW + j] += x * k + p * f
+        w[at.NARROW_MATRIX + 2 * at.ROW + j] += x * l + p * g
+        w[at.NARROW_MATRIX + 3 * at.ROW + j] += y * h + q * e
+        w[at.NARROW_MATRIX + 4 * at.ROW + j] += y * k + q * f
+        w[at.NARROW_MATRIX + 5 * at.ROW + j] += y * l + q * g
+        w[at.NARROW_MATRIX + 6 * at.ROW + j] += z * h + r * e
+        w[at.NARROW_MATRIX + 7 * at.ROW + j] += z * k + r * f
+        w[at.NARROW_MATRIX + 8 * at.ROW + j] += z * l + r * g
 
 
 @entry(title="the kernel of gradients from kept slopes")

@@ -87,7 +87,7 @@ def keep(pixels: Tensor, scene: Scene, options: Options) -> Kept | None:
     one, count = packed.scenes[0], pixels.numel()
     steps = int(one.whole[at.LAYERS] * one.whole[at.SUBS]) * len(one.sources)
     values = torch.empty(count, dtype=options.dtype)
-    slopes = np.zeros((MATRIX + KEPT * steps, count), values.numpy().dtype)
+    slopes = np.empty((MATRIX + KEPT * steps, count), values.numpy().dtype)
     scale = 1 / float(gradients.flow_scales(np.ones((1, 1)), packed, alike=False)[0])
 
     def work(piece: tuple[int, int], room: at.Scratch) -> None:

@@ -76,6 +76,8 @@ BEND = 19 * ROW  # slope of L^2 by the quadratic form
 REST_H, REST_K, REST_L = 20 * ROW, 20 * ROW + GROUPS, 20 * ROW + 2 * GROUPS  # of the anchors' hkl
 PHASE_H, PHASE_K, PHASE_L = 21 * ROW, 22 * ROW, 23 * ROW  # N d less the nearest integers, from float64
 BY_A, BY_B, BY_C = 24 * ROW, 25 * ROW, 26 * ROW  # gradients by the numbers of cells
+ONE_H, ONE_K, ONE_L = FH, FK, FL  # slopes by hkl of one lattice, and of the next one, where nothing else is there
+OTHER_H, OTHER_K, OTHER_L = BY_A, BY_B, BY_C
 STEPS = 27 * ROW  # pixels from the anchor of a group, for GROUP lanes
 # of the anchors of a run of pixels, GROUPS numbers each: unit vector a and the step e to the next pixel, both over the
 # wavelength; 2 a e and e e; a M a, 2 a M e and e M e of the polarization; what weight and solid angle are at the anchor

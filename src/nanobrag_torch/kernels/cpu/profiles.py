@@ -99,37 +99,75 @@ def grating_squares(w: Array, lanes: int, shape: Array) -> None:
 
 
 @stage(forceinline=True, fastmath=ORDERED)
-def _axis(d: Any, u: Any, cells: Any, bias: Any) -> Any:
-    """s(u) / pi and s(d) / pi for sin(pi x) = s(x), what the slope needs of both, and P(u) + E(u)."""
-    d += bias
-    a = cells * d
-    m = np.rint(a - u)
-    u += cells * bias
+def _axis(d: Any, m: Any, u: Any, a: Any) -> Any:
+    """s(u) / pi and s(d) / pi for sin(pi x) = s(x) and a = N d = m + u, what the slope needs of both, and P(u) + E(u).
+
+    None of d is zero.
+    """
     yu, yd = u * u, d * d
     pu, pd = horner(yu, SINE_32, SINE_64), horner(yd, SINE_32, SINE_64)
     eu, ed = yu * horner(yu, SLOPE_32, SLOPE_64), yd * horner(yd, SLOPE_32, SLOPE_64)
-    return u * pu, d * pd, pu * (m * pd - u * ed) + a * eu * pd, d * (pu + eu)
+    top = u * pu
+    return top, d * pd, pd * (m * pu + a * eu) - top * ed, d * (pu + eu)
 
 
 @stage(forceinline=True, fastmath=ORDERED)
-def slopes_of_lane(w: Array, j: int, cells: Any, bias: Any) -> Any:
-    """L of a lane from its PHASE rows, and its slopes by h, k, l in two factors: of the axis, and of the others."""
-    one = w.dtype.type(1)
-    th, bh, xh, _h = _axis(w[at.DH + j], w[at.PHASE_H + j], cells[0], bias)
-    tk, bk, xk, _k = _axis(w[at.DK + j], w[at.PHASE_K + j], cells[1], bias)
-    tl, bl, xl, _l = _axis(w[at.DL + j], w[at.PHASE_L + j], cells[2], bias)
+def _axis_phased(d: Any, u: Any, cells: Any, bias: Any) -> Any:
+    """The same from a distance and u of it."""
+    d += bias
+    a = cells * d
+    return _axis(d, np.rint(a - u), u + cells * bias, a)
+
+
+@stage(forceinline=True, fastmath=ORDERED)
+def _axis_at(d: Any, cells: Any, bias: Any) -> Any:
+    """The same from a distance."""
+    d += bias
+    a = cells * d
+    m = np.rint(a)
+    return _axis(d, m, a - m, a)
+
+
+@stage(forceinline=True, fastmath=ORDERED)
+def _product(h: Any, k: Any, l: Any, one: Any) -> Any:
+    """L from what `_axis` says of three axes, and its slopes by h, k, l in two factors: of the axis, and of the others.
+
+    Multiplied in another order, one over the three sines would overflow near reflections.
+    """
+    th, bh, xh, _h = h
+    tk, bk, xk, _k = k
+    tl, bl, xl, _l = l
     bottom_hk, bottom_kl, bottom_hl = bh * bk, bk * bl, bh * bl
     r = one / (bottom_hk * bl)
     top_hk, top_kl, top_hl = th * tk, tk * tl, th * tl
     near = r * bottom_kl * xh, r * bottom_hl * xk, r * bottom_hk * xl
-    return top_hk * tl * r, near[0], r * top_kl, near[1], r * top_hl, near[2], r * top_hk
+    far = r * top_kl
+    return th * far, near[0], far, near[1], r * top_hl, near[2], r * top_hk
+
+
+@stage(forceinline=True, fastmath=ORDERED)
+def slopes_of_lane(w: Array, j: int, cells: Any, bias: Any) -> Any:
+    """What `_product` gives of a lane, from its PHASE rows."""
+    h = _axis_phased(w[at.DH + j], w[at.PHASE_H + j], cells[0], bias)
+    k = _axis_phased(w[at.DK + j], w[at.PHASE_K + j], cells[1], bias)
+    l = _axis_phased(w[at.DL + j], w[at.PHASE_L + j], cells[2], bias)
+    return _product(h, k, l, w.dtype.type(1))
+
+
+@stage(forceinline=True, fastmath=ORDERED)
+def slopes_at(w: Array, j: int, cells: Any, bias: Any) -> Any:
+    """The same from its distances."""
+    h = _axis_at(w[at.DH + j], cells[0], bias)
+    k = _axis_at(w[at.DK + j], cells[1], bias)
+    l = _axis_at(w[at.DL + j], cells[2], bias)
+    return _product(h, k, l, w.dtype.type(1))
 
 
 @stage(fastmath=ORDERED)
 def grating_slopes(w: Array, lanes: int, shape: Array, weight: Any) -> None:
     """SUM and SQUARE, and the slopes by hkl of FLOW weight F^2 L^2 in place of the distances; from PHASE rows.
 
-    With s(x) = sin(pi x), u = N d - m: (s(u) / s(d))' = (P(u) (m P(d) - u E(d)) + N d E(u) P(d)) / (d P(d))^2, where
+    With s(x) = sin(pi x), u = N d - m: (s(u) / s(d))' = (P(d) (m P(u) + N d E(u)) - u P(u) E(d)) / (d P(d))^2, where
     s(x) = x P and E = 2 x^2 P'. Nothing large cancels at small d, where m = 0.
     """
     vector_code()
@@ -153,9 +191,9 @@ def grating_cells(w: Array, lanes: int, shape: Array, weight: Any) -> None:
     na, nb, nc, bias = shape[0], shape[4], shape[8], shape[at.BIAS]
     one = w.dtype.type(1)
     for j in range(lanes):
-        th, bh, _xh, nh = _axis(w[at.DH + j], w[at.PHASE_H + j], na, bias)
-        tk, bk, _xk, nk = _axis(w[at.DK + j], w[at.PHASE_K + j], nb, bias)
-        tl, bl, _xl, nl = _axis(w[at.DL + j], w[at.PHASE_L + j], nc, bias)
+        th, bh, _xh, nh = _axis_phased(w[at.DH + j], w[at.PHASE_H + j], na, bias)
+        tk, bk, _xk, nk = _axis_phased(w[at.DK + j], w[at.PHASE_K + j], nb, bias)
+        tl, bl, _xl, nl = _axis_phased(w[at.DL + j], w[at.PHASE_L + j], nc, bias)
         r = one / (bh * bk * bl)
         flow = w[at.FLOW + j] * weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j])
         common = flow * (th * tk * tl * r)
