@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -40,6 +41,7 @@ from nanobrag_torch.records.experiment import ExperimentData
 
 WORKERS = 2
 WAITING = 2  # frames a worker may have before `write` waits
+SECONDS_BETWEEN = 0.1  # two signs of progress
 WHOLE = "file"  # the piece of a ledger that is the file put together of all frames
 
 _HASHES = re.compile(r"#+")
@@ -123,7 +125,7 @@ class SeriesWriter:
             self._store.put(index, image)
             self._done.add(index)
             if self._bar is not None:
-                self._bar.advance()
+                self._bar.show(len(self._done))
         finally:
             self._room.release()
 
@@ -322,7 +324,7 @@ def _version(path: Path) -> tuple[int, int]:
 
 
 class _Bar:
-    """One bar of progress on standard error."""
+    """One bar of progress on standard error, told a few times a second: telling it takes as long as a small frame."""
 
     def __init__(self, frames: int, done: int) -> None:
         from rich.console import Console
@@ -330,11 +332,16 @@ class _Bar:
 
         columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, console=Console(stderr=True))
-        self._task = self._progress.add_task("frames", total=frames, completed=done)
+        self._task, self._done = self._progress.add_task("frames", total=frames, completed=done), done
         self._progress.start()
+        self._told_s = time.monotonic()
 
-    def advance(self) -> None:
-        self._progress.advance(self._task)
+    def show(self, done: int) -> None:
+        self._done = max(done, self._done)
+        if time.monotonic() - self._told_s >= SECONDS_BETWEEN:
+            self._told_s = time.monotonic()
+            self._progress.update(self._task, completed=self._done)
 
     def stop(self) -> None:
+        self._progress.update(self._task, completed=self._done)
         self._progress.stop()

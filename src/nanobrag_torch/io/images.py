@@ -58,7 +58,8 @@ def write_image(
     if found.holds:
         if one is None:
             raise InputError("experiment", None, f"a geometry, which the header of {path} states")
-        refuse_losses(one, found, allow_loss)
+        if not allow_loss:
+            refuse_losses(one, found, allow_loss)
     assert found.write_image is not None
     found.write_image(Path(path), pixels, one, ImageOptions(pixel_type=pixel_type, allow_loss=allow_loss, title=title))
 
