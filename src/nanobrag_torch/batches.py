@@ -49,6 +49,9 @@ def render_batch(simulator: Simulator, rows: Rows, pixels: Tensor | None = None,
     wanted = simulator.detector.pixels() if pixels is None else pixels.to(simulator.device)
     places, parts = [], []
     for chosen, alike in _calls(simulator, rows, count):
+        if len(chosen) == count:
+            parts = [_photons(alike, rows, wanted)]
+            break
         listed = wanted[chosen] if wanted is not None and wanted.dim() > 1 else wanted
         places.append(chosen)
         parts.append(_photons(alike, {name: stack[chosen] for name, stack in rows.items()}, listed))

@@ -7,7 +7,7 @@ reference kernel renders everything, slowly, and defines what is right.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 
 import torch
@@ -20,7 +20,7 @@ from nanobrag_torch.kernels.arguments import SCENE, require_sound
 from nanobrag_torch.kernels.backends import left_to_reference, obstacle
 from nanobrag_torch.kernels.cpu.kept import Kept
 from nanobrag_torch.kernels.empty import is_dark
-from nanobrag_torch.kernels.operators import OPERATORS, all_pixels, pull_back, push_forward, render
+from nanobrag_torch.kernels.operators import OPERATORS, all_pixels, nobody_looks_on, pull_back, push_forward, render
 from nanobrag_torch.kernels.problem import Options, Pull, Scene, values_shape
 
 _LOG = logging.getLogger(__name__)
@@ -91,28 +91,16 @@ def _fused(
     *,
     differentiates: bool,
 ) -> Tensor:
-    if not differentiates and _nobody_looks_on(scene.tensors()):
+    if not differentiates and nobody_looks_on(scene.tensors()):
         backend = OPERATORS.backend(scene)
         if progress is not None and backend.reports:
             return render(backend, pixels, scene, options, progress)
         result = render(backend, pixels, scene, options)
     else:
-        result = transforms.intensity(pixels, *SCENE.pack(scene, options))
+        result = transforms.intensity(pixels, scene, options)
     if progress is not None:
         progress(1.0)
     return result
-
-
-def _nobody_looks_on(tensors: Iterable[Tensor]) -> bool:
-    """Whether no transform or mode of torch, nor a kind of tensor of its own, has to see an operator.
-
-    Calling one through torch takes longer than a small image. Only there are signs that a view puts off worked out.
-    """
-    modes = torch._C._len_torch_dispatch_stack() + torch._C._len_torch_function_stack()
-    if modes or torch._C._functorch.peek_interpreter_stack() is not None:
-        return False
-    known = OPERATORS.by_device  # a device of shapes alone has operators, and no kernel
-    return all(type(one) is Tensor and one.device.type in known and not one.is_neg() for one in tensors)
 
 
 def _differentiates(scene: Scene) -> bool:
@@ -145,7 +133,7 @@ def gradients(
     require_sound(scene, pixels)
     _goes_to_reference("fused", scene, options, to_tangents=False)
     fixed = Scene(*(tensor.detach() for tensor in scene.tensors()))
-    if not _is_followed(upstream) and _nobody_looks_on((upstream, *fixed.tensors())):
+    if not _is_followed(upstream) and nobody_looks_on((upstream, *fixed.tensors())):
         pull = Pull(upstream.detach(), frozenset(name for name in SCENE.names if name in wanted), value)
         return pull_back(OPERATORS.backend(scene), pull, pixels, fixed, options)
     arguments = SCENE.pack(fixed, options)
@@ -189,7 +177,7 @@ def tangents(
     if _goes_to_reference(kernel, scene, options, to_tangents=True):
         return reference.tangents(all_pixels(scene, options) if pixels is None else pixels, fixed, directions, options)
     given = directions.values()
-    if not any(map(_is_followed, given)) and _nobody_looks_on((*given, *fixed.tensors())):
+    if not any(map(_is_followed, given)) and nobody_looks_on((*given, *fixed.tensors())):
         return push_forward(OPERATORS.backend(scene), pixels, fixed, directions, options)
     arguments = SCENE.pack(fixed, options)
     found: Tensor = OPERATORS.call.intensity_tangents(pixels, *arguments, SCENE.in_order(directions, scene))

@@ -186,6 +186,18 @@ def refused_again() -> InputError:
     return InputError("kernel", "fused", ONCE)
 
 
+def nobody_looks_on(tensors: Iterable[Tensor]) -> bool:
+    """Whether no transform or mode of torch, nor a kind of tensor of its own, has to see an operator.
+
+    Calling one through torch takes longer than a small image. Only there are signs that a view puts off worked out.
+    """
+    modes = torch._C._len_torch_dispatch_stack() + torch._C._len_torch_function_stack()
+    if modes or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    known = OPERATORS.by_device  # a device of shapes alone has operators, and no kernel
+    return all(type(one) is Tensor and one.device.type in known and not one.is_neg() for one in tensors)
+
+
 def all_pixels(scene: Scene, options: Options) -> Tensor:
     """Flat indices [n] of all pixels."""
     return torch.arange(pixel_count(None, scene, options), device=scene.panels.device)

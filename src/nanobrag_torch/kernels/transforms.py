@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from nanobrag_torch.kernels.arguments import SCENE
-from nanobrag_torch.kernels.operators import OPERATORS, refused_again
-from nanobrag_torch.kernels.problem import RANKS
+from nanobrag_torch.kernels.operators import OPERATORS, nobody_looks_on, push_forward, refused_again, render
+from nanobrag_torch.kernels.problem import RANKS, Options, Scene
 
 END = 1 + SCENE.count
 """Of the list of pixels and the tensors of a scene among the inputs."""
 Dims = tuple[Any, ...]
 
 
-def intensity(pixels: Tensor | None, *arguments: Any) -> Tensor:
+def intensity(pixels: Tensor | None, scene: Scene, options: Options) -> Tensor:
     """Values [n]; see kernels.operators."""
-    values: Tensor = _Intensity.apply(pixels, *arguments)  # type: ignore[no-untyped-call]
+    values: Tensor = _Intensity.apply(pixels, *scene.tensors(), options)  # type: ignore[no-untyped-call]
     return values
 
 
@@ -47,38 +47,46 @@ class _Once(torch.autograd.Function):
 
 
 class _Intensity(torch.autograd.Function):
-    """(pixels, scene, options) -> values."""
+    """(pixels, tensors of the scene, options) -> values.
+
+    Options are one argument: torch takes the arguments apart and puts them together at every level of its transforms.
+    """
 
     @staticmethod
     def forward(pixels: Tensor | None, *arguments: Any) -> Tensor:
-        values: Tensor = OPERATORS.call.intensity(pixels, *arguments)
+        scene, options = Scene(*arguments[:-1]), arguments[-1]
+        if nobody_looks_on(scene.tensors()):
+            return render(OPERATORS.backend(scene), pixels, scene, options)
+        values: Tensor = OPERATORS.call.intensity(pixels, *SCENE.pack(scene, options))
         return values
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*inputs[:END])
         ctx.save_for_forward(*inputs[:END])
-        ctx.options = inputs[END:]
+        ctx.options = inputs[END]
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
         flags = list(ctx.needs_input_grad[1:END])
-        found = iter(_Adjoint.apply(upstream, *ctx.saved_tensors, *ctx.options, flags))  # type: ignore[no-untyped-call]
-        return None, *(next(found) if flag else None for flag in flags), *[None] * len(ctx.options)
+        found = iter(_Adjoint.apply(upstream, *ctx.saved_tensors, ctx.options, flags))  # type: ignore[no-untyped-call]
+        return None, *(next(found) if flag else None for flag in flags), None
 
     @staticmethod
     def jvp(ctx: Any, *slopes: Any) -> Tensor:
         moving = slopes[1:END]
         tensors = ctx.saved_tensors
         directions = [t.new_zeros(0) if s is None else s[None] for s, t in zip(moving, tensors[1:], strict=True)]
-        found: Tensor = _Tangents.apply(*tensors, *ctx.options, *directions)  # type: ignore[no-untyped-call]
+        found: Tensor = _Tangents.apply(*tensors, ctx.options, *directions)  # type: ignore[no-untyped-call]
         return found[0]
 
     @staticmethod
     def vmap(info: Any, in_dims: Dims, *arguments: Any) -> tuple[Tensor, int]:
         if _is_first_batch(in_dims[:END], arguments[:END]):
-            return intensity(*_in_front(in_dims, arguments)), 0
-        return torch.stack([intensity(*part) for part in _one_by_one(info.batch_size, in_dims, arguments)]), 0
+            whole: Tensor = _Intensity.apply(*_in_front(in_dims, arguments))  # type: ignore[no-untyped-call]
+            return whole, 0
+        parts = [_Intensity.apply(*part) for part in _one_by_one(info.batch_size, in_dims, arguments)]  # type: ignore[no-untyped-call]
+        return torch.stack(parts), 0
 
 
 class _Adjoint(_Once):
@@ -86,8 +94,10 @@ class _Adjoint(_Once):
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        *found, _ = OPERATORS.call.intensity_adjoint(*arguments, False)
-        return tuple(gradient for gradient, flag in zip(found, arguments[-1], strict=True) if flag)
+        upstream, pixels, *tensors, options, flags = arguments
+        given = SCENE.pack(Scene(*tensors), options)
+        *found, _ = OPERATORS.call.intensity_adjoint(upstream, pixels, *given, flags, False)
+        return tuple(gradient for gradient, flag in zip(found, flags, strict=True) if flag)
 
     @staticmethod
     def vmap(info: Any, in_dims: Dims, *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
@@ -113,7 +123,12 @@ class _Tangents(_Once):
 
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
-        slopes: Tensor = OPERATORS.call.intensity_tangents(*arguments[: -SCENE.count], list(arguments[-SCENE.count :]))
+        pixels, scene, options = arguments[0], Scene(*arguments[1:END]), arguments[END]
+        directions = arguments[END + 1 :]
+        if nobody_looks_on((*scene.tensors(), *directions)) and OPERATORS.backend(scene).tangents is not None:
+            named = dict(zip(SCENE.names, directions, strict=True))
+            return push_forward(OPERATORS.backend(scene), pixels, scene, named, options)
+        slopes: Tensor = OPERATORS.call.intensity_tangents(pixels, *SCENE.pack(scene, options), list(directions))
         return slopes
 
     @staticmethod

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 
 P = ParamSpec("P")
@@ -56,7 +57,7 @@ def remembered(
         @wraps(method)
         def recall(self: Model, /, *args: P.args, **kwargs: P.kwargs) -> Result:
             if torch.compiler.is_compiling() or not _is_ordinary(torch.empty(0)):
-                return method(self, *args, **kwargs)
+                return _beside_transforms(recall, method, skipped, self, *args, **kwargs)
             plainly = (a for a in (*args, *kwargs.items()) if not isinstance(a, Tensor))
             key = (method, self.device, *plainly)  # type: ignore[attr-defined]
             given = [a for a in args if isinstance(a, Tensor)]
@@ -85,6 +86,24 @@ def remembered(
         return recall
 
     return decorate
+
+
+def _beside_transforms(
+    recall: Callable[..., Result],
+    method: Callable[..., Result],
+    unseen: Collection[str],
+    model: Any,
+    /,
+    *args: Any,
+    **kwargs: Any,
+) -> Result:
+    """The result where a transform of torch.func is under way: what none of its values go into is not taken through it,
+    which takes ten times as long."""
+    if not torch.compiler.is_compiling() and all(is_plain(value, unseen) for value in _read(model, unseen)):
+        with temporarily_clear_interpreter_stack():
+            if all(map(_is_ordinary, (torch.empty(0), *(a for a in args if isinstance(a, Tensor))))):
+                return recall(model, *args, **kwargs)
+    return method(model, *args, **kwargs)
 
 
 def _read(model: Any, unseen: Collection[str]) -> list[Any]:
