@@ -96,7 +96,7 @@ def require_rows(simulator: Simulator, rows: Rows) -> int:
     for name in rows:
         _require_field(simulator, name)
     for number in _extremes(rows):
-        _with(simulator, {name: stack[number] for name, stack in rows.items()}, checked=True)
+        _with(simulator, {name: stack[number].detach().tolist() for name, stack in rows.items()}, checked=True)
     return next(iter(counts.values()))
 
 

@@ -22,7 +22,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.hkl import read_hkl_file, write_fdump
 from nanobrag_torch.models.attributes import CellTensor, Setting
 from nanobrag_torch.models.remembered import remembered
-from nanobrag_torch.models.tensors import as_tensor
+from nanobrag_torch.models.tensors import as_tensor, over, times
 from nanobrag_torch.physics import mosaicity
 from nanobrag_torch.physics.rotations import axis_rotation, quaternion_rotation, vector_rotation, xyz_rotation
 from nanobrag_torch.physics.structure_factors import (
@@ -218,14 +218,14 @@ class Crystal:
         config = self.config
         edges = [config.cell_a if edge is None else edge for edge in (config.cell_a, config.cell_b, config.cell_c)]
         angles = [config.cell_alpha, config.cell_beta, config.cell_gamma]
-        return self._stack(edges), self._stack(angles) / DEGREES_PER_RADIAN
+        return self._stack(edges), over(self._stack(angles), DEGREES_PER_RADIAN)
 
     def orientation(self) -> Tensor:
         """Rotation [3, 3] by the misset angles, then by the orientation vector or quaternion when one is given."""
         config = self.config
-        turn = xyz_rotation(self._tensor(config.misset_deg) / DEGREES_PER_RADIAN)
+        turn = xyz_rotation(over(self._tensor(config.misset_deg), DEGREES_PER_RADIAN))
         if config.orientation_vector_deg is not None:
-            turn = vector_rotation(self._tensor(config.orientation_vector_deg) / DEGREES_PER_RADIAN) @ turn
+            turn = vector_rotation(over(self._tensor(config.orientation_vector_deg), DEGREES_PER_RADIAN)) @ turn
         if config.orientation_quaternion is not None:
             turn = quaternion_rotation(self._tensor(config.orientation_quaternion)) @ turn
         return turn
@@ -246,7 +246,7 @@ class Crystal:
         """
         rows = self.cell(compat)[0] if rows is None else rows
         domains, weights = self.mosaic_domains(rows, compat)
-        turns, columns = self.phi_rotations(spindle, compat), (rows * ANGSTROM).T
+        turns, columns = self.phi_rotations(spindle, compat), times(rows, ANGSTROM).T
         if self._is_anisotropic:  # domains are fixed to the crystal, and turn with it
             stack = turns[:, None] @ (domains @ columns)[None]
         else:

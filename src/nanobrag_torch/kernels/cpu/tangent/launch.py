@@ -84,7 +84,7 @@ def _room(packed: at.Packed, ways: Ways) -> at.Scratch:
     plain = scratch(packed)
     v, w = _kept_rows(plain.w.dtype.char, rows.LOOSE + ways.owner.size * at.ROW)
     v[: plain.v.size], v[plain.v.size :], w[at.NARROW_SIZE :] = plain.v, 0.0, 0.0
-    return plain._replace(v=v, w=w)
+    return at.Scratch(v, w, *plain[2:])
 
 
 def _kept_rows(kind: str, narrow: int) -> tuple[at.Array, at.Array]:
