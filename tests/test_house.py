@@ -19,6 +19,7 @@ LEVELS = {
     "polynomials": 0,
     "compiled_constants": 0,
     "compiled_files": 0,
+    "compiled_libraries": 0,
     "devices": 1,
     "memory": 1,
     "checked": 1,

@@ -56,7 +56,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -64,6 +64,7 @@ from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, cast
 
 from nanobrag_torch.compiled_constants import is_plain, with_constants
 from nanobrag_torch.compiled_files import keep_checked, say_not_kept, why_untrusted
+from nanobrag_torch.compiled_libraries import as_stages, entry_compiler, stage_compiler
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,7 +73,7 @@ PACKAGE = "nanobrag_torch"
 DEFAULTS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
 REDUCED = " without rare parts"
 LIGHT_VERSIONS = ("0.68.",)
-"""Of numba, whose cache `_load_lightly` knows."""
+"""Of numba, whose cache `_load_lightly` knows, and `compiled_libraries` its compiler."""
 _LOCK = threading.RLock()
 _LOG = logging.getLogger(__name__)
 
@@ -259,22 +260,37 @@ def _dispatcher(kernel: Compiled[..., Any]) -> Any:
 
     _announce_compilation()
     function, folder = _with_resolved_globals(kernel), cache_folder()
+    options = kernel.options | _compiler_of(kernel)
     if folder is None:
-        return numba.njit(**kernel.options)(function)
+        return numba.njit(**options)(function)
     # numba decides where a function is cached when it is defined, by these two settings.
     place = folder / f"{kernel.function.__name__}-{kernel.fingerprint[:16]}"
     try:
         with _numba_settings(CACHE_DIR=str(place), CACHE_LOCATOR_CLASSES=""):
-            dispatcher = numba.njit(cache=True, **kernel.options)(function)
+            dispatcher = numba.njit(cache=True, **options)(function)
     except (OSError, RuntimeError) as error:  # numba finds no place for a folder: a disk without room
         say_not_kept(" ".join(str(error).split())[:120])
-        return numba.njit(**kernel.options)(function)
-    _load_lightly(dispatcher)
+        return numba.njit(**options)(function)
+    _load_lightly(dispatcher, _is_stage(kernel))
     keep_checked(dispatcher)
     return dispatcher
 
 
-def _load_lightly(dispatcher: Any) -> None:
+def _is_stage(kernel: Compiled[..., Any]) -> bool:
+    """Whether only compiled functions can call it."""
+    return bool(kernel.options.get("no_cpython_wrapper"))
+
+
+def _compiler_of(kernel: Compiled[..., Any]) -> dict[str, Any]:
+    """The option of numba that names its compiler, where another than its own makes the same in less time."""
+    import numba
+
+    if not numba.__version__.startswith(LIGHT_VERSIONS) or kernel.options.get("_nrt", True):
+        return {}
+    return {"pipeline_class": stage_compiler() if _is_stage(kernel) else entry_compiler()}
+
+
+def _load_lightly(dispatcher: Any, stage: bool) -> None:
     """Look for machine code in the cache before numba sets up what only compiling needs: half a second of imports.
 
     Where that finds nothing, and in versions of numba in which it was not tried, numba's own way is taken.
@@ -289,7 +305,8 @@ def _load_lightly(dispatcher: Any) -> None:
     def load_overload(signature: Any, context: Any) -> Any:
         try:
             importlib.import_module("numba.core.runtime").rtsys.initialize(context)  # what machine code may call
-            found = look(signature, context)
+            with as_stages(context) if stage else nullcontext():
+                found = look(signature, context)
         except Exception:  # numba's own way repairs or reports whatever it was
             found = None
         return look_and_prepare(signature, context) if found is None else found

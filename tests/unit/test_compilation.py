@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -337,3 +338,55 @@ def test_a_constant_that_is_chosen_otherwise_leaves_branches_out(tmp_path):
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", call], env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.split() == ["10.0", "20.0"]
+
+
+STAGED = """
+import sys
+import numpy as np
+from nanobrag_torch import compilation
+from nanobrag_torch.kernels.cpu.intrinsics import entry, stage
+
+if "other" in sys.argv:
+    compilation.LIGHT_VERSIONS = ()
+
+@stage()
+def add_squares(values, out):
+    for i in range(values.size):
+        out[0] += values[i] * values[i]
+
+@entry()
+def once(values, out):
+    add_squares(values, out)
+
+@entry()
+def twice(values, out):
+    add_squares(values, out)
+    add_squares(values, out)
+"""
+STAGED_CALL = """
+from staged import *
+out = np.zeros(1)
+(once if "once" in sys.argv else twice)(np.arange(4.0), out)
+numba = add_squares.resolved
+kinds = {type(one.library).__name__ for one in numba.overloads.values()}
+print(out[0], sum(numba.stats.cache_hits.values()), *kinds)
+"""
+
+
+def test_a_stage_is_optimised_once_and_no_machine_code_is_made_of_it(tmp_path):
+    """The next process takes it from the cache for another entry; numba's own way, and folder, gives the same."""
+    (tmp_path / "staged.py").write_text(STAGED)
+    folders = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+
+    def run(*words, folder):
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / folder), "PYTHONPATH": folders}
+        program = [sys.executable, "-c", STAGED_CALL, *words]
+        done = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert run("once", folder="ours") == ["14.0", "0", "StageLibrary"]
+    assert run("twice", folder="ours") == ["28.0", "1", "StageLibrary"]
+    assert run("once", "other", folder="numba's") == ["14.0", "0", "JITCodeLibrary"]
+    (tmp_path / "ours").rename(tmp_path / "mixed")  # numba reads what ours has kept, and makes machine code of it
+    shutil.rmtree(next((tmp_path / "mixed").rglob("twice-*")))
+    assert run("twice", "other", folder="mixed") == ["28.0", "1", "JITCodeLibrary"]
