@@ -23,16 +23,20 @@ BELIEVED = {"N_a": 42.0, "N_c": 55.0, "spread": 0.05}
 SIGMA_F = 0.1
 ROTATION_DEG, CELL, DISTANCE_MM = 0.1, 0.003, 0.2
 """Standard deviations of the priors."""
+DOMAINS, D_MIN = 401, 1.9
+"""Domains for a spread as wide as a crystal makes its spots at this resolution (Angstrom): more than are optimised."""
 
 
 def pulls(seed: int) -> Case:
     """Every true value drawn from its prior; pulls of all parameters but the scale, which the gauge fixes.
 
-    Priors make crystals so large that spots are a few tenths of a pixel wide: 4 x 4 samples are no truth of those.
+    Priors make crystals so large that spots are a few tenths of a pixel wide: 4 x 4 samples are no truth of those. They
+    also make spreads of many times what the crystal's size does to a spot, where a few domains are lumps, not a spread:
+    there are so many that those of a spot lie closer than it is wide.
     Of the intensities the sums over spots: their number and the squares of their pulls, of photons and of F^2.
     """
-    believed = still_truth(domains=150, mosaic_sampling="quadrature", oversample=8, whole_pixels=True)
-    truth = drawn(believed, seed)
+    believed = still_truth(mosaic_sampling="quadrature", oversample=8, whole_pixels=True)
+    truth = smooth(drawn(believed, seed))
     exposure = counted(rendered(truth), truth, seed)
     result = refine_still(
         list(believed.experiments), exposure.table, exposure.counts, believed.factors, readout_noise=truth.readout,
@@ -72,6 +76,16 @@ def drawn(believed: Truth, seed: int) -> Truth:
     wrong = replace(factors, amplitude=factors.amplitude * np.sqrt(share))
     options = {**believed.options, "N_cells": cells, "mosaic_spread_deg": spread}
     return replace(believed, experiments=(moved,), factors=wrong, options=options)
+
+
+def smooth(truth: Truth) -> Truth:
+    """The truth with as many domains as make a spread of them: DOMAINS for every crystal's width squared."""
+    (data,) = truth.experiments
+    assert data.crystal is not None
+    longest = max(n * a for n, a in zip(truth.options["N_cells"], data.crystal.cell[:3], strict=True))
+    widths = np.radians(truth.options["mosaic_spread_deg"]) * longest / D_MIN
+    domains = DOMAINS * max(1, int(np.ceil(widths**2)))
+    return replace(truth, options={**truth.options, "mosaic_domains": domains})
 
 
 def _true_parameters(truth: Truth, result: StillResult) -> dict[str, float]:

@@ -26,11 +26,12 @@ from nanobrag_torch.refinement.company import shared_shots
 from nanobrag_torch.refinement.inputs import read_shot
 from nanobrag_torch.refinement.kept import KeptShot, kept_shot, packed, unpacked
 from nanobrag_torch.refinement.model import Sampling
+from nanobrag_torch.refinement.options import Options
 from nanobrag_torch.refinement.problem import Problem, State
 from nanobrag_torch.refinement.result import StillResult
 from nanobrag_torch.refinement.shared_shot import SharedShot
 from nanobrag_torch.refinement.stages import first_columns, with_scale
-from nanobrag_torch.refinement.still import Clock, Options, Refinement
+from nanobrag_torch.refinement.still import Clock, Refinement
 from nanobrag_torch.refinement.synthetic import Exposure, Start, wrong_factors, wrong_start
 from nanobrag_torch.refinement.synthetic_shots import Series, misplaced, small_series, tiled
 

@@ -11,8 +11,9 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.records.experiment import rotation_matrix
 from nanobrag_torch.refinement.groups import centred, panel_groups
 from nanobrag_torch.refinement.model import Sampling, perpendicular
+from nanobrag_torch.refinement.options import Options
 from nanobrag_torch.refinement.setup import shot_model, start_parameters
-from nanobrag_torch.refinement.still import Options, refine_still
+from nanobrag_torch.refinement.still import refine_still
 from nanobrag_torch.refinement.synthetic import counted, rendered, rotation_truth, still_truth
 from nanobrag_torch.units import EV_ANGSTROM
 

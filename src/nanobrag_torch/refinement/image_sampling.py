@@ -10,18 +10,16 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from nanobrag_torch.refinement.fineness import (
+    BOXES_FOR_SAMPLING,
+    domains_are_few,
+    first_sampling,
+    refine_sampling,
+)
 from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.problem import Problem, State
 from nanobrag_torch.refinement.solver import Solution, levenberg_marquardt
-from nanobrag_torch.refinement.stages import (
-    BOXES_FOR_SAMPLING,
-    ROUGH_STEP,
-    brightest,
-    first_sampling,
-    keep_pixels,
-    refine_sampling,
-    resampled,
-)
+from nanobrag_torch.refinement.stages import ROUGH_STEP, brightest, keep_pixels, resampled
 
 MOST_SAMPLES = 8
 """Samples along an edge: the most that are looked for. So many fit better than an integral where there are fewer."""
@@ -34,8 +32,13 @@ SIMULATED = "the image looks summed from {0} x {0} samples a pixel: so is the mo
 
 
 def finely_summed(problem: Problem, state: State, sampling: Sampling, most_steps: int) -> tuple[Problem, Solution, str]:
-    """The fit with sums from `sampling` on that are as fine as it takes, or as coarse as those of the image."""
+    """The fit with sums from `sampling` on that are as fine as it takes, or as coarse as those of the image.
+
+    Where domains are too few they make up the spots, and say nothing of the samples.
+    """
     problem, solution, left = refine_sampling(problem, state, first_sampling(problem, sampling), most_steps)
+    if left and domains_are_few(problem, solution):
+        return problem, solution, left
     problem, solution, alike = as_simulated(problem, solution, most_steps)
     return problem, solution, alike or left
 

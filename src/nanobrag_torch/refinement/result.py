@@ -203,11 +203,18 @@ class StillResult:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-def intensities_of(fit: Fit, partiality: NDArray[np.float64]) -> Intensities:
-    """Integrated reflections of the boxes of a fit, with standard deviations that know the parameters' own."""
+def intensities_of(
+    fit: Fit, partiality: NDArray[np.float64], of_parameters: Tensor, of_sums: Tensor | None = None
+) -> Intensities:
+    """Integrated reflections of the boxes of a fit, with standard deviations that know the parameters' own.
+
+    of_parameters: their covariance [T, T]; of_sums: variances [blocks, C] that sums too coarse add to the columns.
+    """
     problem, state, slots = fit.problem, fit.state, fit.slots
     boxed = slots.spot >= 0
-    covariance = fit.projected.linear_covariance(fit.projected.covariance())
+    covariance = fit.projected.linear_covariance(of_parameters)
+    if of_sums is not None:
+        covariance = covariance + torch.diag_embed(of_sums)
     block, column = slots.block[boxed], slots.column[boxed]
     amount = state.linear[block, column]
     sigma = covariance[block, column, column].clamp(min=0).sqrt()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,21 @@ from nanobrag_torch.io.images import read_image
 from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.build import IntensityPrior, Slots, build_problem, in_table, predicted_resolution
 from nanobrag_torch.refinement.centroids import Centroids, predicted, refine_centroids
+from nanobrag_torch.refinement.fineness import (
+    UNSETTLED,
+    coarse_oversample,
+    error_of_sampling,
+    narrow,
+    nearby,
+    unsettled,
+)
 from nanobrag_torch.refinement.frames import Frame, frame_of, noise_of_background, with_offset
 from nanobrag_torch.refinement.gain import Gain, frame_with_gain, of_gain, settled, with_parameter
 from nanobrag_torch.refinement.image_sampling import finely_summed
 from nanobrag_torch.refinement.inputs import Amplitudes, Geometry, PathLike, Shot, read_shot
 from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.neighbours import neighbours
+from nanobrag_torch.refinement.options import SHAPES, Options, options_of
 from nanobrag_torch.refinement.parameters import ParameterSet
 from nanobrag_torch.refinement.partiality import partiality_of
 from nanobrag_torch.refinement.positions import covariance_of, fit_positions, moving
@@ -38,7 +47,6 @@ from nanobrag_torch.refinement.result import (
     refined_experiments,
 )
 from nanobrag_torch.refinement.setup import (
-    Choices,
     array_index,
     exposure,
     shot_model,
@@ -49,20 +57,14 @@ from nanobrag_torch.refinement.shoeboxes import Shoeboxes, Spots
 from nanobrag_torch.refinement.solver import Progress, Solution, levenberg_marquardt
 from nanobrag_torch.refinement.spots import Listed, half_size, listed_spots
 from nanobrag_torch.refinement.stages import (
-    UNSETTLED,
     box_sigma_z,
-    coarse_oversample,
-    error_of_sampling,
     first_columns,
     fits_as_well,
     keep_pixels,
-    narrow,
-    nearby,
     outliers,
     resampled,
     scan,
     try_shapes,
-    unsettled,
     with_parameters,
     with_scale,
     with_visible_spread,
@@ -71,7 +73,6 @@ from nanobrag_torch.refinement.stages import (
 from nanobrag_torch.refinement.targets import TARGETS
 from nanobrag_torch.refinement.verdict import FAILED, verdict
 
-SHAPES = (CrystalShape.GAUSS_HKL, CrystalShape.SQUARE, CrystalShape.ROUND)
 COARSE = Sampling(domains=25, oversample=1, phi_steps=5)
 SHAPE_SAMPLING = Sampling(domains=25, oversample=2, phi_steps=5, extrapolated=True)
 PINK = Sampling(domains=25, oversample=2, phi_steps=10)
@@ -81,44 +82,6 @@ UNCHECKED = Sampling(domains=25, oversample=3, phi_steps=10, extrapolated=True)
 VISIBLE_SPREAD = 0.3  # width that a spread gives to spots over that which the crystal's size gives: less may yet grow
 NO_SHAPE = 2.0  # sigma-Z above which the model is taken to be wrong in the shape of its spots
 ROUGH = 1.0  # standard deviations of a step that ends the rough fit
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(Choices):
-    """What `refine_still` takes beside its four inputs; the first fields are those of Choices.
-
-    shape: auto tries square, round and gauss_hkl. flag: what DIALS must say of a reflection. boxes: at most so many,
-    the strongest; half_box: pixels to either side of the centre. d_min, d_max (Angstrom). intensities: free, or held at
-    those of the structure factors; sigma_F: how wrong F is taken to be (inf: no prior). background: planes, constant,
-    none. readout_noise, gain and pedestal in photons, counts a photon and counts; mask: an array or an image file, not
-    0 = use the pixel. most_steps of each fit. spectrum: a file of wavelengths and weights. sampling: sums of this
-    fineness; None: as fine as it takes. check_sampling: say, or see to it, that finer sums would change nothing.
-    """
-
-    frame: int = 0
-    shot: int = 0
-    column: str | None = None
-    spectrum: str | None = None
-    shape: str = "auto"
-    flag: str = "indexed"
-    boxes: int = 400
-    half_box: int | None = None
-    d_min: float | None = None
-    d_max: float | None = None
-    intensities: str = "free"
-    sigma_F: float = 0.2
-    background: str = "planes"
-    target: str = "poisson"
-    gain: float | None = None
-    pedestal: float | None = None
-    readout_noise: float | None = None
-    mask: Any = None
-    trusted_range: tuple[float, float] | None = None
-    most_steps: int = 30
-    sampling: Sampling | None = None
-    check_sampling: bool = True
-    centroids: bool = True
-    neighbours: bool = True
 
 
 def refine_still(
@@ -135,7 +98,7 @@ def refine_still(
     structure_factors: a file or Reflections. options: fields of Options. Raises InputError for inputs that make no
     refinement; one that does not succeed comes back with status failed and a reason.
     """
-    chosen = _options(options)
+    chosen = options_of(options)
     clock = Clock()
     shot = read_shot(
         experiment,
@@ -149,22 +112,6 @@ def refine_still(
     )
     clock.lap("read")
     return Refinement(shot, chosen, clock).run()
-
-
-def _options(given: Mapping[str, Any]) -> Options:
-    known = {f.name for f in fields(Options)}
-    for name in given:
-        if name not in known:
-            raise InputError("option", name, ", ".join(sorted(known)))
-    chosen = Options(**given)
-    if chosen.target not in TARGETS:
-        raise InputError("target", chosen.target, ", ".join(TARGETS))
-    if chosen.intensities not in ("free", "held"):
-        raise InputError("intensities", chosen.intensities, "free, held")
-    shapes = ["auto", *(shape.value for shape in CrystalShape if shape is not CrystalShape.TOPHAT)]
-    if chosen.shape not in shapes:
-        raise InputError("shape", chosen.shape, ", ".join(shapes))
-    return chosen
 
 
 class Clock:
@@ -445,13 +392,14 @@ class Refinement:
         state = solution.state
         z = problem.sigma_z(state)
         fit = Fit(problem, state, slots, solution.projected, solution.jacobian, frame)
-        covariance = covariance_of(problem, solution, self.of_positions)
+        covariance, of_sums = covariance_of(problem, solution, self.of_positions), None
         if any(note.startswith(UNSETTLED) for note in self.notes):
-            covariance = covariance + error_of_sampling(problem, solution)
+            of_parameters, of_sums = error_of_sampling(problem, solution)
+            covariance = covariance + of_parameters
         parameters = problem.parameters.at(state.raw, covariance)
         status, reason = verdict(problem, solution)
         share = partiality_of(problem.model, problem.parameters.unpack(state.raw), problem.boxes.spots)
-        intensities = intensities_of(fit, share)
+        intensities = intensities_of(fit, share, covariance, of_sums)
         self.notes += degeneracies(problem.parameters, covariance)
         if self.gain is not None:
             frame = frame_with_gain(frame, self.gain.ratio)

@@ -34,6 +34,8 @@ from nanobrag_torch.refinement.shoeboxes import Spots
 from nanobrag_torch.refinement.symmetry import direct_rows
 
 REACH = 14  # pixels about a spot that are rendered
+DARK, ROUGH_DOMAINS = 1e-3, 400
+"""Photons of a pixel that is not summed finely, by a sum over so many domains."""
 INDEXED = 1 << 2
 
 
@@ -76,7 +78,7 @@ def rendered(truth: Truth) -> Exposure:
     spots = [expected_spots(truth, number) for number in range(len(truth.experiments))]
     for number, data in enumerate(truth.experiments):
         pixels = _around(spots[number], shape)
-        total[pixels] += _photons(truth, data, torch.from_numpy(pixels))
+        total[pixels] += _photons(truth, data, pixels)
     spot = total.reshape(shape)
     level = _background(truth, shape)
     joined = together(spots)
@@ -85,17 +87,26 @@ def rendered(truth: Truth) -> Exposure:
     return Exposure((spot + level).reshape(final), table, spot.reshape(final), joined)
 
 
-def _photons(truth: Truth, data: ExperimentData, pixels: torch.Tensor) -> NDArray[np.float64]:
-    """Photons of one crystal in some pixels."""
-    total = np.zeros(len(pixels))
+def _photons(truth: Truth, data: ExperimentData, pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Photons of one crystal in some pixels; pixels that a coarse sum finds dark keep what that gives."""
+    rough = {"oversample": 2, "mosaic_domains": min(int(truth.options.get("mosaic_domains", 1)), ROUGH_DOMAINS)}
+    total = _summed(truth, data, pixels, rough)
+    lit = total > DARK
+    total[lit] = 0.0
     sampling = Sampling(oversample=int(truth.options["oversample"]), extrapolated=truth.whole_pixels)
     for samples, weight in sampling.orders():
-        options = {**truth.options, "oversample": samples}
-        simulator = Experiment(data=data, structure_factors=truth.factors, options=options).simulator(
-            truth.frame, dtype=torch.float64, threads=1
-        )
-        total += weight * simulator.pixel_values(pixels).numpy()
+        total[lit] += weight * _summed(truth, data, pixels[lit], {"oversample": samples})
     return total
+
+
+def _summed(
+    truth: Truth, data: ExperimentData, pixels: NDArray[np.int64], options: dict[str, Any]
+) -> NDArray[np.float64]:
+    chosen = {**truth.options, **options}
+    simulator = Experiment(data=data, structure_factors=truth.factors, options=chosen).simulator(
+        truth.frame, dtype=torch.float64, threads=1
+    )
+    return np.asarray(simulator.pixel_values(torch.from_numpy(pixels)).numpy(), np.float64)
 
 
 def counted(exposure: Exposure, truth: Truth, seed: int) -> Exposure:
