@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nanobrag_torch.refinement.positions import LEAST_PIXELS, LEAST_SPOTS, fit_positions, moving, shifts
+from nanobrag_torch.refinement.positions import LEAST_PIXELS, LEAST_SPOTS, fit_positions, misplaced, moving, shifts
 from nanobrag_torch.refinement.solver import Solution
 from nanobrag_torch.refinement.stages import only_pixels
 from nanobrag_torch.refinement.still import refine_still
 from nanobrag_torch.refinement.synthetic import Start, counted, errors, rendered, still_truth, wrong_start
+from nanobrag_torch.refinement.verdict import verdict
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +21,8 @@ def fitted(still):
     return refine_still(begin, exposure.table, exposure.counts, truth.factors, **options).fit
 
 
-@pytest.mark.parametrize("move", [(0.05, 0.0), (-0.02, 0.04)])
-def test_shifts_are_those_by_which_spots_were_moved(fitted, move):
-    """The photons of a model whose panel was moved are the data: every box says the same."""
+def seen_elsewhere(fitted, move):
+    """The problem with the photons of a model whose panel was moved by these pixels as its data."""
     problem, state = fitted.problem, fitted.state
     base = problem.model.base
     size = float(base.pixel_size[0, 0])
@@ -30,9 +30,25 @@ def test_shifts_are_those_by_which_spots_were_moved(fitted, move):
     panels[:, 0] -= size * (move[0] * panels[:, 1] + move[1] * panels[:, 2])
     elsewhere = replace(problem, model=replace(problem.model, base=replace(base, panels=panels)))
     data = problem.expected(replace(state, rendered=elsewhere.render(state.raw)))
-    seen = shifts(replace(problem, boxes=replace(problem.boxes, data=data)), state, fitted.jacobian)
+    return replace(problem, boxes=replace(problem.boxes, data=data))
+
+
+@pytest.mark.parametrize("move", [(0.05, 0.0), (-0.02, 0.04)])
+def test_shifts_are_those_by_which_spots_were_moved(fitted, move):
+    """Every box says the same."""
+    seen = shifts(seen_elsewhere(fitted, move), fitted.state, fitted.jacobian)
     assert len(seen.shift) > 50
     assert torch.allclose(seen.shift, torch.tensor(move).double().expand_as(seen.shift), atol=2e-3)
+
+
+def test_where_positions_rule_spots_that_lie_elsewhere_are_a_failure(fitted):
+    solution = Solution(fitted.state, fitted.projected, fitted.jacobian, "converged")
+    here = misplaced(fitted.problem, solution)
+    away = misplaced(seen_elsewhere(fitted, (0.8, 0.0)), solution)
+    assert here < 0.05 and away > 0.5
+    assert verdict(fitted.problem, solution, here) == ("converged", "")
+    status, reason = verdict(fitted.problem, solution, away)
+    assert status == "failed" and "not where the model has them" in reason
 
 
 def test_slopes_of_shifts_are_those_of_predictions(fitted):
@@ -63,7 +79,7 @@ def test_a_gaussian_model_of_square_crystals_keeps_the_geometry():
         check_sampling=False, boxes=150,
     )  # fmt: skip
     found = errors(truth.experiments[0], result.experiment)
-    assert result.status != "stalled" and result.sigma_z > 2
+    assert result.status == "converged" and result.sigma_z > 2
     assert any("positions" in note for note in result.notes)
     assert found.rotation_deg < 0.003 and found.distance_um < 30
     sigma = 1000 * result.parameters["distance"].sigma

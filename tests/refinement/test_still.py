@@ -7,6 +7,8 @@ import pytest
 
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.refl import read_refl
+from nanobrag_torch.refinement.model import Sampling
+from nanobrag_torch.refinement.solver import levenberg_marquardt
 from nanobrag_torch.refinement.still import refine_still
 from nanobrag_torch.refinement.synthetic import Start, errors, wrong_factors, wrong_start
 
@@ -55,6 +57,29 @@ def test_intensities_are_those_of_the_truth(still):
     pulls = (found.photons - expected) / found.photons_sigma
     assert 0.8 < pulls.std() < 1.2 and abs(pulls.mean()) < 0.4
     assert (found.partiality > 0).all() and (found.partiality <= 1).all()
+
+
+def test_a_fit_ends_at_the_minimum_of_its_own_sum(still):
+    """Slopes of coarser sums lead there fast, but stop beside it and take N to be known better than it is."""
+    truth, exposure = still
+    fit = refined(truth, exposure, wrong_factors(truth.factors, 0.2, 5)).fit
+    further = levenberg_marquardt(fit.problem, fit.state, small_step=0.01)
+    before, after = (p.covariance().diagonal().sqrt() for p in (fit.projected, further.projected))
+    assert ((further.state.raw - fit.state.raw).abs() < 0.1 * after).all()
+    assert (before / after - 1).abs().max() < 0.02
+
+
+def test_sums_that_are_too_coarse_tell_what_they_are_wrong_by(still):
+    """Of parameters and intensities alike: sigmas with that hold what finer sums change."""
+    truth, exposure = still
+    coarse, fine = (
+        refined(truth, exposure, sampling=Sampling(domains, 4, 1, extrapolated=True)) for domains in (8, 100)
+    )
+    assert any("all sigmas are larger" in note for note in coarse.notes)
+    assert not any("all sigmas are larger" in note for note in fine.notes)
+    pulls = (coarse.intensities.intensity - fine.intensities.intensity) / coarse.intensities.sigma
+    alone = (coarse.intensities.intensity - fine.intensities.intensity) / fine.intensities.sigma
+    assert np.sqrt((alone**2).mean()) > 2 * np.sqrt((pulls**2).mean()) and np.sqrt((pulls**2).mean()) < 1
 
 
 def test_a_box_that_is_left_out_has_no_sigma_z(still, tmp_path):

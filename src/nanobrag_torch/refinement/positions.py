@@ -32,6 +32,8 @@ MAD, FAR = 1.4826, 8.0
 RIDGE = 1e-10
 LEAST_PIXELS, LEAST_SPOTS = 20, 20
 SETTLED = 0.02
+MISPLACED, KNOWN = 0.5, 0.2
+"""Pixels: a spot this far from the model is elsewhere; standard deviation of one whose place is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +81,15 @@ def fit_positions(problem: Problem, solution: Solution, most_steps: int) -> tupl
             break
     projected = problem.equations(state, jacobian).projected()
     return problem, Solution(state, projected, jacobian, status, history), covariance
+
+
+def misplaced(problem: Problem, solution: Solution) -> float:
+    """The part of the spots whose place is known that lie more than half a pixel from the model's; one if none is."""
+    found = shifts(problem, solution.state, solution.jacobian[:0])
+    known = found.variance.amax(1).sqrt() < KNOWN
+    if int(known.sum()) < LEAST_SPOTS:
+        return 1.0
+    return float((found.shift[known].abs().amax(1) > MISPLACED).double().mean())
 
 
 def shifts(problem: Problem, state: State, slopes: Tensor) -> Shifts:

@@ -36,7 +36,7 @@ from nanobrag_torch.refinement.neighbours import neighbours
 from nanobrag_torch.refinement.options import SHAPES, Options, options_of
 from nanobrag_torch.refinement.parameters import ParameterSet
 from nanobrag_torch.refinement.partiality import partiality_of
-from nanobrag_torch.refinement.positions import covariance_of, fit_positions, moving
+from nanobrag_torch.refinement.positions import covariance_of, fit_positions, misplaced, moving
 from nanobrag_torch.refinement.problem import Problem, State
 from nanobrag_torch.refinement.result import (
     Fit,
@@ -386,6 +386,9 @@ class Refinement:
         problem, solution, self.of_positions = found or (problem, solution, None)
         return problem, solution
 
+    def _misplaced(self, problem: Problem, solution: Solution) -> float | None:
+        return None if self.of_positions is None else misplaced(problem, solution)
+
     def _finished(
         self, problem: Problem, solution: Solution, slots: Slots, frame: Frame, shapes: dict[str, float]
     ) -> StillResult:
@@ -397,7 +400,7 @@ class Refinement:
             of_parameters, of_sums = error_of_sampling(problem, solution)
             covariance = covariance + of_parameters
         parameters = problem.parameters.at(state.raw, covariance)
-        status, reason = verdict(problem, solution)
+        status, reason = verdict(problem, solution, self._misplaced(problem, solution))
         share = partiality_of(problem.model, problem.parameters.unpack(state.raw), problem.boxes.spots)
         intensities = intensities_of(fit, share, covariance, of_sums)
         self.notes += degeneracies(problem.parameters, covariance)

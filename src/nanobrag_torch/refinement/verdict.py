@@ -13,7 +13,7 @@ from nanobrag_torch.refinement.solver import Solution
 CONVERGED, STALLED, FAILED = "converged", "stalled", "failed"
 SEEN = 8.0  # standard deviations of a box's signal above the background
 UNEXPLAINED_BOX, UNEXPLAINED = 0.7, 0.4
-MOST_UNEXPLAINED_BOXES = 0.2
+MOST_UNEXPLAINED_BOXES, MOST_MISPLACED = 0.2, 0.2
 LEAST_SIGNAL = 6.0  # standard deviations, of all spots together
 LEAST_PLANE = 1e-9
 FAR_FROM_PRIOR = 4.0
@@ -25,15 +25,20 @@ ENDS = {
 }
 
 
-def verdict(problem: Problem, solution: Solution) -> tuple[str, str]:
-    """The status of a fit, and why it is not `converged`."""
+def verdict(problem: Problem, solution: Solution, misplaced: float | None = None) -> tuple[str, str]:
+    """The status of a fit, and why it is not `converged`.
+
+    misplaced: the part of the spots that lie elsewhere, where positions ruled. Shapes may be wrong in any box then.
+    """
     state = solution.state
     if not torch.isfinite(torch.tensor(state.objective)):
         return FAILED, "the model is not finite"
     if (signal := total_signal(problem, state)) < LEAST_SIGNAL:
         return FAILED, f"no signal where the spots should be: {signal:.1f} sigma in all boxes together"
     whole, boxes = unexplained(problem, state)
-    if boxes > MOST_UNEXPLAINED_BOXES:
+    if misplaced is not None and misplaced > MOST_MISPLACED:
+        return FAILED, f"{100 * misplaced:.0f}% of the spots are not where the model has them"
+    if misplaced is None and boxes > MOST_UNEXPLAINED_BOXES:
         return FAILED, f"{100 * boxes:.0f}% of the boxes with a spot are not explained by the model"
     if whole > UNEXPLAINED:
         return FAILED, f"{100 * whole:.0f}% of the spots' signal is not explained by the model"
