@@ -164,24 +164,33 @@ def slopes_at(w: Array, j: int, cells: Any, bias: Any) -> Any:
 
 
 @stage(fastmath=ORDERED)
-def grating_slopes(w: Array, lanes: int, shape: Array, weight: Any) -> None:
-    """SUM and SQUARE, and the slopes by hkl of FLOW weight F^2 L^2 in place of the distances; from PHASE rows.
+def grating_slopes(w: Array, lanes: int, shape: Array, weight: Any, phased: bool) -> None:
+    """SUM and SQUARE, and the slopes by hkl of FLOW weight F^2 L^2 in place of the distances.
+
+    phased: PHASE rows are set.
 
     With s(x) = sin(pi x), u = N d - m: (s(u) / s(d))' = (P(d) (m P(u) + N d E(u)) - u P(u) E(d)) / (d P(d))^2, where
     s(x) = x P and E = 2 x^2 P'. Nothing large cancels at small d, where m = 0.
     """
     vector_code()
-    cells, bias, two = (shape[0], shape[4], shape[8]), shape[at.BIAS], w.dtype.type(2)
-    for j in range(lanes):
-        product, near_h, far_h, near_k, far_k, near_l, far_l = slopes_of_lane(w, j, cells, bias)
-        square = product * product
-        term = weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j])
-        w[at.SUM + j] += term * square
-        w[at.SQUARE + j] = square
-        common = two * w[at.FLOW + j] * term * product
-        w[at.DH + j] = common * near_h * far_h
-        w[at.DK + j] = common * near_k * far_k
-        w[at.DL + j] = common * near_l * far_l
+    cells, bias = (shape[0], shape[4], shape[8]), shape[at.BIAS]
+    if phased:
+        for j in range(lanes):
+            _put_slopes(w, j, weight, slopes_of_lane(w, j, cells, bias))
+    else:
+        for j in range(lanes):
+            _put_slopes(w, j, weight, slopes_at(w, j, cells, bias))
+
+
+@stage(forceinline=True, fastmath=ORDERED)
+def _put_slopes(w: Array, j: int, weight: Any, product: Any) -> None:
+    value, near_h, far_h, near_k, far_k, near_l, far_l = product
+    square, two = value * value, w.dtype.type(2)
+    term = weight * (w[at.AMPLITUDE + j] * w[at.AMPLITUDE + j])
+    w[at.SUM + j] += term * square
+    w[at.SQUARE + j] = square
+    common = two * w[at.FLOW + j] * term * value
+    w[at.DH + j], w[at.DK + j], w[at.DL + j] = common * near_h * far_h, common * near_k * far_k, common * near_l * far_l
 
 
 @stage(fastmath=ORDERED)
@@ -335,7 +344,7 @@ def pull_shape(w: Array, lanes: int, shape: Array, profile: int, weight: Any, si
 
 @stage(inline="always")
 def prepare(w: Array, lanes: int, shape: Array, profile: int, phased: bool) -> None:
-    """PHASE rows of the grating, unless they are set; SQUARE and BEND of other shapes."""
+    """PHASE rows of the grating, unless they are set or not needed; SQUARE and BEND of other shapes."""
     if at.COMPLETE and profile != GRATING:
         form_squares(w, lanes, shape, profile)
     elif not phased:
@@ -343,10 +352,13 @@ def prepare(w: Array, lanes: int, shape: Array, profile: int, phased: bool) -> N
 
 
 @stage()
-def add_terms(w: Array, lanes: int, shape: Array, profile: int, weight: Any, slopes: bool) -> None:
-    """SUM += weight F^2 L^2, with SQUARE, and with the slopes by hkl in place of the distances; after `prepare`."""
+def add_terms(w: Array, lanes: int, shape: Array, profile: int, weight: Any, slopes: bool, phased: bool) -> None:
+    """SUM += weight F^2 L^2, with SQUARE, and with the slopes by hkl in place of the distances; after `prepare`.
+
+    phased: PHASE rows are set, as they have to be but for slopes.
+    """
     if slopes and (not at.COMPLETE or profile == GRATING):
-        grating_slopes(w, lanes, shape, weight)
+        grating_slopes(w, lanes, shape, weight, phased)
         return
     if not at.COMPLETE or profile == GRATING:
         grating_squares(w, lanes, shape)

@@ -58,10 +58,11 @@ def _add_lattice(
     if not (slopes or wants[at.WANT_WEIGHTS] or wants[at.WANT_SHAPE] or wants[at.WANT_TABLE]):
         add_values(w, lanes, shape, profile, weight, phased)
         return
-    prepare(w, lanes, shape, profile, phased)
+    at_once = slopes and not wants[at.WANT_SHAPE]  # slopes alone come from distances in one loop
+    prepare(w, lanes, shape, profile, phased or at_once)
     if wants[at.WANT_SHAPE]:
         pull_shape(w, lanes, shape, profile, weight, sums.single)
-    add_terms(w, lanes, shape, profile, weight, slopes)
+    add_terms(w, lanes, shape, profile, weight, slopes, phased or not at_once)
     if at.COMPLETE and slopes and terms.whole[at.CUBIC]:
         add_table_slopes(w, lanes, weight)
 

@@ -90,13 +90,14 @@ def _add_row(factor: Array, row: Array, total: Array, lanes: int) -> None:
 def _add_lattice(w: Array, lanes: int, k: int, terms: Terms, moves: Array, phased: bool) -> None:
     """Value of one lattice, and its gradients by shape and hkl as far as they are needed."""
     shape, profile, weight = terms.shape, terms.whole[at.PROFILE], terms.narrow[k, at.LATTICE_WEIGHT]
-    prepare(w, lanes, shape, profile, phased)
+    at_once = moves[rows.SLOPES] > 0 and not moves[rows.SHAPES]  # slopes alone come from distances in one loop
+    prepare(w, lanes, shape, profile, phased or at_once)
     if moves[rows.SHAPES] and profile == GRATING:
         grating_cells(w, lanes, shape, weight)
         _by_cells(w, lanes)
     elif moves[rows.SHAPES]:
         _by_form(w, lanes, weight)
-    add_terms(w, lanes, shape, profile, weight, moves[rows.SLOPES] > 0)
+    add_terms(w, lanes, shape, profile, weight, moves[rows.SLOPES] > 0, phased or not at_once)
     if moves[rows.SLOPES] and terms.whole[at.CUBIC]:
         add_table_slopes(w, lanes, weight)
 
