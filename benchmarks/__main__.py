@@ -1,7 +1,9 @@
-"""Measure the CPU kernel: `make bench`, or `python -m benchmarks [a c ...] [--yardstick PATH] [--repeats N]`.
+"""Measure the CPU kernel: `make bench`, or `python -m benchmarks [a c ...] [--yardstick PATH] [--repeats N] [--before
+FOLDER]`.
 
-`make bench ARGS=refinement`, or `python -m benchmarks refinement [row ...]`, measures refinements instead, and
-`dataset` data sets.
+`make bench ARGS=refinement`, or `python -m benchmarks refinement [row ...]`, measures refinements instead, `dataset`
+data sets, `many-shots` shots that are refined together, `frames` what comes on top of the kernel, `sparse` steps that
+are left out.
 Results go to benchmarks/results/, one file a machine; docs/benchmarks.md is written from all of them.
 --yardstick: a measurement sketch of the inner loop, timed in the same process and taking turns with every scene.
 """
@@ -14,9 +16,11 @@ import os
 import platform
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmarks.against import compare
 from benchmarks.first_compile import measure_first_compile
 from benchmarks.measure import measure, yardstick
 from benchmarks.page import RESULTS, write_page
@@ -24,29 +28,14 @@ from benchmarks.scenes import CASES
 from benchmarks.shell import measure_shell
 
 REPEATS = 9
+OTHERS = {name: name.replace("-", "_") for name in ("refinement", "dataset", "many-shots", "frames", "sparse")}
+"""Words for what other modules measure, and these."""
 
 
 def main() -> None:
-    """Measure, keep, and write the page; with `refinement` first, the rows of benchmarks.refinement."""
-    if sys.argv[1:2] == ["refinement"]:
-        from benchmarks.refinement import main as refinement
-
-        refinement(sys.argv[2:])
-        return
-    if sys.argv[1:2] == ["dataset"]:
-        from benchmarks.dataset import main as dataset
-
-        dataset(sys.argv[2:])
-        return
-    if sys.argv[1:2] == ["many-shots"]:
-        from benchmarks.many_shots import main as many_shots
-
-        many_shots(sys.argv[2:])
-        return
-    if sys.argv[1:2] == ["sparse"]:
-        from benchmarks.sparse import main as sparse
-
-        sparse(sys.argv[2:])
+    """Measure, keep, and write the page; with a word of OTHERS first, what that module measures."""
+    if sys.argv[1:2] and sys.argv[1] in OTHERS:
+        import_module(f"benchmarks.{OTHERS[sys.argv[1]]}").main(sys.argv[2:])
         return
     arguments = _arguments()
     names = arguments.scenes or ["b", *CASES]
@@ -55,6 +44,9 @@ def main() -> None:
     first_compile = {"first_compile": measure_first_compile()} if "b" in names else {}
     scenes += measure([name for name in names if name != "b"], arguments.repeats, sketch)
     found = {**_machine(), **first_compile, "scenes": scenes}
+    if arguments.before is not None:
+        before, timed = arguments.before.resolve(), [name for name in names if name != "b"]
+        found["before"] = {name: compare(before, name, arguments.repeats) for name in timed}
     if sketch:
         found["yardstick"] = {name: timer.report() for name, timer in sketch.items()}
     path = arguments.out or RESULTS / f"cpu-{_slug(found['machine'])}-{found['cores']}.json"
@@ -70,6 +62,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("scenes", nargs="*", metavar="scene", help=f"of b, {', '.join(CASES)}; default all")
     parser.add_argument("--yardstick", type=Path)
     parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier state, measured in turns with this one")
     parser.add_argument("--out", type=Path, help="another file for the results; the page is left as it is")
     arguments = parser.parse_args()
     unknown = set(arguments.scenes) - {"b", *CASES}

@@ -1,8 +1,8 @@
 """Rates of this tree over those of another checkout: `python -m benchmarks.against OTHER [scene ...] [--rounds N]`.
 
 A process of each tree holds the same scene, and they take turns measurement by measurement, the first of a round
-changing, so that a machine's moods meet both. Ratios above one: this tree is faster. OTHER needs benchmarks/scenes.py
-and benchmarks/measure.py, as every state of this project since its first page of benchmarks has.
+changing, so that a machine's moods meet both. Ratios above one: this tree is faster. Scenes and measurements are those
+of this tree, for the sources of either.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.scenes import CASES
 
 HERE = Path(__file__).resolve().parents[1]
-KINDS = ("value", "gradients", "one_pass", "backward", "program")
+KINDS = ("value", "gradients", "one_pass", "loss", "backward", "program")
 SCENES = ("a", "c", "d 1", "d 10", "d 100", "e")
 ROUNDS = 15
 SERVER = """
@@ -42,10 +42,10 @@ class Tree:
     """A checkout, and the process in which it renders one scene."""
 
     def __init__(self, folder: Path, scene: str) -> None:
-        environment = {**os.environ, "PYTHONPATH": f"{folder / 'src'}:{folder}"}
+        environment = {**os.environ, "PYTHONPATH": f"{folder / 'src'}:{HERE}"}
         self._process = subprocess.Popen(
             [sys.executable, "-c", SERVER, scene],
-            cwd=folder,
+            cwd=HERE,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,8 +1,10 @@
-"""What comes on top of the kernel, many times over: `python -m benchmarks.frames [--before FOLDER]`.
+"""What comes on top of the kernel, many times over: `make bench ARGS="frames [--before FOLDER]"`.
 
 * `nb simulate`: 200 frames of 64 x 64 at N = 5, and 8 of 1000 x 1000 at N = 10, of a table of 81527 unique amplitudes,
   written as CBF; the second beside the kernel alone, in turns with it, on one thread.
 * `nanoBragg -batch`: 1000 images of 64 x 64 in one process, beside a process for each.
+* `render_batch`: 64 scenes of 16 x 16 pixels and one lattice, whose cost is that of the call: images, gradients, and
+  slopes along three directions by `torch.func`, on one thread.
 
 --before: the sources of an earlier state, measured in the same run.
 """
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,8 @@ SMALL, LARGE = (64, 200), (1000, 8)
 """Pixels along an edge, and frames."""
 LINES, ALONE = 1000, 3
 REPEATS = 3
+SCENES, CALLS = 64, 20
+"""Of a batch, and how often it is rendered."""
 IMAGE = "-cell 78 78 38 90 90 90 -default_F 100 -N 5 -lambda 1 -distance 100 -detpixels 64"
 
 
@@ -63,6 +68,46 @@ def measure_batch(folder: Path) -> dict[str, Any]:
     if _has_batch():
         found["batch_ms"] = 1000 * _timed([*command, "-batch", "runs.txt", *line], folder) / LINES
     return found
+
+
+def measure_scenes() -> dict[str, Any]:
+    """Milliseconds a scene of a batch."""
+    import torch
+
+    from nanobrag_torch import BeamConfig, CrystalConfig, DetectorConfig, Simulator, render_batch
+    from nanobrag_torch.models.crystal import Crystal
+    from nanobrag_torch.models.detector import Detector
+
+    crystal = Crystal(CrystalConfig(cell_a=78.0, cell_c=38.0, N_cells=(10, 10, 10), default_F=100.0, interpolate=False))
+    shape: dict[str, Any] = {"distance_mm": 100.0, "pixel_size_mm": 3.2, "spixels": 16, "fpixels": 16, "oversample": 1}
+    simulator = Simulator(crystal, Detector(DetectorConfig(**shape)), beam_config=BeamConfig(), threads=1)
+    turns = 360 * torch.rand(SCENES, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ways = torch.eye(3, dtype=torch.float64)[:, None].expand(3, SCENES, 3)
+
+    def images(misset: torch.Tensor) -> torch.Tensor:
+        return render_batch(simulator, {"misset_deg": misset})
+
+    def gradients() -> object:
+        leaf = turns.clone().requires_grad_()
+        return torch.autograd.grad(images(leaf).sum(), leaf)
+
+    def slopes() -> object:
+        return torch.func.vmap(lambda way: torch.func.jvp(images, (turns,), (way,))[1])(ways)
+
+    works = {"scenes_ms": lambda: images(turns), "gradients_ms": gradients, "slopes_ms": slopes}
+    threads, found = torch.get_num_threads(), {}
+    torch.set_num_threads(1)
+    for name, work in works.items():
+        work()
+        found[name] = 1000 * statistics.median(_seconds(work) for _ in range(CALLS)) / SCENES
+    torch.set_num_threads(threads)
+    return found
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
 
 
 def _has_batch() -> bool:
@@ -144,17 +189,17 @@ def _timed(words: list[str], folder: Path) -> float:
 def measure() -> dict[str, Any]:
     """Both, in a folder of their own."""
     with tempfile.TemporaryDirectory() as name:
-        found = {**measure_batch(Path(name)), **measure_frames(Path(name))}
+        found = {**measure_batch(Path(name)), **measure_frames(Path(name)), **measure_scenes()}
         os.chdir("/")
     return found
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Measure, keep, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, help="sources of an earlier state: the folder that is on PYTHONPATH")
     parser.add_argument("--print", action="store_true", help="print what is measured, and keep nothing")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if arguments.print:
         print(json.dumps(measure()))
         return

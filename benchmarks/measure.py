@@ -17,6 +17,7 @@ import torch
 from benchmarks.scenes import CASES, Case
 from torch import Tensor
 
+from nanobrag_torch import loss_and_gradient
 from nanobrag_torch.kernels import operation
 from nanobrag_torch.kernels.problem import Scene
 
@@ -90,16 +91,16 @@ def yardstick(path: Path) -> dict[str, Timer]:
 
 def measure(names: list[str], repeats: int, sketch: dict[str, Timer] | None) -> list[dict[str, Any]]:
     """Every scene's figures."""
-    return [_measure(CASES[name](), repeats, sketch) for name in names]
+    return [_measure(name, CASES[name](), repeats, sketch) for name in names]
 
 
-def _measure(case: Case, repeats: int, sketch: dict[str, Timer] | None) -> dict[str, Any]:
+def _measure(name_of_case: str, case: Case, repeats: int, sketch: dict[str, Timer] | None) -> dict[str, Any]:
     print(f"{case.name:12s}{case.title}", flush=True)
     timers = timers_of(case, sketch)
     memory = {}
     for name, timer in timers.items():
         timer.run()
-        memory[name] = _peak_megabytes(case.name, name) if name in ("value", "backward") else None
+        memory[name] = _peak_megabytes(name_of_case, name) if name in ("value", "backward") else None
     started = time.perf_counter()
     for number in range(repeats):
         if number >= SLOW_REPEATS and time.perf_counter() - started > SLOW_SECONDS * repeats:
@@ -109,13 +110,21 @@ def _measure(case: Case, repeats: int, sketch: dict[str, Timer] | None) -> dict[
         for timer in timers.values():
             timer.once()
     found: dict[str, Any] = {name: {**timer.report(), "peak_MB": memory[name]} for name, timer in timers.items()}
+    for name in found:
+        found[name]["times_the_value"] = times_the_value(timers, name)
     return {"scene": case.name, "title": case.title, "pixels": case.count, "steps": case.steps, **found}
+
+
+def times_the_value(timers: dict[str, Timer], name: str) -> float:
+    """How many times as long as the value of the same round, in the middle of all rounds."""
+    pairs = zip(timers[name].seconds, timers["value"].seconds, strict=True)
+    return statistics.median(one / value for one, value in pairs)
 
 
 def timers_of(case: Case, sketch: dict[str, Timer] | None) -> dict[str, Timer]:
     """value: the operation; gradients: value and gradients by the scene's tensors for a given upstream gradient, in one
-    pass; one pass: the same from the parameters and back to them; backward: that through autograd; program: the image
-    from the configuration, all included."""
+    pass; one pass: the same from the parameters and back to them; loss: `loss_and_gradient` of squares; backward: the
+    same through autograd; program: the image from the configuration, all included."""
     with torch.no_grad():
         fixed = case.scene
     options, upstream = case.options, torch.ones(case.count)
@@ -134,9 +143,19 @@ def timers_of(case: Case, sketch: dict[str, Timer] | None) -> dict[str, Timer]:
         moving = [getattr(scene, name) for name in flowing]
         return torch.autograd.grad(moving, list(case.parameters.values()), list(flowing.values()))
 
+    data = torch.rand(case.count, generator=torch.Generator().manual_seed(0))
+    listed = torch.arange(case.count) if case.pixels is None else case.pixels
+    place = torch.zeros(int(listed.max()) + 1, dtype=torch.int64).index_put((listed,), torch.arange(case.count))
+
+    def squares(photons: Tensor, at: Tensor) -> Tensor:
+        return ((photons - data[place[at]]) ** 2).sum()
+
+    def loss() -> object:
+        return loss_and_gradient(case.simulator, squares, list(case.parameters.values()), pixels=case.pixels)
+
     def backward() -> object:
         image = operation.intensity(case.pixels, case.scene, options, kernel="fused")
-        return torch.autograd.grad((image * upstream).sum(), list(case.parameters.values()))
+        return torch.autograd.grad(squares(image, listed), list(case.parameters.values()))
 
     def program() -> object:
         with torch.no_grad():
@@ -147,6 +166,7 @@ def timers_of(case: Case, sketch: dict[str, Timer] | None) -> dict[str, Timer]:
         "value": Timer(value, case.steps, beside.get("value")),
         "gradients": Timer(lambda: adjoint(fixed, moves), case.steps, beside.get("gradients")),
         "one_pass": Timer(one_pass, case.steps, beside.get("gradients")),
+        "loss": Timer(loss, case.steps, beside.get("gradients")),
         "backward": Timer(backward, case.steps, beside.get("gradients")),
         "program": Timer(program, case.steps, beside.get("value")),
     }

@@ -25,17 +25,19 @@ What takes less than 0.05 s runs again and again for so long, as in a loop, and 
   by all tensors of the scene that cell, misset, detector and wavelength move.
 * **one pass**: the same from these parameters and back to them; building a scene and its derivative take some 4 ms,
   which counts where images are small.
-* **backward**: the same through autograd, for a loss that is known only once the image is: two passes.
+* **loss**: `loss_and_gradient` of the squares of what the image is off, by these parameters: the loss is known once a
+  tile of the image is, and its slopes are taken then. Behind it, how many times as long as the value it takes.
+* **backward**: the same through autograd: two passes over the whole image.
 * **program**: the image from the configuration, all included.
 * In brackets: the rate over that of the *yardstick*, a hand-tuned sketch of nothing but the inner loop for scene c,
-  which took turns with the scene in the same process. "gradients", "one pass" and "backward" are held against its
-  gradients. Below one is a loss.
+  which took turns with the scene in the same process. "gradients", "one pass", "loss" and "backward" are held against
+  its gradients. Below one it is slower.
 * **memory**: the most that a process held in which the scene was rendered once; Python, torch and numba alone are most
   of it.
 """
 C_STEPS = 26e6
 """Pixel-steps a second of nanoBragg.c on two Zen 5 cores, gcc -O3 -march=native with OpenMP."""
-COLUMNS = ("value", "gradients", "one_pass", "backward", "program")
+COLUMNS = ("value", "gradients", "one_pass", "loss", "backward", "program")
 
 
 def page() -> str:
@@ -69,14 +71,30 @@ def _machine(results: dict[str, Any]) -> Iterator[str]:
         yield f"The yardstick: {value:.0f} for the value, {gradients:.0f} with gradients."
     yield ""
     timed = [scene for scene in results["scenes"] if "value" in scene]
-    yield "| scene | | value | gradients | one pass | backward | program | memory, value | memory, backward |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield "| scene | | value | gradients | one pass | loss | backward | program | memory, value | memory, backward |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     yield from (_row(scene) for scene in timed)
     yield ""
     yield from (line for scene in results["scenes"] if "command_s" in scene for line in _shell(scene))
+    if "before" in results:
+        yield from _before(results["before"])
     if "first_compile" in results:
         yield from _first_compile(results["first_compile"])
         yield ""
+
+
+def _before(found: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
+    """How fast the scenes are beside an earlier state that took turns with this one."""
+    yield "How many times as fast as an earlier state, by turns with it in a process of its own (`--before FOLDER`);"
+    yield "for the loss also how many times its value took, and takes:"
+    yield ""
+    yield "| scene | value | gradients | one pass | loss | backward | program | loss over value |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for scene, kinds in found.items():
+        ratios = " | ".join(f"{kinds[column]['ratio']:.2f}" for column in COLUMNS)
+        was, now = (kinds["loss"][f"{tree}_s"] / kinds["value"][f"{tree}_s"] for tree in ("other", "this"))
+        yield f"| {scene} | {ratios} | {was:.2f}, {now:.2f} |"
+    yield ""
 
 
 def _first_compile(found: dict[str, float]) -> Iterator[str]:
@@ -99,6 +117,9 @@ FRAMES = {
     "large_ms": ("`nb simulate`, 8 frames of 1000 x 1000, each", "ms"),
     "kernel_ms": ("the kernel alone for these", "ms"),
     "large_over_kernel": ("one over the other", ""),
+    "scenes_ms": ("`render_batch`, 64 scenes of 16 x 16, each", "ms"),
+    "gradients_ms": ("the same with gradients", "ms"),
+    "slopes_ms": ("slopes along three directions, `vmap(jvp(render_batch))`", "ms"),
 }
 
 
@@ -106,9 +127,9 @@ def _frames(results: dict[str, Any]) -> Iterator[str]:
     """What comes on top of the kernel; an earlier state beside it where one was measured."""
     yield f"## Many images, {results['machine']}"
     yield ""
-    yield "What a program costs beside its kernel (`python -m benchmarks.frames`): small images in one process, and"
-    yield "series of frames with a table of 81527 unique amplitudes, N = 10 (small ones 5), written as CBF, on one"
-    yield f"thread. Load of the machine before the run: {results['load_before'][0]:.1f}."
+    yield "What a program costs beside its kernel (`make bench ARGS=frames`): small images in one process, series of"
+    yield "frames with a table of 81527 unique amplitudes, N = 10 (small ones 5), written as CBF, on one thread, and"
+    yield f"many small scenes in a call. Load of the machine before the run: {results['load_before'][0]:.1f}."
     yield ""
     states = [results["frames"], *([results["before"]] if "before" in results else [])]
     yield f"| | now |{' before |' * (len(states) - 1)}"
@@ -143,7 +164,8 @@ def _sparse(results: dict[str, Any]) -> Iterator[str]:
 
 
 def _row(scene: dict[str, Any]) -> str:
-    rates = " | ".join(_rate(scene[column]) for column in COLUMNS)
+    shown = {column: _loss if column == "loss" else _rate for column in COLUMNS}
+    rates = " | ".join(shown[column](scene[column]) if column in scene else "" for column in COLUMNS)
     memory = " | ".join(_megabytes(scene[column]["peak_MB"]) for column in ("value", "backward"))
     return f"| {scene['scene']} | {scene['title']} | {rates} | {memory} |"
 
@@ -151,6 +173,10 @@ def _row(scene: dict[str, Any]) -> str:
 def _rate(timed: dict[str, Any]) -> str:
     ratio = f" ({timed['ratio_to_yardstick']:.2f})" if "ratio_to_yardstick" in timed else ""
     return f"{timed['million_steps_per_s']:.0f}{ratio}"
+
+
+def _loss(timed: dict[str, Any]) -> str:
+    return f"{_rate(timed)}, {timed['times_the_value']:.2f} x"
 
 
 def _megabytes(found: float | None) -> str:

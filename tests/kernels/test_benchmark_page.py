@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +35,7 @@ def test_results_name_machine_and_versions():
 
 
 def test_a_small_scene_can_be_measured():
-    from benchmarks.measure import Timer, timers_of
+    from benchmarks.measure import Timer, timers_of, times_the_value
     from benchmarks.scenes import build
 
     case = build("x", "small", side=24, pixel_mm=0.5, domains=2, wavelengths=2, table=True)
@@ -42,8 +43,24 @@ def test_a_small_scene_can_be_measured():
     for timer in timers.values():
         timer.once()
     assert case.steps == 24 * 24 * 4
+    assert times_the_value(timers, "value") == 1.0 and times_the_value(timers, "loss") > 0
+    (by_loss, of_squares), through = timers["loss"].run(), timers["backward"].run()
+    assert float(by_loss) > 0
+    assert all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(of_squares, through, strict=True))
     assert timers["value"].report()["million_steps_per_s"] > 0
     assert "ratio_to_yardstick" in timers["value"].report()
+
+
+def test_a_loss_has_its_rate_and_what_it_costs_beside_the_value():
+    from benchmarks.page import COLUMNS, _before, _row
+
+    timed = {"million_steps_per_s": 300.0, "times_the_value": 2.5, "peak_MB": None}
+    row = _row({"scene": "c", "title": "still", **dict.fromkeys(COLUMNS, timed)})
+    assert row == "| c | still | 300 | 300 | 300 | 300, 2.50 x | 300 | 300 |  |  |"
+    kinds = {name: {"ratio": 1.25, "this_s": 1.0, "other_s": 1.25} for name in COLUMNS}
+    kinds["loss"] = {"ratio": 1.5, "this_s": 2.0, "other_s": 3.0}
+    lines = list(_before({"c": kinds}))
+    assert lines[-2] == "| c | 1.25 | 1.25 | 1.25 | 1.50 | 1.25 | 1.25 | 2.40, 2.00 |"
 
 
 def test_the_table_of_data_sets_is_up_to_date():
