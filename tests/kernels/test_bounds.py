@@ -18,6 +18,7 @@ from kernel_scenes import (
     steady,
     true_value_and_gradients,
 )
+from test_fused_agrees import SWITCHES, combination
 from torch import Tensor
 
 from nanobrag_torch.kernels import operation, reference
@@ -25,7 +26,7 @@ from nanobrag_torch.kernels.arguments import SCENE
 from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.blocks import next_block
 from nanobrag_torch.kernels.cpu.intrinsics import entry
-from nanobrag_torch.kernels.cpu.limits import FADING
+from nanobrag_torch.kernels.cpu.limits import FADING, OVERSHOOT
 from nanobrag_torch.kernels.cpu.packing import pack, scratch
 from nanobrag_torch.kernels.problem import CUTS, Options, Scene
 from nanobrag_torch.physics.lattice_factor import Profile
@@ -43,7 +44,7 @@ def narrow(draw: Draw, cells: float = 40.0, skew: float = 0.3) -> Scene:
 
 def most(scene: Scene, options: Options) -> Tensor:
     """What each pixel would be on the peak of the strongest reflection at every step."""
-    strongest = torch.maximum(scene.structure_factors.abs().max(), scene.default_F.abs())
+    strongest = torch.cat((scene.structure_factors.flatten(), scene.default_F[None])).abs().max()
     flat = replace(scene, shape=torch.zeros((3, 3), dtype=D), default_F=strongest)
     flat = replace(flat, structure_factors=torch.zeros((0, 0, 0), dtype=D), lattice_weights=scene.lattice_weights.abs())
     return operation.intensity(None, flat, replace(options, cut=0.0, profile=Profile.GAUSS, interpolate=False))
@@ -435,6 +436,84 @@ def test_no_scene_loses_more_than_the_tolerance(
     tolerance = 10**exponent * float(whole.max())
     lost = (whole - operation.intensity(None, scene, replace(full, tolerance=tolerance))).abs()
     assert float(lost.max()) <= tolerance * (1 + 1e-9) + 1e-12 * float(whole.max())
+
+
+def generated(seed: int, cells: float, pixel: float, tilt: float, weights: str) -> tuple[Draw, Scene, Options]:
+    """A combination of the matrix that kernels are held by: every switch, layers, water, tables, interpolation, a limit
+    of resolution that crosses the image, leaning panels; weights that are even, uneven or in part zero."""
+    draw, more = combination(seed)
+    draw = replace(draw, pixel=pixel, lattices=min(draw.lattices, 12))
+    full = options_of(draw, image_shape=(20, 33), **more)
+    scene = draw_scene(draw)
+    if draw.profile in FADE:
+        matrix = torch.diag(torch.tensor([cells, 1.2 * cells, 0.9 * cells], dtype=D))
+        scene = replace(scene, shape=matrix if draw.profile is Profile.GRATING else matrix @ matrix)
+    else:
+        scene = narrow(draw, cells)
+    c, s = torch.cos(torch.tensor(tilt, dtype=D)), torch.sin(torch.tensor(tilt, dtype=D))
+    turn = torch.eye(3, dtype=D)
+    turn[0, 0], turn[0, 1], turn[1, 0], turn[1, 1] = c, -s, s, c
+    scene = replace(scene, panels=torch.cat((scene.panels[:, :1], scene.panels[:, 1:] @ turn), 1))
+    scale = {"even": 1.0, "uneven": 1e3, "in part zero": 0.0}[weights]
+    for name in ("source_weights", "lattice_weights"):
+        given = getattr(scene, name).clone()
+        given[0] *= scale
+        scene = replace(scene, **{name: given})
+    scene = onto_reflection(scene, 340, full)
+    if full.dmin > 0:
+        full = replace(
+            full, dmin=1 / float(reference.look_at_pixels(torch.tensor([340]), scene, full).q[0, 0, 0, 0].norm())
+        )
+    return draw, scene, full
+
+
+def losses_and_bounds(
+    draw: Draw, scene: Scene, full: Options, share: float, listed: bool
+) -> tuple[Tensor, Tensor, float]:
+    """What each pixel loses, what it may, and the brightest."""
+    pixels = torch.arange(0, draw.panels * 660, 3) if listed else None
+    whole = operation.intensity(pixels, scene, full)
+    brightest = float(whole.max())
+    if draw.profile in FADE:
+        options, bound = replace(full, tolerance=share * brightest), torch.full_like(whole, share * brightest)
+    elif draw.profile is Profile.TOPHAT:
+        options, bound = replace(full, cut=COARSE), torch.zeros_like(whole)
+    else:
+        options, bound = replace(full, cut=COARSE), COARSE * most(scene, full).abs()
+        bound = bound * (OVERSHOOT**2 if full.interpolate else 1.0)
+        bound = bound if pixels is None else bound[pixels]
+    return (whole - operation.intensity(pixels, scene, options)).abs(), bound, brightest
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    cells=st.floats(4.0, 150.0),
+    pixel=st.floats(1e-5, 3e-3),
+    tilt=st.floats(0.0, 1.4),
+    weights=st.sampled_from(("even", "uneven", "in part zero")),
+    exponent=st.floats(-8.0, -1.0),
+    listed=st.booleans(),
+)
+def test_no_combination_of_options_loses_more(seed, cells, pixel, tilt, weights, exponent, listed):
+    draw, scene, full = generated(seed, cells, pixel, tilt, weights)
+    lost, bound, brightest = losses_and_bounds(draw, scene, full, 10**exponent, listed)
+    assert bool((lost <= bound * (1 + 1e-9) + 1e-12 * brightest).all())
+
+
+def test_combinations_of_options_do_lose_something():
+    """The search above is one of scenes whose steps are left out: of every kind, with every switch."""
+    losing: set[str] = set()
+    for seed in range(120):
+        draw, scene, full = generated(seed, 40.0, 2e-4, 0.3, "even")
+        lost, bound, brightest = losses_and_bounds(draw, scene, full, 1e-2, listed=seed % 2 == 0)
+        assert bool((lost <= bound * (1 + 1e-9) + 1e-12 * brightest).all())
+        if float(lost.max()) > 1e-10 * brightest:
+            on = [*SWITCHES, "interpolate", "dmin"]
+            losing |= {draw.profile.name, *(name for name in on if getattr(full, name))}
+            losing |= {"layers"} if full.layers > 1 and draw.thick else set()
+            losing |= {"water"} if draw.offset else set()
+    assert losing >= {"GRATING", "SPHERE", "GAUSS", *SWITCHES, "interpolate", "dmin", "layers", "water"}, losing
 
 
 @pytest.mark.parametrize("profile", list(Profile))
