@@ -194,7 +194,7 @@ ROWS: dict[str, Row] = {
     "channels": Row("the same, all channels and 25 domains, two cores", "10 s", 2, cases.pink_whole, of_channels),
     "psf": Row("a point spread of one pixel", SAID, 3, cases.psf, TWICE),
     "seconds": Row("CPU time: the fit; all of refine_still", "0.6 s; 2 s", 3, cases.seconds, of_seconds),
-    "memory": Row("a worker: 500 boxes, 100 channels, 150 domains", "1 GB", 1, memory, of_memory),
+    "memory": Row("a worker: 500 boxes, 100 channels, 150 domains, 4150 x 4150 pixels", "1 GB", 1, memory, of_memory),
     "weak": Row(
         "weak spots, against a sum over 99% of the spot", "sigma 1.2 times lower, bias within 3 standard errors", 50,
         cases.weak, of_weak,

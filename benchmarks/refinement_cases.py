@@ -274,8 +274,9 @@ def groups(seed: int) -> Case:
 
 
 @cache
-def _pink() -> tuple[Truth, Exposure]:
-    truth, _ = scene()
+def pink_scene(size: int = 2000) -> tuple[Truth, Exposure]:
+    """A beam of 100 channels on so many pixels along each edge."""
+    truth, _ = scene(size=size)
     data = truth.experiments[0]
     assert isinstance(data.beam, BeamData)
     energy = EV_ANGSTROM / data.beam.wavelength_A
@@ -289,13 +290,13 @@ def _pink() -> tuple[Truth, Exposure]:
 
 def pink(seed: int) -> Case:
     """A beam of 100 channels, refined as comes by itself."""
-    truth, exposure = _pink()
+    truth, exposure = pink_scene()
     return outcome(truth, refine(truth, exposure, seed, 0.15, boxes=150))
 
 
 def pink_whole(seed: int) -> Case:
     """The same with all of its 100 channels and 25 domains; wall seconds on this machine's cores."""
-    truth, exposure = _pink()
+    truth, exposure = pink_scene()
     noisy = counted(exposure, truth, seed)
     start, factors = list(wrong_start(truth, Start(), seed)), wrong_factors(truth.factors, 0.15, seed + 1000)
     begun, spent = time.perf_counter(), time.process_time()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,21 @@ MAD = 1.4826
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Photons [panel, slow, fast], where they are measurements, and the readout noise (photons)."""
+    """Counts [panel, slow, fast] in their own type, where they are measurements, and the readout noise (photons).
 
-    photons: NDArray[np.float64]
+    An image of many pixels is never copied as a whole: photons are those of the places that are asked for.
+    """
+
+    counts: NDArray[Any]
     good: NDArray[np.bool_]
     readout_noise: float
     gain: float
     pedestal: float
     notes: tuple[str, ...] = ()
+
+    def photons(self, place: Any) -> NDArray[np.float64]:
+        """Photons at some places of the image, an index of `counts`."""
+        return np.asarray((self.counts[place].astype(np.float64) - self.pedestal) / self.gain, np.float64)
 
 
 def frame_of(
@@ -68,9 +75,7 @@ def frame_of(
     first = detector.panels[0]
     used_gain = first.gain if gain is None else gain
     offset = first.pedestal if pedestal is None else pedestal
-    used_gain = used_gain or 1.0
-    photons = (counts.astype(np.float64) - (offset or 0.0)) / used_gain
-    return Frame(photons, good, readout_noise or 0.0, used_gain, offset or 0.0)
+    return Frame(counts, good, readout_noise or 0.0, used_gain or 1.0, offset or 0.0)
 
 
 def _shaped(array: NDArray[Any], shape: tuple[int, ...], name: str) -> NDArray[Any]:
@@ -91,14 +96,14 @@ class Noise:
 
 def noise_of_background(frame: Frame) -> Noise | None:
     """Median mean and variance of patches all over the image, spots and planes left out; None for too few patches."""
-    panels, slow_size, fast_size = frame.photons.shape
+    panels, slow_size, fast_size = frame.counts.shape
     step = max(PATCH, int(np.sqrt(panels * slow_size * fast_size / PATCHES)))
     found = []
     for panel in range(panels):
         for slow in range(0, slow_size - PATCH + 1, step):
             for fast in range(0, fast_size - PATCH + 1, step):
                 place = (panel, slice(slow, slow + PATCH), slice(fast, fast + PATCH))
-                found.append(_noise_of_patch(frame.photons[place], frame.good[place]))
+                found.append(_noise_of_patch(frame.photons(place), frame.good[place]))
     known = np.array([pair for pair in found if pair is not None]).reshape(-1, 3)
     if len(known) < LEAST_PATCHES:
         return None
@@ -140,11 +145,11 @@ def with_offset(frame: Frame, noise: Noise | None) -> Frame:
         tens = 10 * np.round(lacking / 10)  # what programs add is a round number; readout noise takes a little off
         offset = float(tens if abs(tens - lacking) < ROUND_NUMBER else np.round(lacking))
         note = f"the background varies as if {offset:.0f} counts were added to every pixel: taken away (pedestal)"
-        good = frame.good & (frame.photons > 0)
+        good = frame.good & (frame.counts > 0)
         sigma = float(np.sqrt(offset - lacking)) if offset - lacking > 3 * noise.error else 0.0
-        return Frame(frame.photons - offset, good, sigma, frame.gain, offset * frame.gain, (*frame.notes, note))
+        return Frame(frame.counts, good, sigma, frame.gain, offset * frame.gain, (*frame.notes, note))
     if -lacking > max(5 * noise.error, 0.1 * noise.mean):
         sigma = float(np.sqrt(-lacking))
         note = f"the background varies more than its counts do: readout noise of {sigma:.2f} photons assumed"
-        return Frame(frame.photons, frame.good, sigma, frame.gain, frame.pedestal, (*frame.notes, note))
+        return replace(frame, readout_noise=sigma, notes=(*frame.notes, note))
     return frame

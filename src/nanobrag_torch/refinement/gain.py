@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,12 +94,7 @@ def with_gain(problem: Problem, state: State, ratio: float) -> tuple[Problem, St
 
 def frame_with_gain(frame: Frame, ratio: float) -> Frame:
     """The image in the photons of another gain."""
-    return replace(
-        frame,
-        photons=np.asarray(frame.photons / ratio, np.float64),
-        readout_noise=frame.readout_noise / ratio,
-        gain=frame.gain * ratio,
-    )
+    return replace(frame, readout_noise=frame.readout_noise / ratio, gain=frame.gain * ratio)
 
 
 def with_parameter(parameters: ParameterSet, gain: Gain, frame: Frame) -> ParameterSet:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.refinement.frames import Frame
 
 MOST_BOXES_TOGETHER = 12
 """Boxes of overlapping spots that are solved as one block; a larger cluster falls apart into its boxes."""
@@ -74,25 +75,15 @@ class Shoeboxes:
         )
 
     @classmethod
-    def about(
-        cls,
-        spots: Spots,
-        image: NDArray[np.floating],
-        good: NDArray[np.bool_],
-        half: tuple[int, int],
-        *,
-        readout: float | Floats = 0.0,
-        most_masked: float = 0.2,
-    ) -> Shoeboxes:
-        """Boxes about the centres of spots.
+    def about(cls, spots: Spots, frame: Frame, half: tuple[int, int], *, most_masked: float = 0.2) -> Shoeboxes:
+        """Boxes about the centres of spots, `half` pixels (fast, slow) to either side.
 
-        image: photons [panel, slow, fast]; good: True where a pixel is a measurement; readout: standard deviation of
-        the readout noise (photons), of all pixels or [panel, slow, fast]. Boxes of which more than `most_masked` are
-        outside the detector or not good are left out. Raises InputError where no box is left.
+        Boxes of which more than `most_masked` are outside the detector or not good are left out. Raises InputError
+        where no box is left.
         """
         while True:
-            found = _pixels_about(spots, image.shape, half)
-            inside = good.reshape(-1)[found.flat] & found.inside
+            found = _pixels_about(spots, frame.counts.shape, half)
+            inside = frame.good.reshape(-1)[found.flat] & found.inside
             whole = (2 * half[0] + 1) * (2 * half[1] + 1)
             share = np.bincount(found.box[inside], minlength=len(spots)) / whole
             enough = share >= 1 - most_masked
@@ -104,15 +95,14 @@ class Shoeboxes:
         owned = inside & _nearest(found)
         block, place = _blocks(found.flat[inside], found.box[inside], len(spots))
         flat = found.flat[owned]
-        variance = np.broadcast_to(np.asarray(readout, np.float64) ** 2, image.shape).reshape(-1)[flat]
         return cls(
             spots=spots,
             half=half,
             pixels=torch.from_numpy(flat),
             box=torch.from_numpy(found.box[owned]),
             basis=torch.from_numpy(np.column_stack([np.ones(owned.sum()), found.offset[owned] / np.array(half)])),
-            data=torch.from_numpy(image.reshape(-1)[flat].astype(np.float64)),
-            readout=torch.from_numpy(variance.copy()),
+            data=torch.from_numpy(frame.photons(np.unravel_index(flat, frame.counts.shape))),
+            readout=torch.full((len(flat),), frame.readout_noise**2, dtype=torch.float64),
             block=torch.from_numpy(block),
             place=torch.from_numpy(place),
         )

@@ -133,7 +133,7 @@ def spot_radius(spots: Spots, frame: Frame) -> float:
             continue
         s, f = int(np.floor(slow)), int(np.floor(fast))
         place = (panel, slice(max(s - 10, 0), s + 11), slice(max(f - 10, 0), f + 11))
-        values, good = frame.photons[place], frame.good[place]
+        values, good = frame.photons(place), frame.good[place]
         if good.sum() < 100:
             continue
         level = np.median(values[good])

@@ -207,7 +207,7 @@ class Refinement:
         told = options.pedestal is not None or options.readout_noise is not None
         frame = frame if told or self.gain_is_free else with_offset(frame, noise_of_background(frame))
         self.notes += frame.notes
-        return frame, Shoeboxes.about(spots, frame.photons, frame.good, (half[0], half[1]), readout=frame.readout_noise)
+        return frame, Shoeboxes.about(spots, frame, (half[0], half[1]))
 
     def _chosen_spots(self, parameters: ParameterSet) -> tuple[Spots, Listed]:
         """The strongest spots inside the limits, those that fell far from their prediction left out."""
