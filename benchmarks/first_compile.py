@@ -15,8 +15,8 @@ import tempfile
 import time
 from typing import Any
 
-LLVM = ("_optimize_functions", "_optimize_final_module", "_finalize_final_module", "add_ir_module")
-"""Methods of numba's code library that call LLVM; the first is called by the last."""
+LLVM = ("add_ir_module", "finalize")
+"""Methods of numba's code library that call LLVM: of every kind of library, as they are those of all of them."""
 
 
 def measure_first_compile() -> dict[str, float]:
@@ -51,7 +51,7 @@ class LlvmClock:
                 return method(*given, **named)
             finally:
                 self._depth -= 1
-                self.libraries += method.__name__ == "_finalize_final_module"
+                self.libraries += method.__name__ == "finalize"
                 if self._depth == 0:
                     self.seconds += time.perf_counter() - begun
 
