@@ -21,8 +21,9 @@ class Checked:
     """Names that scripts for other programs use -> how the same is said here."""
 
     def __new__(cls, *args: Any, **given: Any) -> Self:
-        for name in given.keys() - cls.__dataclass_fields__.keys():  # type: ignore[attr-defined]
-            cls._require_field(name, given[name])
+        for name, value in given.items():
+            if name not in cls.__dataclass_fields__:  # type: ignore[attr-defined]
+                cls._require_field(name, value)
         return super().__new__(cls)
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -206,3 +206,11 @@ def test_an_image_is_the_same_the_second_time():
     simulator = Simulator(crystal, detector, dtype=torch.float64, kernel="reference")
     assert torch.equal(simulator.run(), simulator.run())
     assert torch.equal(simulator.run(oversample=2), simulator.run(oversample=2))
+
+
+def test_a_tensor_given_by_name_is_read_anew():
+    beam, along = Beam(BeamConfig()), torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    across = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+    before = beam.sources(beam=along, polar=across).directions
+    along.neg_()
+    assert torch.equal(beam.sources(beam=along, polar=across).directions, -before)

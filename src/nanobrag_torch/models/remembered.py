@@ -56,6 +56,8 @@ def remembered(
     def decorate(method: Callable[Concatenate[Model, P], Result]) -> Callable[Concatenate[Model, P], Result]:
         @wraps(method)
         def recall(self: Model, /, *args: P.args, **kwargs: P.kwargs) -> Result:
+            if any(isinstance(value, Tensor) for value in kwargs.values()):
+                return method(self, *args, **kwargs)
             if torch.compiler.is_compiling() or not _is_ordinary(torch.empty(0)):
                 return _beside_transforms(recall, method, skipped, self, *args, **kwargs)
             plainly = (a for a in (*args, *kwargs.items()) if not isinstance(a, Tensor))
