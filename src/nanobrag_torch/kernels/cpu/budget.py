@@ -18,6 +18,8 @@ from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.profiles import GRATING
 from nanobrag_torch.kernels.cpu.strength import set_strongest
 
+BOUNDLESS = np.inf
+"""What a ray that meets a sensor from behind captures of a photon, with a sign, may be any number (D58, D60)."""
 HALVINGS = 6
 """Steps of the search for the threshold, which is then known to the 2^-6th part of its range of exponents."""
 
@@ -26,7 +28,7 @@ HALVINGS = 6
 def spend(scratch: Scratch, scene: Packed, lanes: int, p: int, source: Array) -> None:
     """Loss of every group without each lattice, in photons, and the THRESHOLD below which it goes without."""
     v, groups, lattices = scratch.v, lanes // at.GROUP, scratch.off.size
-    scale = _most_photons(v, lanes, scene.panels[p], source, scene.whole[at.POINT_PIXEL])
+    scale = _most_photons(v, lanes, scene.panels[p], source, scene.whole)
     for k in range(lattices):
         a, loss = scene.lattice[k], scratch.loss[k * at.GROUPS : (k + 1) * at.GROUPS]
         _approach(v, groups, a, scratch.box, source, scene.limits, scene.whole[at.PROFILE])
@@ -41,17 +43,31 @@ def spend(scratch: Scratch, scene: Packed, lanes: int, p: int, source: Array) ->
 
 
 @stage()
-def _most_photons(v: Array, lanes: int, panel: Array, source: Array, point_pixel: int) -> float:
+def _most_photons(v: Array, lanes: int, panel: Array, source: Array, whole: Array) -> float:
     """No less than weight, solid angle, capture and polarization of any place in the block, multiplied."""
     inverse, form = 0.0, 0.0
     for j in range(lanes):
         inverse = max(inverse, v[at.INVERSE + j])
     for i in range(9):
         form += source[at.POLARIZATION + i] * source[at.POLARIZATION + i]
-    inverse *= 1 + (panel[at.FAST_SIZE] + panel[at.SLOW_SIZE]) * inverse  # from the middle of a pixel to its corner
-    omega = inverse * inverse * (1.0 if point_pixel else panel[at.AREA] * max(abs(panel[at.CLOSE]) * inverse, 1.0))
+    corner = (panel[at.FAST_SIZE] + panel[at.SLOW_SIZE]) * inverse  # from the middle of a pixel, as an angle
+    inverse *= 1 + corner
+    faced = panel[at.AREA] * max(abs(panel[at.CLOSE]) * inverse, 1.0)
+    omega = inverse * inverse * (1.0 if whole[at.POINT_PIXEL] else faced)
     most: float = abs(source[at.SOURCE_WEIGHT]) * omega * (1 + np.sqrt(form)) / 2
+    if panel[at.LAYER_STEP] > 0 and not whole[at.UPRIGHT] and _least_cosine(v, lanes, panel) <= corner:
+        most *= BOUNDLESS
     return most
+
+
+@stage()
+def _least_cosine(v: Array, lanes: int, panel: Array) -> float:
+    """Of the angles at which rays meet the sensor."""
+    least = 1.0
+    for j in range(lanes):
+        x, y, z = v[at.AIM_X + j], v[at.AIM_Y + j], v[at.AIM_Z + j]
+        least = min(least, x * panel[at.NORMAL] + y * panel[at.NORMAL + 1] + z * panel[at.NORMAL + 2])
+    return least
 
 
 @stage(fastmath=FAST)
