@@ -69,6 +69,18 @@ def test_a_fit_ends_at_the_minimum_of_its_own_sum(still):
     assert (before / after - 1).abs().max() < 0.02
 
 
+def test_pixels_that_are_not_summed_finely_are_dark(still):
+    """Fine sums leave most of a box out: the rest of it gets nothing that counts."""
+    truth, exposure = still
+    fit = refined(truth, exposure).fit
+    (chosen,) = fit.problem.passes
+    whole = replace(fit.problem, passes=(replace(chosen, lit=None, dim=None),))
+    every = whole.expected(replace(fit.state, rendered=whole.render(fit.state.raw)))
+    off = every - fit.problem.expected(fit.state)
+    assert float(chosen.lit.double().mean()) < 0.75
+    assert off.abs().max() < 0.1 and (off**2 / every).sum() < 0.01  # a hundredth of what moves a parameter by a sigma
+
+
 def test_sums_that_are_too_coarse_tell_what_they_are_wrong_by(still):
     """Of parameters and intensities alike: sigmas with that hold what finer sums change."""
     truth, exposure = still

@@ -26,6 +26,8 @@ SAFE_GAIN = 8.0
 """Less than the factor by which twice as many samples along an edge lower the error of an extrapolated integral."""
 SAMPLES_A_WIDTH, MOST_COARSE = 0.9, 5
 BOXES_FOR_SAMPLING = 60
+DARK = 1e-3
+"""Photons; a pixel with less is not summed finely, unless it is beside one with more."""
 END_STEP = 0.05
 """Standard deviations of a step that ends a fit with the slopes of a state nearby."""
 
@@ -115,28 +117,49 @@ def refine_sampling(
         phi_steps=sampling.phi_steps if problem.model.rotation else 1,
         domains=sampling.domains if _is_mosaic(problem) else 1,
     )
-    problem, state = resampled(problem, state, sampling)
+    problem, state = resampled(only_lit(problem, state), state, sampling)
     solution = levenberg_marquardt(problem, state, most_steps=most_steps, small_step=ALLOWED_MOVE / 3)
     history, left, enough = solution.history, "", False
     for _ in range(ROUNDS_OF_SAMPLING):
         finer, left, enough = _wanted_sampling(problem, solution, enough)
         if finer == problem.model.sampling:
             break
-        problem, state = resampled(problem, solution.state, finer)
+        problem, state = resampled(only_lit(problem, solution.state), solution.state, finer)
         solution = nearby(problem, state, solution.jacobian, most_steps)
         history = history + solution.history
     solution.history[:] = history
-    return problem, with_own_slopes(problem, solution, most_steps), left
+    return *with_own_slopes(problem, solution, most_steps), left
 
 
-def with_own_slopes(problem: Problem, solution: Solution, most_steps: int) -> Solution:
+def with_own_slopes(problem: Problem, solution: Solution, most_steps: int) -> tuple[Problem, Solution]:
     """The fit to its end with the slopes of its own sum: those of a coarser one stop sigmas beside the minimum."""
-    slopes = problem.jacobian(solution.state)
-    found = levenberg_marquardt(problem, solution.state, most_steps=most_steps, small_step=END_STEP, slopes=slopes)
+    problem = only_lit(problem, solution.state)
+    state = problem.settle(replace(solution.state, rendered=problem.render(solution.state.raw)))
+    slopes = problem.jacobian(state)
+    found = levenberg_marquardt(problem, state, most_steps=most_steps, small_step=END_STEP, slopes=slopes)
     if found.status != "converged":
-        found = levenberg_marquardt(problem, solution.state, most_steps=most_steps)
+        found = levenberg_marquardt(problem, state, most_steps=most_steps)
     found.history[:0] = solution.history
-    return found
+    return problem, found
+
+
+def only_lit(problem: Problem, state: State) -> Problem:
+    """The problem with passes that sum only pixels that a crystal lights by the state, pixels beside them included.
+
+    The others keep what the state has for them. A block in which nothing shows yet is summed as a whole, and what was
+    lit before stays so.
+    """
+    fast, passes = problem.model.options.image_shape[1], []
+    for p, photons, kernel in zip(problem.passes, problem.amounts(state), state.rendered, strict=True):
+        pixels, bright = problem.pixels_of(p), photons.abs() > DARK
+        block = problem.rendered_block if p.where is None else problem.rendered_block[p.where]
+        shows = torch.zeros(problem.layout.count, dtype=torch.bool)
+        shows[block[bright]] = True
+        lit = ~shows[block] if p.lit is None else ~shows[block] | p.lit
+        for step in (slow * fast + beside for slow in (-1, 0, 1) for beside in (-1, 0, 1)):
+            lit |= torch.isin(pixels, pixels[bright] + step)
+        passes.append(replace(p, lit=lit, dim=kernel))
+    return replace(problem, passes=tuple(passes))
 
 
 def nearby(problem: Problem, state: State, slopes: Tensor, most_steps: int) -> Solution:

@@ -33,6 +33,21 @@ class Pass:
     where: Tensor | None  # [m] places in the list of pixels; None: all
     column: Tensor  # [m] place in the block, -1 for what is not scaled
     table: Tensor | None = None  # structure factors of this pass alone
+    lit: Tensor | None = None  # [m] pixels that are rendered; None: all
+    dim: Tensor | None = None  # [m] what the others keep, without scale
+
+    @property
+    def rendered(self) -> slice | Tensor:
+        """The pixels of the pass that are rendered."""
+        return slice(None) if self.lit is None else self.lit
+
+    def filled(self, values: Tensor) -> Tensor:
+        """Values [m] of the pass from those of the pixels that are rendered."""
+        if self.lit is None or self.dim is None:
+            return values
+        found = self.dim.clone()
+        found[self.lit] = values
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +90,20 @@ class Problem:
     def render(self, raw: Tensor) -> tuple[Tensor, ...]:
         """What the kernels give for every pass, without scale."""
         values = self.parameters.unpack(raw)
+        scenes = [self.model.scene(values, p.crystal, p.table) for p in self.passes]
         return tuple(
-            self.model.intensities(self._pixels(p), self.model.scene(values, p.crystal, p.table), p.crystal)
-            for p in self.passes
+            p.filled(self.model.intensities(self.pixels_of(p)[p.rendered], scene, p.crystal))
+            for p, scene in zip(self.passes, scenes, strict=True)
         )
+
+    def amounts(self, state: State) -> tuple[Tensor, ...]:
+        """Photons [m] of every pass, what no column scales included."""
+        values = self.parameters.unpack(state.raw)
+        found = []
+        for p, kernel in zip(self.passes, state.rendered, strict=True):
+            where = torch.arange(len(kernel)) if p.where is None else p.where
+            found.append(kernel * self._strength(values, p) * self._amount(state.linear, p, where))
+        return tuple(found)
 
     def columns(self, raw: Tensor, rendered: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """All columns [n, C], and what no column scales [n]."""
@@ -168,9 +193,10 @@ class Problem:
             which, stacks = directions[p.crystal]
             if which:
                 scene = self.model.scene(values, p.crystal, p.table)
-                slopes = self.model.slopes(self._pixels(p), scene, p.crystal, stacks) * factor
+                lit = p.rendered
+                slopes = self.model.slopes(self.pixels_of(p)[lit], scene, p.crystal, stacks) * factor[lit]
                 for row, place in enumerate(which):
-                    found[place, where] += slopes[row]
+                    found[place, where[lit]] += slopes[row]
         return found if self.spreading is None else self._spread_slopes(found, spots, values["psf_width"])
 
     def slopes_along(self, state: State, directions: Mapping[str, Tensor]) -> Tensor:
@@ -181,7 +207,9 @@ class Problem:
             where = torch.arange(found.shape[1]) if p.where is None else p.where
             factor = self._strength(values, p) * self._amount(state.linear, p, where)
             scene = self.model.scene(values, p.crystal, p.table)
-            found[:, where] += self.model.slopes(self._pixels(p), scene, p.crystal, directions) * factor
+            lit = p.rendered
+            slopes = self.model.slopes(self.pixels_of(p)[lit], scene, p.crystal, directions)
+            found[:, where[lit]] += slopes * factor[lit]
         return found if self.spreading is None else self.spreading.spread(found.T, values["psf_width"]).T
 
     def _spread_slopes(self, slopes: Tensor, spots: Tensor, width: Tensor) -> Tensor:
@@ -216,7 +244,8 @@ class Problem:
         resolution = self.resolution if p.where is None else self.resolution[p.where]
         return strength * torch.exp(-2 * values[f"B{suffix}"] * resolution)
 
-    def _pixels(self, p: Pass) -> Tensor:
+    def pixels_of(self, p: Pass) -> Tensor:
+        """The pixels [m] of a pass, flat."""
         pixels = self.boxes.pixels if self.spreading is None else self.spreading.rendered
         return pixels if p.where is None else pixels[p.where]
 

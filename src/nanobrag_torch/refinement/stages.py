@@ -215,11 +215,12 @@ def only_pixels(problem: Problem, wanted: Tensor) -> Problem:
 
 def _kept(p: Pass, wanted: Tensor) -> Pass:
     """A pass over the pixels that are kept."""
+    kept = wanted if p.where is None else wanted[p.where]
+    lit, dim = (None if of is None else of[kept] for of in (p.lit, p.dim))
     if p.where is None:
-        return replace(p, column=p.column[wanted])
-    kept = wanted[p.where]
+        return replace(p, column=p.column[kept], lit=lit, dim=dim)
     place = torch.cumsum(wanted.long(), 0) - 1
-    return replace(p, where=place[p.where[kept]], column=p.column[kept])
+    return replace(p, where=place[p.where[kept]], column=p.column[kept], lit=lit, dim=dim)
 
 
 def with_model_error(problem: Problem, state: State, kappa: float) -> Problem:

@@ -64,6 +64,7 @@ from nanobrag_torch.refinement.stages import (
     outliers,
     resampled,
     scan,
+    share_of_spread,
     try_shapes,
     with_parameters,
     with_scale,
@@ -80,6 +81,7 @@ MANY_CHANNELS = 30
 FINE = Sampling(domains=25, oversample=2, phi_steps=10, extrapolated=True)
 UNCHECKED = Sampling(domains=25, oversample=3, phi_steps=10, extrapolated=True)
 VISIBLE_SPREAD = 0.3  # width that a spread gives to spots over that which the crystal's size gives: less may yet grow
+CERTAIN_SPREAD = 1.0  # the same: no size of a crystal can stand for more
 NO_SHAPE = 2.0  # sigma-Z above which the model is taken to be wrong in the shape of its spots
 ROUGH = 1.0  # standard deviations of a step that ends the rough fit
 
@@ -331,6 +333,8 @@ class Refinement:
         """Without mosaicity where the shot fits as well without."""
         free = [name for name in problem.parameters.names if name.startswith("spread")]
         if not free or self.options.mosaic:
+            return problem, state
+        if share_of_spread(problem, problem.parameters.at(state.raw)) > CERTAIN_SPREAD:
             return problem, state
         problem, state = with_visible_spread(problem, state, VISIBLE_SPREAD)
         fixed = ParameterSet([p for p in problem.parameters.at(state.raw) if not p.name.startswith("spread")])
