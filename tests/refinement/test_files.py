@@ -28,6 +28,8 @@ from nanobrag_torch.io.refl_write import write_refl
 from nanobrag_torch.records.experiment import ExperimentData, ScanData, part_of_scan
 from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.inputs import image_of
+from nanobrag_torch.refinement.kept import KEPT, read_kept
+from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.shots import Run, Task, fingerprint
 from nanobrag_torch.refinement.still import refine_still
 from nanobrag_torch.refinement.synthetic import Start, errors, wrong_factors, wrong_start
@@ -65,6 +67,18 @@ def refined(files, tmp_path_factory):
     output = tmp_path_factory.mktemp("out")
     assert run(files, output) == 0
     return output
+
+
+def test_how_finely_a_shot_is_summed_can_be_said(files, tmp_path, capsys):
+    """What was said is taken, the rest as by default; a note says where that is too coarse."""
+    assert run(files, tmp_path / "out", "--oversample", "2", "--domains", "12", "--no-figures") == 0
+    kept = read_kept(tmp_path / "out" / "shot_00000" / KEPT)
+    assert kept.sampling == Sampling(domains=12, oversample=2, phi_steps=10)
+    record = json.loads((tmp_path / "out" / "shot_00000" / "parameters.json").read_text())
+    assert any("summed more finely still" in note for note in record["notes"])
+    capsys.readouterr()
+    assert run(files, tmp_path / "none", "--phi-steps", "0") == 2
+    assert "--phi-steps" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 def test_files_out_hold_the_truth(still, refined):
@@ -267,7 +281,8 @@ def test_a_phil_file_becomes_a_command(tmp_path, capsys):
         "--readout-noise 3",
     ):
         assert words in command
-    assert "#   simulator.oversample = 2: samples are raised until they change nothing" in rest
+    said = "#   simulator.oversample = 2: samples are raised until they change nothing; --oversample says how many"
+    assert said in rest
     assert rest[rest.index("# no equivalent:") + 1] == "#   use_diffuse_models = True"
 
 

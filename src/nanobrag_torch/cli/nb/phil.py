@@ -108,8 +108,8 @@ EQUIVALENTS: dict[str, Translation] = {
 }
 """Name in a PHIL file -> words of the command."""
 BY_ITSELF: dict[str, str] = {
-    "simulator.oversample": "samples are raised until they change nothing",
-    "simulator.crystal.num_mosaicity_samples": "domains are raised until they change nothing",
+    "simulator.oversample": "samples are raised until they change nothing; --oversample says how many",
+    "simulator.crystal.num_mosaicity_samples": "domains are raised until they change nothing; --domains says how many",
     "simulator.gonio": "from the experiment",
     "simulator.beam": "from the experiment",
     "use_restraints": "priors are on; --prior changes them",

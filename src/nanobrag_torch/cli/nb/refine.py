@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nanobrag_torch.errors import InputError
 
+if TYPE_CHECKING:
+    from nanobrag_torch.refinement.model import Sampling
+
+UNSAID_DOMAINS, UNSAID_SAMPLES, UNSAID_STEPS = 50, 4, 10
+"""Of sums of which only some was said; samples are extrapolated then to the integral over a pixel."""
 Words = Annotated[list[str] | None, typer.Option()]
 
 
@@ -53,6 +58,9 @@ def refine(
     readout_noise: Annotated[float | None, typer.Option(help="Standard deviation (photons).")] = None,
     mask: Annotated[Path | None, typer.Option(help="Image of pixels to use: not 0.")] = None,
     trusted: Annotated[tuple[float, float] | None, typer.Option(help="Lowest and highest count to trust.")] = None,
+    oversample: Annotated[int | None, typer.Option(help="Samples along a pixel's edge; default: as it takes.")] = None,
+    domains: Annotated[int | None, typer.Option(help="Mosaic domains; default: as it takes.")] = None,
+    phi_steps: Annotated[int | None, typer.Option(help="Steps of a rotation; default: as it takes.")] = None,
     most_steps: Annotated[int, typer.Option("--max-steps", help="Of each fit.")] = 30,
     workers: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on: keep shots that are done.")] = False,
@@ -139,7 +147,29 @@ def options_of(given: dict[str, Any]) -> dict[str, Any]:
         "mask": _mask(given["mask"]),
         "trusted_range": given["trusted"],
         "most_steps": given["most_steps"],
+        "sampling": _sampling(given["oversample"], given["domains"], given["phi_steps"]),
     }
+
+
+def _sampling(oversample: int | None, domains: int | None, phi_steps: int | None) -> Sampling | None:
+    """Sums of this fineness, with what was not said as it is by default; None where nothing was said.
+
+    Raises InputError for numbers below one.
+    """
+    from nanobrag_torch.refinement.model import Sampling
+
+    said = {"oversample": oversample, "domains": domains, "phi_steps": phi_steps}
+    for name, value in said.items():
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')}", value, "1 or more")
+    if oversample is None and domains is None and phi_steps is None:
+        return None
+    return Sampling(
+        domains=UNSAID_DOMAINS if domains is None else domains,
+        oversample=UNSAID_SAMPLES if oversample is None else oversample,
+        phi_steps=UNSAID_STEPS if phi_steps is None else phi_steps,
+        extrapolated=oversample is None,
+    )
 
 
 def words_of(given: Sequence[str] | None) -> tuple[str, ...]:
