@@ -353,7 +353,7 @@ def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 def _constants_of(module: ModuleType, name: str, function: FunctionType) -> Iterator[tuple[str, Any]]:
     """What a function takes from a module by dots: plain constants alone, which become part of the machine code."""
-    for attribute in sorted(_attributes(function, name)):
+    for attribute in _attributes(function.__code__, name):
         value = getattr(module, attribute, None)
         if not is_plain(value):
             raise TypeError(
@@ -363,15 +363,19 @@ def _constants_of(module: ModuleType, name: str, function: FunctionType) -> Iter
         yield f"{name}.{attribute}", value
 
 
-def _attributes(function: FunctionType, module: str) -> set[str]:
-    """The attributes that a function's code takes of a global, "" where it takes the global itself."""
+@functools.cache
+def _attributes(code: CodeType, module: str) -> tuple[str, ...]:
+    """The attributes that a function's code takes of a global, in order, "" where it takes the global itself.
+
+    Kept: a function is asked about in every kernel that it is a part of.
+    """
     found: set[str] = set()
-    for code in _codes(function.__code__):
-        instructions = [one for one in dis.get_instructions(code) if one.opname != "CACHE"]
+    for part in _codes(code):
+        instructions = [one for one in dis.get_instructions(part) if one.opname != "CACHE"]
         for one, after in pairwise(instructions):
             if one.opname.startswith("LOAD_") and one.opname != "LOAD_CONST" and one.argval == module:
                 found.add(after.argval if after.opname in ("LOAD_ATTR", "LOAD_METHOD") else "")
-    return found
+    return tuple(sorted(found))
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

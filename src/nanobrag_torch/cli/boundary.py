@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import os
 import sys
 import traceback
@@ -25,6 +27,20 @@ def exit_code(program: str, work: Callable[[], int], *, in_words: Callable[[Inpu
     in_words: how an InputError is said (with fields as flags, say).
     """
     show_messages()
+    try:
+        return _exit_code(program, work, in_words)
+    finally:
+        _let_go()
+
+
+@functools.cache
+def _let_go() -> None:
+    """Python looks for garbage twice as it ends: not among modules, which takes half a second. Once in a process, for
+    what is garbage by then stays."""
+    gc.freeze()
+
+
+def _exit_code(program: str, work: Callable[[], int], in_words: Callable[[InputError], str]) -> int:
     interrupted = f"{program}: interrupted; no file is written"
     try:
         with interruptible(interrupted, INTERRUPTED):

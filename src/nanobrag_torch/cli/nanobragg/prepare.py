@@ -19,6 +19,7 @@ from nanobrag_torch.cli.nanobragg.settings import Plane
 from nanobrag_torch.cli.nanobragg.structure import structure_factors
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.errors import InputError
+from nanobrag_torch.memory import without_collecting
 from nanobrag_torch.units import ANGSTROM, DEGREES_PER_RADIAN, SOURCE_DISTANCE_M
 
 if TYPE_CHECKING:
@@ -162,11 +163,12 @@ def misset_deg(prepared: Prepared) -> tuple[float, float, float]:
 
 def build(prepared: Prepared) -> Simulator:
     """The models and the simulator of a run. Imports torch. Raises InputError for an unusable device."""
-    import torch
+    with without_collecting():
+        import torch
 
-    from nanobrag_torch.cli.nanobragg.settled import SettledSimulator
-    from nanobrag_torch.models.crystal import Crystal
-    from nanobrag_torch.models.detector import Detector
+        from nanobrag_torch.cli.nanobragg.settled import SettledSimulator
+        from nanobrag_torch.models.crystal import Crystal
+        from nanobrag_torch.models.detector import Detector
 
     request, dtype = prepared.request, getattr(torch, prepared.request.dtype)
     device = _device(request.device)
