@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.against import compare
+from benchmarks.against import SCENES, compare
 from benchmarks.first_compile import measure_first_compile
 from benchmarks.measure import measure, yardstick
 from benchmarks.page import RESULTS, write_page
@@ -44,16 +44,22 @@ def main() -> None:
     first_compile = {"first_compile": measure_first_compile()} if "b" in names else {}
     scenes += measure([name for name in names if name != "b"], arguments.repeats, sketch)
     found = {**_machine(), **first_compile, "scenes": scenes}
-    if arguments.before is not None:
-        before, timed = arguments.before.resolve(), [name for name in names if name != "b"]
-        found["before"] = {name: compare(before, name, arguments.repeats) for name in timed}
     if sketch:
         found["yardstick"] = {name: timer.report() for name, timer in sketch.items()}
-    path = arguments.out or RESULTS / f"cpu-{_slug(found['machine'])}-{found['cores']}.json"
+    _keep(found, arguments.out)
+    if arguments.before is not None:
+        before, timed = arguments.before.resolve(), [name for name in SCENES if name in names]
+        found["before"] = {name: compare(before, name, arguments.repeats) for name in timed}
+        _keep(found, arguments.out)
+
+
+def _keep(found: dict[str, Any], out: Path | None) -> None:
+    """The results of a machine into their file, or another one; the page is written from the former."""
+    path = out or RESULTS / f"cpu-{_slug(found['machine'])}-{found['cores']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n")
     print(f"wrote {path}")
-    if arguments.out is None:
+    if out is None:
         write_page()
 
 

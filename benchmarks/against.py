@@ -1,8 +1,9 @@
 """Rates of this tree over those of another checkout: `python -m benchmarks.against OTHER [scene ...] [--rounds N]`.
 
 A process of each tree holds the same scene, and they take turns measurement by measurement, the first of a round
-changing, so that a machine's moods meet both. Ratios above one: this tree is faster. Scenes and measurements are those
-of this tree, for the sources of either.
+changing, so that a machine's moods meet both. Ratios above one: this tree is faster. Either is measured by its own
+benchmarks/scenes.py and measure.py, for these call what the tree has; what only one of them measures is left out, and
+`backward` where the other has no loss, for that was of another one then.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ talk, sys.stdout = sys.stdout, sys.stderr
 timers = timers_of(CASES[sys.argv[1]](), None)
 for timer in timers.values():
     timer.run()
-print("ready", file=talk, flush=True)
+print(*timers, file=talk, flush=True)
 for line in sys.stdin:
     timer = timers[line.strip()]
     timer.once()
@@ -42,16 +43,16 @@ class Tree:
     """A checkout, and the process in which it renders one scene."""
 
     def __init__(self, folder: Path, scene: str) -> None:
-        environment = {**os.environ, "PYTHONPATH": f"{folder / 'src'}:{HERE}"}
+        environment = {**os.environ, "PYTHONPATH": f"{folder / 'src'}:{folder}"}
         self._process = subprocess.Popen(
             [sys.executable, "-c", SERVER, scene],
-            cwd=HERE,
+            cwd=folder,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._answer()
+        self.kinds = self._answer().split()
 
     def seconds(self, kind: str) -> float:
         """One more measurement of this kind."""
@@ -78,7 +79,10 @@ def compare(other: Path, scene: str, rounds: int) -> dict[str, dict[str, float]]
     """By kind: medians (s) of both trees, and the median of the ratios of rounds, other over this."""
     trees = {"this": Tree(HERE, scene), "other": Tree(other, scene)}
     found = {}
-    for kind in KINDS:
+    shared = [kind for kind in KINDS if all(kind in tree.kinds for tree in trees.values())]
+    if "loss" not in shared:
+        shared.remove("backward")
+    for kind in shared:
         seconds: dict[str, list[float]] = {"this": [], "other": []}
         for number in range(rounds):
             for name in sorted(trees, reverse=number % 2 == 0):

@@ -86,14 +86,14 @@ def _machine(results: dict[str, Any]) -> Iterator[str]:
 def _before(found: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
     """How fast the scenes are beside an earlier state that took turns with this one."""
     yield "How many times as fast as an earlier state, by turns with it in a process of its own (`--before FOLDER`);"
-    yield "for the loss also how many times its value took, and takes:"
+    yield "medians of the turns, and the best of one over the best of the other. Empty: what only one of them measures."
     yield ""
-    yield "| scene | value | gradients | one pass | loss | backward | program | loss over value |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| scene | value | gradients | one pass | loss | backward | program |"
+    yield "|---|---|---|---|---|---|---|"
     for scene, kinds in found.items():
-        ratios = " | ".join(f"{kinds[column]['ratio']:.2f}" for column in COLUMNS)
-        was, now = (kinds["loss"][f"{tree}_s"] / kinds["value"][f"{tree}_s"] for tree in ("other", "this"))
-        yield f"| {scene} | {ratios} | {was:.2f}, {now:.2f} |"
+        ratios = (kinds.get(column) for column in COLUMNS)
+        shown = (f"{one['ratio']:.2f} ({one['ratio_of_best']:.2f})" if one else "" for one in ratios)
+        yield f"| {scene} | {' | '.join(shown)} |"
     yield ""
 
 

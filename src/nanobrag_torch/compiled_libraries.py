@@ -58,18 +58,11 @@ def as_stages(context: Any) -> Iterator[None]:
 def _entry_library() -> Any:
     from numba.core.codegen import JITCodeLibrary
 
-    def add_llvm_module(self: Any, module: Any) -> None:
-        """Without the passes over single functions, which those over all of them repeat."""
-        self._raise_if_finalized()
-        module.data_layout = self._codegen._data_layout
-        self._final_module.link_in(module)
-
     def optimize(self: Any) -> None:
         passes, builder = self._codegen._module_pass_manager()
         passes.run(self._final_module, builder)
 
-    methods = {"add_llvm_module": add_llvm_module, "_optimize_final_module": optimize}
-    return type("EntryLibrary", (JITCodeLibrary,), methods)
+    return type("EntryLibrary", (JITCodeLibrary,), {"_optimize_final_module": optimize})
 
 
 @cache
