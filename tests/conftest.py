@@ -18,3 +18,21 @@ DATA = Path(__file__).parent / "data"
 def data() -> Path:
     """Folder of the reference data; see PROVENANCE.md there."""
     return DATA
+
+
+@pytest.fixture
+def kept_or_not(monkeypatch) -> list[bool]:
+    """Losses keep what they can however few the lattices; whether they did, a word a tile that was tried."""
+    from nanobrag_torch.kernels import operation
+    from nanobrag_torch.refinement import losses
+
+    tried: list[bool] = []
+    keep = operation.keep
+
+    def noted(*given: object, **more: object) -> object:
+        tried.append((found := keep(*given, **more)) is not None)  # type: ignore[arg-type]
+        return found
+
+    monkeypatch.setattr(operation, "keep", noted)
+    monkeypatch.setattr(losses, "FEWEST_LATTICES", 1)
+    return tried

@@ -13,7 +13,6 @@ from nanobrag_torch import BeamConfig, CrystalConfig, DetectorConfig, Simulator,
 from nanobrag_torch.background.materials import MaterialConfig
 from nanobrag_torch.compat import Compat
 from nanobrag_torch.config import CrystalShape, MosaicSampling, PanelConfig
-from nanobrag_torch.kernels import operation
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
 from nanobrag_torch.refinement import losses
@@ -171,20 +170,12 @@ def deviations(made: Generated, nothing: float) -> list[float]:
 
 @pytest.mark.parametrize("dtype", [D, torch.float32], ids=str)
 @pytest.mark.parametrize("block", range(4))
-def test_over_a_generated_matrix(block, dtype, monkeypatch):
+def test_over_a_generated_matrix(block, dtype, kept_or_not, monkeypatch):
     """A hundred simulators in either type; what is kept serves a quarter of them, the others have two passes."""
     monkeypatch.setattr(losses, "PIXELS_AT_ONCE", 70)
-    taken: list[bool] = []
-    keep = operation.keep
-
-    def noted(*given: object, **more: object) -> object:
-        taken.append((found := keep(*given, **more)) is not None)
-        return found
-
-    monkeypatch.setattr(operation, "keep", noted)
     kept = passed = 0
     for seed in range(25 * block, 25 * block + 25):
-        made, before = Generated(seed, dtype), len(taken)
+        made, before = Generated(seed, dtype), len(kept_or_not)
         if not made.parameters:
             continue
         away = deviations(made, 1e-5 if dtype is D else 1e-2)
@@ -193,5 +184,6 @@ def test_over_a_generated_matrix(block, dtype, monkeypatch):
             away,
             made.simulator,
         )
-        kept, passed = kept + any(taken[before:]), passed + (not any(taken[before:]))
+        was_kept = any(kept_or_not[before:])
+        kept, passed = kept + was_kept, passed + (not was_kept)
     assert kept >= 3 and passed >= 10

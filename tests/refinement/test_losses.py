@@ -10,12 +10,12 @@ from nanobrag_torch import BeamConfig, CrystalConfig, DetectorConfig, Simulator,
 from nanobrag_torch.background.materials import MaterialConfig
 from nanobrag_torch.config import CrystalShape
 from nanobrag_torch.errors import InputError
-from nanobrag_torch.kernels import operation
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
 from nanobrag_torch.refinement import losses
 from nanobrag_torch.response.config import ResponseConfig
 
+pytestmark = pytest.mark.usefixtures("kept_or_not")
 D = torch.float64
 SHAPE = (17, 23)
 
@@ -141,23 +141,24 @@ def test_options(name, dtype, monkeypatch):
         assert float((f - w).abs().max()) < close * float(w.abs().max())
 
 
-def test_what_is_kept_is_used_where_lattices_change_alike(monkeypatch):
+def test_what_is_kept_is_used_where_lattices_change_alike(kept_or_not):
     """A gradient that is right by either way says nothing about which was taken."""
-    taken: list[bool] = []
-    keep = operation.keep
-
-    def noted(*given: object, **more: object) -> object:
-        taken.append((found := keep(*given, **more)) is not None)
-        return found
-
-    monkeypatch.setattr(operation, "keep", noted)
     kept = []
     for name, more in OPTIONS.items():
-        given, before = leaves("cell_a", "distance_mm"), len(taken)
+        given, before = leaves("cell_a", "distance_mm"), len(kept_or_not)
         loss_and_gradient(simulator(given, **more), squares, list(given.values()))
-        kept += [name] if any(taken[before:]) else []
+        kept += [name] if any(kept_or_not[before:]) else []
     alone = {"a spread that moves", "phi that moves", "three spreads", "round", "curved", "resolution"}
     assert set(OPTIONS) - set(kept) == alone
+
+
+def test_few_lattices_take_two_passes(kept_or_not, monkeypatch):
+    monkeypatch.setattr(losses, "FEWEST_LATTICES", CRYSTAL["mosaic_domains"])
+    given = leaves("cell_a")
+    loss_and_gradient(simulator(given), squares, list(given.values()))
+    assert not kept_or_not
+    loss_and_gradient(simulator(given, **CRYSTAL), squares, list(given.values()))
+    assert all(kept_or_not) and kept_or_not
 
 
 def test_lists_of_pixels_and_functions_that_build(monkeypatch):

@@ -25,6 +25,9 @@ KEPT_BYTES = 2**26
 FEWEST_KEPT = 2**11
 """Pixels that a tile has at least, or nothing is kept of it."""
 
+FEWEST_LATTICES = 30
+"""Lattices from which on keeping pays: what is kept of a pixel takes as long as the slopes of some."""
+
 PixelLoss = Callable[[Tensor, Tensor], Tensor]
 """(photons [n], flat indices [n] of these pixels) -> the sum of what they lose []."""
 
@@ -93,7 +96,8 @@ def _moving(scenes: Sequence[tuple[Scene, Options]]) -> list[Tensor]:
 
 
 def _keeps(simulator: Simulator, scene: Scene, options: Options) -> int:
-    """Pixels of a tile of which all is kept that the gradients of the crystal's scene take; none where that is not all.
+    """Pixels of a tile of which all is kept that the gradients of the crystal's scene take; none where that is not all,
+    or takes longer than two passes.
 
     Lattices have to change alike for it: kernels.cpu.keep.
     """
@@ -101,8 +105,9 @@ def _keeps(simulator: Simulator, scene: Scene, options: Options) -> int:
     alike = not scene.lattice.requires_grad or simulator.crystal.turns_alike(
         simulator.geometry.spindle, simulator.compat
     )
+    pays = scene.lattice.shape[-3] >= FEWEST_LATTICES
     count = min(PIXELS_AT_ONCE, KEPT_BYTES // bytes_kept(scene, options))
-    return count if fits and alike and count >= min(FEWEST_KEPT, PIXELS_AT_ONCE) else 0
+    return count if pays and fits and alike and count >= min(FEWEST_KEPT, PIXELS_AT_ONCE) else 0
 
 
 def _over_tiles(

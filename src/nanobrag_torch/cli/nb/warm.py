@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -76,13 +76,14 @@ def compile_task(task: str) -> None:
     from nanobrag_torch.config import CrystalConfig, DetectorConfig
     from nanobrag_torch.models.crystal import Crystal
     from nanobrag_torch.models.detector import Detector
-    from nanobrag_torch.refinement.losses import loss_and_gradient
+    from nanobrag_torch.refinement.losses import FEWEST_LATTICES, loss_and_gradient
     from nanobrag_torch.simulator import Simulator
 
     kernel, dtype, kind = task.split("-")
     shape = "square" if kind == "common" else "gauss"
     size = torch.tensor(50.0, dtype=torch.float64, requires_grad=kernel in ("gradients", "losses"))
-    crystal = Crystal(CrystalConfig(cell_a=size, N_cells=(5, 5, 5), default_F=1.0, shape=shape))  # type: ignore[arg-type]
+    mosaic: dict[str, Any] = {"mosaic_spread_deg": 0.1, "mosaic_domains": FEWEST_LATTICES} if kernel == "losses" else {}
+    crystal = Crystal(CrystalConfig(cell_a=size, N_cells=(5, 5, 5), default_F=1.0, shape=shape, **mosaic))  # type: ignore[arg-type]
     detector = Detector(DetectorConfig(spixels=40, fpixels=40, oversample=1))
     simulator = Simulator(crystal, detector, dtype=getattr(torch, dtype), kernel="fused", threads=1)
     if kernel == "slopes":
