@@ -30,7 +30,7 @@ def kept_or_not(monkeypatch) -> list[bool]:
     keep = operation.keep
 
     def noted(*given: object, **more: object) -> object:
-        tried.append((found := keep(*given, **more)) is not None)  # type: ignore[arg-type]
+        tried.append((found := keep(*given, **more)) is not None)
         return found
 
     monkeypatch.setattr(operation, "keep", noted)

@@ -44,3 +44,13 @@ def test_a_script_may_silence_the_library():
     )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("library", ["triton", "gemmi"])
+def test_the_end_of_a_command_says_nothing(library):
+    """Libraries that count what is left of them at the end of Python, which a command does without looking for it."""
+    program = (
+        f"import {library}\nfrom nanobrag_torch.cli.boundary import exit_code\nraise SystemExit(exit_code('x', int))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

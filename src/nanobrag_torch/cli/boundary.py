@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -27,20 +28,7 @@ def exit_code(program: str, work: Callable[[], int], *, in_words: Callable[[Inpu
     in_words: how an InputError is said (with fields as flags, say).
     """
     show_messages()
-    try:
-        return _exit_code(program, work, in_words)
-    finally:
-        _let_go()
-
-
-@functools.cache
-def _let_go() -> None:
-    """Python looks for garbage twice as it ends: not among modules, which takes half a second. Once in a process, for
-    what is garbage by then stays."""
-    gc.freeze()
-
-
-def _exit_code(program: str, work: Callable[[], int], in_words: Callable[[InputError], str]) -> int:
+    _end_soon()
     interrupted = f"{program}: interrupted; no file is written"
     try:
         with interruptible(interrupted, INTERRUPTED):
@@ -61,6 +49,17 @@ def _exit_code(program: str, work: Callable[[], int], in_words: Callable[[InputE
         if _is_out_of_memory(error):
             return refuse(program, NO_MEMORY)
         return refuse(program, f"{type(error).__name__}: {error} (not foreseen; {TRACEBACK}=1 shows where)")
+
+
+@functools.cache
+def _end_soon() -> None:
+    """Python looks for garbage twice as it ends: not among modules, which takes half a second."""
+    atexit.register(_leave_alone)
+
+
+def _leave_alone() -> None:
+    if "triton" not in sys.modules:  # which counts what is left of it, and calls that leaked
+        gc.freeze()
 
 
 def refuse(program: str, reason: str) -> int:
