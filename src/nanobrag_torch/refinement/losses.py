@@ -19,7 +19,8 @@ from nanobrag_torch.kernels.cpu.kept import KEEPS, Kept, bytes_kept
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.simulator import Simulator
 
-PIXELS_AT_ONCE = 2**18
+PIXELS_AT_ONCE = 2**20
+"""The most of a tile: where a pixel has few lattices, what every call of the loss and of the kernels takes counts."""
 KEPT_BYTES = 2**26
 """The most that is kept of a tile until its loss is known."""
 FEWEST_KEPT = 2**11
