@@ -289,8 +289,8 @@ def pink_scene(size: int = 2000) -> tuple[Truth, Exposure]:
 
 
 def pink(seed: int) -> Case:
-    """A beam of 100 channels, refined as comes by itself."""
-    truth, exposure = pink_scene()
+    """A beam of 100 channels, refined as comes by itself, on a detector of 4150 x 4150 pixels."""
+    truth, exposure = pink_scene(LARGE)
     return outcome(truth, refine(truth, exposure, seed, 0.15, boxes=150))
 
 

@@ -2,8 +2,10 @@
 
 A spot that is symmetric about its reflection lies where any other symmetric shape would put it if the reflection is
 in the middle of the Ewald sphere, and is off by as much more as its excitation error is larger. So every box says by
-how much its spot is shifted against the model, with a weight that falls with its excitation error; the parameters that
-move spots follow from these shifts robustly, all others from the pixels as before.
+how much its spot is shifted against the model. Of these shifts, what another size or spread of the crystal would make,
+one for each range of the excitation error, is eliminated: it belongs to the shape. What is left beside the noise of
+counting grows with a power of the excitation error that is found from the shifts. The parameters that move spots
+follow robustly, all others from the pixels as before.
 """
 
 from __future__ import annotations
@@ -23,12 +25,17 @@ from nanobrag_torch.refinement.solver import Solution, levenberg_marquardt
 from nanobrag_torch.refinement.stages import with_parameters
 
 MOVING = ("rotation", "cell", "distance", "shift", "tilt", "beam", "wavelength", "spindle", "phi")
+SHAPING = ("N", "spread")
 OWN = 6
 """Columns of a box by itself: two shifts, its intensity and its plane."""
 ROUNDS, TURNS = 8, 50
 LEAST_EXCITATION, LEAST_RADIANS = 0.05, 1e-5
 """Of the median; a spot without any has no more than this share's uncertainty."""
-MAD, FAR = 1.4826, 8.0
+FAR = 30.0
+"""Chi-squared of a spot beyond which it loses its pull."""
+POWERS, FREEDOM = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0), 4.0
+SHAPE_PRECISION = 1.0
+"""Of what the shape moves, in units of the raw parameters: the logarithms of sizes and spreads."""
 RIDGE = 1e-10
 LEAST_PIXELS, LEAST_SPOTS = 20, 20
 SETTLED = 0.02
@@ -38,7 +45,7 @@ MISPLACED, KNOWN = 0.5, 0.2
 
 @dataclass(frozen=True, eq=False)
 class Shifts:
-    """Where spots are against the model: shift and variance [b, 2] (pixels), slopes [b, 2, T] by what moves them."""
+    """Where spots are against the model: shift and variance [b, 2] (pixels), slopes [b, 2, T] by parameters."""
 
     shift: Tensor
     variance: Tensor
@@ -48,7 +55,11 @@ class Shifts:
 
 def moving(parameters: ParameterSet) -> list[int]:
     """Places in the raw vector of the parameters that move spots."""
-    stems = {stem for name in MOVING for stem in FAMILIES[name]}
+    return _of_families(parameters, MOVING)
+
+
+def _of_families(parameters: ParameterSet, families: tuple[str, ...]) -> list[int]:
+    stems = {stem for name in families for stem in FAMILIES[name]}
     names = enumerate(parameters.names)
     return [place for place, name in names if name.partition("@")[0].rpartition(":")[2] in stems]
 
@@ -62,11 +73,12 @@ def fit_positions(problem: Problem, solution: Solution, most_steps: int) -> tupl
     if int(_has_pixels(problem).sum()) < LEAST_SPOTS:
         return None
     which, parameters = moving(problem.parameters), problem.parameters
+    shaping = _of_families(parameters, SHAPING)
     history, jacobian, state = list(solution.history), solution.jacobian, solution.state
     status = "stalled"
     covariance = torch.zeros((len(which), len(which)), dtype=torch.float64)
     for _ in range(ROUNDS if which else 0):
-        step, covariance = _robust(problem, state, shifts(problem, state, jacobian[which]), which)
+        step, covariance = _robust(problem, state, shifts(problem, state, jacobian[which + shaping]), which)
         raw = state.raw.clone()
         raw[which] += step
         others = _held(parameters.at(raw), which)
@@ -93,7 +105,7 @@ def misplaced(problem: Problem, solution: Solution) -> float:
 
 
 def shifts(problem: Problem, state: State, slopes: Tensor) -> Shifts:
-    """By how much each spot is off, with its intensity and plane free; slopes [T, n] of the model by what moves it."""
+    """By how much each spot is off, with its intensity and plane free; slopes [T, n] of the model by parameters."""
     boxes = problem.boxes
     expected = problem.expected(state)
     weights = 1 / (expected + boxes.readout).clamp(min=0.05)
@@ -129,22 +141,48 @@ def _pixel_steps(problem: Problem) -> dict[str, Tensor]:
 
 
 def _robust(problem: Problem, state: State, seen: Shifts, which: list[int]) -> tuple[Tensor, Tensor]:
-    """The step [T] that takes the shifts away, and its covariance; what is off by excitation is part of the noise."""
+    """The step [T] that takes the shifts away, and its covariance; slopes are by `which` first, then by the shape."""
     above, precision = (vector[which] for vector in problem.parameters.prior_terms(state.raw))
-    step = torch.zeros(len(which), dtype=torch.float64)
+    slopes = torch.cat((seen.slopes[..., : len(which)], _of_shape(seen, len(which))), 2)
+    held = torch.cat((precision, torch.full((slopes.shape[2] - len(which),), SHAPE_PRECISION, dtype=torch.float64)))
+    pull = torch.nn.functional.pad(-precision * above, (0, len(held) - len(which)))
+    step = torch.zeros(len(held), dtype=torch.float64)
     for _ in range(TURNS):
-        left = seen.shift - seen.slopes @ step
-        per_radian = MAD * (left.abs() / seen.excitation[:, None]).median()
-        variance = seen.variance + (per_radian * seen.excitation[:, None]) ** 2
+        left = seen.shift - slopes @ step
+        variance = seen.variance + _of_excitation(seen, left)[:, None]
         trust = 1 / (1 + (left**2 / variance).sum(1) / FAR) ** 2
         weights = trust[:, None] / variance
-        matrix = torch.einsum("bcs,bc,bct->st", seen.slopes, weights, seen.slopes) + torch.diag(precision)
-        right = torch.einsum("bcs,bc,bc->s", seen.slopes, weights, seen.shift) - precision * above
+        matrix = torch.einsum("bcs,bc,bct->st", slopes, weights, slopes) + torch.diag(held)
+        right = torch.einsum("bcs,bc,bc->s", slopes, weights, seen.shift) + pull
         before, step = step, solve_symmetric(matrix, right)
-        if bool(((step - before).abs() * matrix.diagonal().sqrt() < SETTLED / 10).all()):
+        if bool(((step - before).abs() * matrix.diagonal().sqrt() < SETTLED / 10)[: len(which)].all()):
             break
-    identity = torch.eye(len(which), dtype=torch.float64)
-    return step, torch.stack([solve_symmetric(matrix, column) for column in identity])
+    identity = torch.eye(len(held), dtype=torch.float64)[: len(which)]
+    covariance = torch.stack([solve_symmetric(matrix, column) for column in identity])
+    return step[: len(which)], covariance[:, : len(which)]
+
+
+def _of_shape(seen: Shifts, moved: int) -> Tensor:
+    """What the shape's parameters [b, 2, 3 S] do to spots of small, of medium and of all excitation errors."""
+    slopes = seen.slopes[..., moved:]
+    relative = (seen.excitation / seen.excitation.median())[:, None, None]
+    return torch.cat((slopes, slopes / (1 + relative**2), slopes / (1 + relative**4)), 2)
+
+
+def _of_excitation(seen: Shifts, left: Tensor) -> Tensor:
+    """Variance [b] of what is left of the shifts beyond that of counting, which rises with a power of the excitation.
+
+    Amount and power are the likeliest ones, by a Student's t of few degrees of freedom, since some spots are far off.
+    """
+    relative = seen.excitation / seen.excitation.median()
+    steps = torch.logspace(-4, 1, 51, dtype=torch.float64)  # pixels at the median
+    powers = torch.tensor(POWERS, dtype=torch.float64)
+    extra = (steps[:, None] * relative ** powers[:, None, None]) ** 2
+    variance = seen.variance + extra[..., None]
+    q = (left**2 / variance).sum(-1) / FREEDOM
+    unlikely = (torch.log(variance).sum(-1) + (FREEDOM + 2) * torch.log1p(q)).sum(-1)
+    best = int(unlikely.argmin())
+    return extra.flatten(0, 1)[best]
 
 
 def covariance_of(problem: Problem, solution: Solution, of_positions: Tensor | None) -> Tensor:
