@@ -5,7 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nanobrag_torch.refinement.positions import LEAST_PIXELS, LEAST_SPOTS, fit_positions, misplaced, moving, shifts
+from nanobrag_torch.refinement.positions import (
+    LEAST_PIXELS,
+    LEAST_SPOTS,
+    Shifts,
+    fit_positions,
+    misplaced,
+    moving,
+    of_excitation,
+    robust,
+    shifts,
+)
 from nanobrag_torch.refinement.solver import Solution
 from nanobrag_torch.refinement.stages import only_pixels
 from nanobrag_torch.refinement.still import refine_still
@@ -101,3 +111,30 @@ def test_square_crystals_whose_spots_are_a_third_of_a_pixel_wide_are_named_and_f
     assert errors(truth.experiments[0], result.experiment).rotation_deg < 0.002
     assert result.parameters["N_a"].value == pytest.approx(40, rel=0.03)
     assert "spread" not in result.parameters
+
+
+def test_noise_that_comes_with_excitation_is_found_from_the_shifts():
+    """Shifts drawn from counting noise and a power law of the excitation, one in twenty of them far off."""
+    generator = torch.Generator().manual_seed(5)
+    excitation = torch.rand(400, generator=generator, dtype=torch.float64) * 2e-3 + 5e-5
+    counting = torch.full((400, 2), 0.02**2, dtype=torch.float64)
+    for power, amount in ((1.0, 0.1), (3.0, 0.03)):
+        extra = (amount * (excitation / excitation.median()) ** power) ** 2
+        noise = torch.randn((400, 2), generator=generator, dtype=torch.float64)
+        noise[::20] *= 10
+        seen = Shifts(noise * (counting + extra[:, None]).sqrt(), counting, torch.zeros(400, 2, 0), excitation)
+        ratio = (of_excitation(seen, seen.shift) + 0.02**2) / (extra + 0.02**2)
+        assert float(ratio.log().abs().max()) < 1.0 and float(ratio.log().abs().median()) < 0.4
+
+
+def test_what_another_spread_would_do_to_positions_moves_no_geometry(fitted):
+    """Shifts that are those of a change of the size and the spread: the geometry's step is small beside its sigma."""
+    problem, state = fitted.problem, fitted.state
+    which = moving(problem.parameters)
+    shaping = [place for place, name in enumerate(problem.parameters.names) if name.startswith(("N_", "spread"))]
+    seen = shifts(problem, state, fitted.jacobian[which + shaping])
+    turned = replace(seen, shift=seen.shift + seen.slopes[..., len(which) :] @ torch.tensor([0.1, -0.1, 0.2]).double())
+    (before, _), (after, covariance) = (robust(problem, state, one, which) for one in (seen, turned))
+    off = (after - before).abs() / covariance.diagonal().sqrt()
+    pulled = torch.einsum("bcs,bc->s", seen.slopes[..., : len(which)], (turned.shift - seen.shift) / seen.variance)
+    assert float(off.max()) < 0.2 and float((pulled * covariance.diagonal().sqrt()).abs().max()) > 1

@@ -78,7 +78,7 @@ def fit_positions(problem: Problem, solution: Solution, most_steps: int) -> tupl
     status = "stalled"
     covariance = torch.zeros((len(which), len(which)), dtype=torch.float64)
     for _ in range(ROUNDS if which else 0):
-        step, covariance = _robust(problem, state, shifts(problem, state, jacobian[which + shaping]), which)
+        step, covariance = robust(problem, state, shifts(problem, state, jacobian[which + shaping]), which)
         raw = state.raw.clone()
         raw[which] += step
         others = _held(parameters.at(raw), which)
@@ -140,7 +140,7 @@ def _pixel_steps(problem: Problem) -> dict[str, Tensor]:
     return {"panels": found}
 
 
-def _robust(problem: Problem, state: State, seen: Shifts, which: list[int]) -> tuple[Tensor, Tensor]:
+def robust(problem: Problem, state: State, seen: Shifts, which: list[int]) -> tuple[Tensor, Tensor]:
     """The step [T] that takes the shifts away, and its covariance; slopes are by `which` first, then by the shape."""
     above, precision = (vector[which] for vector in problem.parameters.prior_terms(state.raw))
     slopes = torch.cat((seen.slopes[..., : len(which)], _of_shape(seen, len(which))), 2)
@@ -149,7 +149,7 @@ def _robust(problem: Problem, state: State, seen: Shifts, which: list[int]) -> t
     step = torch.zeros(len(held), dtype=torch.float64)
     for _ in range(TURNS):
         left = seen.shift - slopes @ step
-        variance = seen.variance + _of_excitation(seen, left)[:, None]
+        variance = seen.variance + of_excitation(seen, left)[:, None]
         trust = 1 / (1 + (left**2 / variance).sum(1) / FAR) ** 2
         weights = trust[:, None] / variance
         matrix = torch.einsum("bcs,bc,bct->st", slopes, weights, slopes) + torch.diag(held)
@@ -169,7 +169,7 @@ def _of_shape(seen: Shifts, moved: int) -> Tensor:
     return torch.cat((slopes, slopes / (1 + relative**2), slopes / (1 + relative**4)), 2)
 
 
-def _of_excitation(seen: Shifts, left: Tensor) -> Tensor:
+def of_excitation(seen: Shifts, left: Tensor) -> Tensor:
     """Variance [b] of what is left of the shifts beyond that of counting, which rises with a power of the excitation.
 
     Amount and power are the likeliest ones, by a Student's t of few degrees of freedom, since some spots are far off.
