@@ -172,7 +172,8 @@ def _of_shape(seen: Shifts, moved: int) -> Tensor:
 def of_excitation(seen: Shifts, left: Tensor) -> Tensor:
     """Variance [b] of what is left of the shifts beyond that of counting, which rises with a power of the excitation.
 
-    Amount and power are the likeliest ones, by a Student's t of few degrees of freedom, since some spots are far off.
+    The mean over amounts and powers by how likely each is, by a Student's t of few degrees of freedom since some spots
+    are far off. The likeliest alone would jump from one to another between two rounds of a fit, and never settle.
     """
     relative = seen.excitation / seen.excitation.median()
     steps = torch.logspace(-4, 1, 51, dtype=torch.float64)  # pixels at the median
@@ -181,8 +182,8 @@ def of_excitation(seen: Shifts, left: Tensor) -> Tensor:
     variance = seen.variance + extra[..., None]
     q = (left**2 / variance).sum(-1) / FREEDOM
     unlikely = (torch.log(variance).sum(-1) + (FREEDOM + 2) * torch.log1p(q)).sum(-1)
-    best = int(unlikely.argmin())
-    return extra.flatten(0, 1)[best]
+    likely = torch.softmax(-unlikely.flatten() / 2, 0)
+    return likely @ extra.flatten(0, 1)
 
 
 def covariance_of(problem: Problem, solution: Solution, of_positions: Tensor | None) -> Tensor:
