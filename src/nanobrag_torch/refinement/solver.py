@@ -78,7 +78,7 @@ def levenberg_marquardt(
     while status == "steps" and len(history) < most_steps:
         found = _better(problem, state, projected, damping, scales, 0.0 if slopes is None else ALLOWED_RISE)
         if found is None:
-            status = _stalled(projected, small_step)
+            status = _stalled(problem, state, projected, small_step)
             break
         after, step, damping, limited = found
         moved = _largest_move(step, projected)
@@ -132,6 +132,10 @@ def _largest_move(step: Tensor, projected: Projected) -> float:
     return float((step.abs() / sigma.clamp(min=torch.finfo(sigma.dtype).tiny)).max())
 
 
-def _stalled(projected: Projected, small_step: float) -> str:
-    """A fit at the bottom of its valley has no better state either: rounding decides there."""
-    return "converged" if _ahead(projected) < 10 * small_step else "stalled"
+def _stalled(problem: Problem, state: State, projected: Projected, small_step: float) -> str:
+    """A fit at the bottom of its valley has no better state either: rounding decides there.
+
+    It does so the sooner the worse the model fits and the larger the loss is, as do the result's standard deviations.
+    """
+    misfit = max(1.0, float((problem.sigma_z(state) ** 2).mean()) ** 0.5)
+    return "converged" if _ahead(projected) < 10 * small_step * misfit else "stalled"
