@@ -22,10 +22,12 @@ from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
 from nanobrag_torch.records.experiment import BeamData, DetectorData, ExperimentData, PanelData
 from nanobrag_torch.report import opening
-from nanobrag_torch.report.charts import Chart, Series, histogram, write_charts
+from nanobrag_torch.report.charts import Chart, Series, histogram, log_ticks, write_charts
 from nanobrag_torch.report.image import write_image_page
+from nanobrag_torch.report.shoeboxes import montage_blocks
 from nanobrag_torch.report.shot_charts import shot_charts
 from nanobrag_torch.report.shot_data import read_shot_folder
+from nanobrag_torch.report.shot_pictures import write_montage
 from nanobrag_torch.tracing.showing import geometry_data
 
 BEAM = BeamData(wavelength_A=1.0)
@@ -160,3 +162,41 @@ def test_pages_open_on_a_desktop_only(tmp_path, monkeypatch):
     assert opened == [(tmp_path / "a.html").as_uri()]
     monkeypatch.setenv("NB_NO_OPEN", "1")
     assert not opening.open_file(tmp_path / "a.html")
+
+
+@pytest.mark.parametrize(
+    ("ends", "named", "between"),
+    [
+        ((0.97, 1.42), [1.0, 1.1, 1.2, 1.3, 1.4], 0),
+        ((1.9, 21.0), [2.0, 5.0, 10.0, 20.0], 6),
+        ((0.3, 4000.0), [1.0, 10.0, 100.0, 1000.0], 34),
+        ((2e-6, 3e7), [1e-5, 1e-1, 1e3, 1e7], 115),
+    ],
+)
+def test_a_logarithmic_axis_has_a_few_numbers(ends, named, between):
+    """Worked out by hand: round numbers within, never so many that they run into each other."""
+    found, ticks = log_ticks(*ends)
+    np.testing.assert_allclose(found, named)
+    assert len(ticks) == between and not set(ticks) & set(found)
+    assert ((ticks >= ends[0]) & (ticks <= ends[1])).all()
+
+
+def test_the_montage_shows_every_box_where_its_name_is(tmp_path):
+    """The pixels of a box are those of its picture, greys and residuals, each as large as the others."""
+    write_shot(tmp_path, count=12, size=300)
+    boxes = read_shot_folder(tmp_path).boxes
+    write_montage(tmp_path / "m.png", boxes)
+    with Image.open(tmp_path / "m.png") as picture:
+        drawn = np.asarray(picture.convert("RGB")).astype(int)
+    assert drawn.shape == (837, 1017, 3)
+    name, chosen, top = montage_blocks(boxes)[1]
+    worst = chosen[0]
+    data, _, residual = boxes.pictures(worst)
+    for kind, values in ((0, data), (2, residual)):
+        down, left = round((top + 0.92 * kind + 0.3) * 90), round(1.3 * 90)
+        rows, columns = (((np.arange(n) + 0.5) * 77 / n).astype(int) for n in values.shape)
+        seen = drawn[down + rows[:, None], left + columns]
+        red, blue = seen[..., 0], seen[..., 2]
+        shown = -red if kind == 0 else red - blue  # dark is bright; red where the model has too little
+        order = np.corrcoef(shown.ravel(), np.clip(values, None if kind == 0 else -5, 5 if kind else None).ravel())
+        assert order[0, 1] > 0.8, (name, kind)

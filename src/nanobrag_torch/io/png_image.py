@@ -12,14 +12,13 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import Target, open_output
 from nanobrag_torch.io.fileformat import FileFormat, ImageOptions
 from nanobrag_torch.io.picture import (
-    DOTS_PER_INCH,
     LONGEST_SIDE,
     NO_PIXEL,
     blank_figure,
     draw_ring,
     grey_range,
     mark_beam,
-    picture_format,
+    save_figure,
     write_picture,
 )
 from nanobrag_torch.io.plane import Raster, laboratory_plane, panel_resolution, ring_label, rings
@@ -72,7 +71,7 @@ def _write_panels(
             draw_ring(axes, points, ring_label(plane, points), label)
         mark_beam(axes, 0.0, 0.0)
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-        figure.savefig(file, format=picture_format(target), dpi=DOTS_PER_INCH)
+        save_figure(figure, file, target)
 
 
 def _measured(part: NDArray[Any], panel: PanelData) -> NDArray[np.float32]:

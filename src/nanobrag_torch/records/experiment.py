@@ -156,15 +156,18 @@ class DetectorData:
             stacked[start : start + slow, :fast] = part[:slow, :fast]
         return stacked
 
-    def unstack(self, stacked: NDArray[Any]) -> NDArray[Any]:
-        """An image [panel, slow, fast] of one array (slow, fast); each panel is where its raw_image_offset says."""
+    def unstack(self, stacked: NDArray[Any], what: str = "image") -> NDArray[Any]:
+        """An image [panel, slow, fast] of one array (slow, fast); each panel is where its raw_image_offset says.
+
+        what: the name in the InputError for an array without place for a panel.
+        """
         if len(self.panels) == 1 and stacked.shape == self.panels[0].shape:
             return stacked
         for panel in self.panels:
             (slow, fast), (left, top) = panel.shape, panel.raw_image_offset
             if min(top, left) < 0 or top + slow > stacked.shape[0] or left + fast > stacked.shape[1]:
                 place = f"{fast} x {slow} pixels from {left}, {top}"
-                raise InputError("image", stacked.shape, f"an array that holds panel {panel.name}: {place}")
+                raise InputError(what, stacked.shape, f"an array that holds panel {panel.name}: {place}")
         image = np.zeros((len(self.panels), *self.shape[-2:]), stacked.dtype)
         for panel, part in zip(self.panels, image, strict=True):
             (slow, fast), (left, top) = panel.shape, panel.raw_image_offset

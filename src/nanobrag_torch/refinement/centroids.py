@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nanobrag_torch.refinement.equations import solve_symmetric
 from nanobrag_torch.refinement.model import ROTATION, ShotModel
+from nanobrag_torch.refinement.normal_equations import directions_of
 from nanobrag_torch.refinement.parameters import Parameter, ParameterSet
 from nanobrag_torch.refinement.prediction import Prediction, predict
 from nanobrag_torch.refinement.shoeboxes import Spots
@@ -52,7 +53,7 @@ def refine_centroids(model: ShotModel, parameters: ParameterSet, spots: Spots) -
     raw, scales = loose.pack(), loose.scales()
     observed = torch.from_numpy(spots.centre)
     for _ in range(ROUNDS if which else 0):
-        matrix, right = _equations(model, loose, spots, observed, raw, which)
+        matrix, right = _equations(model, loose, spots, raw)
         step = torch.zeros_like(raw)
         step[which] = solve_symmetric(matrix[which][:, which], right[which])
         longest = float((step / scales).abs().max())
@@ -104,16 +105,20 @@ def _with_wide_rotation(parameters: ParameterSet) -> ParameterSet:
     return ParameterSet([wide(p) for p in parameters])
 
 
-def _equations(
-    model: ShotModel, parameters: ParameterSet, spots: Spots, observed: Tensor, raw: Tensor, which: list[int]
+def residuals_of_positions(
+    model: ShotModel, parameters: ParameterSet, spots: Spots, raw: Tensor
 ) -> tuple[Tensor, Tensor]:
-    def residuals(vector: Tensor) -> Tensor:
-        found = predicted(model, parameters.unpack(vector), spots)
-        return torch.cat((found.centre - observed, found.excitation[:, None]), 1)
+    """Predicted less observed positions and excitation errors [b, 3], and their slopes [T, b, 3] by the raw vector."""
+    with torch.enable_grad():
+        leaf = raw.detach().clone().requires_grad_()
+        found = predicted(model, parameters.unpack(leaf), spots)
+        value = torch.cat((found.centre - torch.from_numpy(spots.centre), found.excitation[:, None]), 1)
+        slopes = directions_of({"value": value}, [leaf])[0]["value"]
+    return value.detach(), slopes
 
-    basis = torch.eye(len(raw), dtype=raw.dtype)
-    value = residuals(raw)
-    slopes = torch.func.vmap(lambda v: torch.func.jvp(residuals, (raw,), (v,))[1])(basis)  # [T, b, 3]
+
+def _equations(model: ShotModel, parameters: ParameterSet, spots: Spots, raw: Tensor) -> tuple[Tensor, Tensor]:
+    value, slopes = residuals_of_positions(model, parameters, spots, raw)
     off = torch.stack((torch.linalg.vector_norm(value[:, :2], dim=1), value[:, 2].abs()), 1)
     scale = torch.stack((_scale(off[:, 0], LEAST_PIXELS), _scale(off[:, 1], LEAST_RADIANS)))
     trust = 1 / (1 + (off / scale / FAR) ** 2) ** 2

@@ -22,6 +22,8 @@ from nanobrag_torch.refinement.shots import brief
 from nanobrag_torch.refinement.tables import write_table
 
 GOOD = ("converged",)
+FILES_OF_ALL = (EXPERIMENTS, REFLECTIONS, UNMERGED, PARAMETERS, PARAMETERS.replace(".json", ".parquet"))
+"""What `collect` may write."""
 
 
 def collect(

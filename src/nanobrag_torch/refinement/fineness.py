@@ -12,7 +12,7 @@ from nanobrag_torch.refinement.equations import Step
 from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.problem import Problem, State
 from nanobrag_torch.refinement.solver import Solution, levenberg_marquardt
-from nanobrag_torch.refinement.stages import brightest, keep_pixels, resampled
+from nanobrag_torch.refinement.stages import brightest, keep_pixels, only_lit, resampled
 from nanobrag_torch.units import ANGSTROM
 
 MOST_STEPS = 10**8
@@ -26,8 +26,6 @@ SAFE_GAIN = 8.0
 """Less than the factor by which twice as many samples along an edge lower the error of an extrapolated integral."""
 SAMPLES_A_WIDTH, MOST_COARSE = 0.9, 5
 BOXES_FOR_SAMPLING = 60
-DARK = 1e-3
-"""Photons; a pixel with less is not summed finely, unless it is beside one with more."""
 END_STEP = 0.05
 """Standard deviations of a step that ends a fit with the slopes of a state nearby."""
 
@@ -141,25 +139,6 @@ def with_own_slopes(problem: Problem, solution: Solution, most_steps: int) -> tu
         found = levenberg_marquardt(problem, state, most_steps=most_steps)
     found.history[:0] = solution.history
     return problem, found
-
-
-def only_lit(problem: Problem, state: State) -> Problem:
-    """The problem with passes that sum only pixels that a crystal lights by the state, pixels beside them included.
-
-    The others keep what the state has for them. A block in which nothing shows yet is summed as a whole, and what was
-    lit before stays so.
-    """
-    fast, passes = problem.model.options.image_shape[1], []
-    for p, photons, kernel in zip(problem.passes, problem.amounts(state), state.rendered, strict=True):
-        pixels, bright = problem.pixels_of(p), photons.abs() > DARK
-        block = problem.rendered_block if p.where is None else problem.rendered_block[p.where]
-        shows = torch.zeros(problem.layout.count, dtype=torch.bool)
-        shows[block[bright]] = True
-        lit = ~shows[block] if p.lit is None else ~shows[block] | p.lit
-        for step in (slow * fast + beside for slow in (-1, 0, 1) for beside in (-1, 0, 1)):
-            lit |= torch.isin(pixels, pixels[bright] + step)
-        passes.append(replace(p, lit=lit, dim=kernel))
-    return replace(problem, passes=tuple(passes))
 
 
 def nearby(problem: Problem, state: State, slopes: Tensor, most_steps: int) -> Solution:

@@ -56,7 +56,7 @@ def frame_of(
     True = use the pixel. Raises InputError for an image or a mask of another shape.
     """
     shape = (len(detector.panels), *detector.shape[-2:])
-    counts = _shaped(detector.unstack(image) if image.ndim == 2 else image, shape, "image")
+    counts = _by_panel(image, detector, shape, "image")
     good = np.isfinite(counts) if counts.dtype.kind == "f" else np.ones(shape, bool)
     if counts.dtype.kind == "i":
         good &= counts >= 0  # counters mark gaps and dead pixels by negative numbers
@@ -71,14 +71,20 @@ def frame_of(
             inside &= (counts[number] >= limits[0]) & (counts[number] <= limits[1])
         good[number] &= inside
     if mask is not None:
-        good &= _shaped(detector.unstack(mask) if mask.ndim == 2 else mask, shape, "mask") != 0
+        good &= _by_panel(mask, detector, shape, "mask") != 0
     first = detector.panels[0]
     used_gain = first.gain if gain is None else gain
     offset = first.pedestal if pedestal is None else pedestal
     return Frame(counts, good, readout_noise or 0.0, used_gain or 1.0, offset or 0.0)
 
 
-def _shaped(array: NDArray[Any], shape: tuple[int, ...], name: str) -> NDArray[Any]:
+def _by_panel(array: NDArray[Any], detector: DetectorData, shape: tuple[int, ...], name: str) -> NDArray[Any]:
+    """An array as [panel, slow, fast]. A single panel is no corner of a larger image unless it says which."""
+    first = detector.panels[0]
+    if array.ndim == 2:
+        if len(detector.panels) == 1 and not any(first.raw_image_offset) and array.shape != first.shape:
+            raise InputError(name, array.shape, f"the shape of the detector, {first.shape}")
+        array = detector.unstack(array, name)
     if array.size != int(np.prod(shape)):
         raise InputError(name, array.shape, f"the shape of the detector, {shape}")
     return array.reshape(shape)
@@ -98,13 +104,11 @@ def noise_of_background(frame: Frame) -> Noise | None:
     """Median mean and variance of patches all over the image, spots and planes left out; None for too few patches."""
     panels, slow_size, fast_size = frame.counts.shape
     step = max(PATCH, int(np.sqrt(panels * slow_size * fast_size / PATCHES)))
-    found = []
-    for panel in range(panels):
-        for slow in range(0, slow_size - PATCH + 1, step):
-            for fast in range(0, fast_size - PATCH + 1, step):
-                place = (panel, slice(slow, slow + PATCH), slice(fast, fast + PATCH))
-                found.append(_noise_of_patch(frame.photons(place), frame.good[place]))
-    known = np.array([pair for pair in found if pair is not None]).reshape(-1, 3)
+    corners = [np.arange(panels), *(np.arange(0, size - PATCH + 1, step) for size in (slow_size, fast_size))]
+    panel, slow, fast = (at.reshape(-1, 1, 1) for at in np.meshgrid(*corners, indexing="ij"))
+    within = np.arange(PATCH)
+    place = panel, slow + within[:, None], fast + within
+    known = _noise_of_patches(frame.photons(place).reshape(-1, PATCH**2), frame.good[place].reshape(-1, PATCH**2))
     if len(known) < LEAST_PATCHES:
         return None
     mean, variance = float(np.median(known[:, 0])), float(np.median(known[:, 1]))
@@ -113,23 +117,31 @@ def noise_of_background(frame: Frame) -> Noise | None:
     return Noise(mean, mean - float(np.median(lacking)), max(error, 1e-3 * variance), len(known))
 
 
-def _noise_of_patch(values: NDArray[np.float64], good: NDArray[np.bool_]) -> tuple[float, float, float] | None:
-    """Mean, variance and number of the pixels of a patch after clipping at four standard deviations about a plane."""
-    slow, fast = np.nonzero(good)
-    if len(slow) < PATCH * PATCH // 2:
-        return None
-    design, seen = np.column_stack([np.ones(len(slow)), fast, slow]), values[good]
-    kept = np.ones(len(seen), bool)
-    left = np.zeros(len(seen))
+def _noise_of_patches(values: NDArray[np.float64], good: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Mean and variance [q, 2] of pixels [p, n] of patches, clipped at four standard deviations about planes.
+
+    Patches of which less than half is left do not count.
+    """
+    half = PATCH * PATCH // 2
+    known = good.sum(1) >= half
+    good, values = good[known], np.where(good, values, 0.0)[known]
+    slow, fast = np.indices((PATCH, PATCH)).reshape(2, -1) / PATCH
+    design = np.stack((np.ones(PATCH**2), fast, slow), 1)
+    kept, left = good, np.zeros_like(values)
     for _ in range(CLIPS):
-        plane = np.linalg.lstsq(design[kept], seen[kept], rcond=None)[0]
-        left = seen - design @ plane
-        limit = CLIP * max(float(np.sqrt((left[kept] ** 2).mean())), 1e-6)
-        kept = np.abs(left) < limit
-    count = int(kept.sum())
-    if count < PATCH * PATCH // 2:
-        return None
-    return float(seen[kept].mean()), float((left[kept] ** 2).sum() / (count - 3)) / CLIPPED, float(count)
+        normal = np.einsum("pn,ni,nj->pij", kept, design, design, optimize=True)
+        planes = np.linalg.solve(normal, ((kept * values) @ design)[..., None])[..., 0]
+        left = values - planes @ design.T
+        limit = CLIP * np.maximum(np.sqrt(_mean(left**2, kept)), 1e-6)
+        kept = good & (np.abs(left) < limit[:, None])
+    count = kept.sum(1)
+    variance = _mean(left**2, kept) * count / (count - 3) / CLIPPED
+    return np.stack((_mean(values, kept), variance), 1)[count >= half]
+
+
+def _mean(values: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Of the kept ones of each row."""
+    return np.asarray(np.where(kept, values, 0.0).sum(1) / kept.sum(1))
 
 
 def with_offset(frame: Frame, noise: Noise | None) -> Frame:

@@ -22,7 +22,7 @@ from nanobrag_torch.models.detector import Detector
 from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.records.reflections import Reflections
 from nanobrag_torch.refinement.build import IntensityPrior
-from nanobrag_torch.refinement.centroids import predicted
+from nanobrag_torch.refinement.centroids import predicted, residuals_of_positions
 from nanobrag_torch.refinement.columns import eliminate
 from nanobrag_torch.refinement.ensemble import median_of
 from nanobrag_torch.refinement.equations import solve_symmetric
@@ -115,18 +115,11 @@ class GeometryShot:
     def centroid_sums(self, moves: GroupMoves) -> tuple[GroupSums, Tensor]:
         """Robust sums over positions and excitation errors, and how far off [b] (pixels) every spot is."""
         kept, parameters = self.kept, self.parameters(moves)
-        spots, observed = kept.boxes.spots, torch.from_numpy(kept.boxes.spots.centre)
+        spots = kept.boxes.spots
         model = replace(self.model, groups=(moves.as_group(),))
         names = [parameters.names.index(n) for n in parameters.names if n in SEEN or n.startswith(ALIKE)]
-
-        def residuals(vector: Tensor) -> Tensor:
-            found = predicted(model, parameters.unpack(vector), spots)
-            return torch.cat((found.centre - observed, found.excitation[:, None]), 1)
-
-        raw = parameters.pack()
-        value = residuals(raw)
-        basis = torch.eye(len(raw), dtype=torch.float64)[names]
-        slopes = torch.func.vmap(lambda v: torch.func.jvp(residuals, (raw,), (v,))[1])(basis)  # [T, b, 3]
+        value, slopes = residuals_of_positions(model, parameters, spots, parameters.pack())
+        slopes = slopes[names]
         off = torch.linalg.vector_norm(value[:, :2], dim=1)
         width = (MAD * off.median()).clamp(min=LEAST_PIXELS)
         turn = (MAD * value[:, 2].abs().median()).clamp(min=LEAST_RADIANS)

@@ -18,7 +18,7 @@ from nanobrag_torch.refinement.fineness import (
 )
 from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.problem import Problem, State
-from nanobrag_torch.refinement.solver import Solution, levenberg_marquardt
+from nanobrag_torch.refinement.solver import Linearised, Solution, downhill, levenberg_marquardt
 from nanobrag_torch.refinement.stages import ROUGH_STEP, brightest, keep_pixels, resampled
 
 MOST_SAMPLES = 8
@@ -80,7 +80,7 @@ def _best(problem: Problem, integral: State) -> tuple[int, State]:
     found: list[tuple[int, State]] = []
     for samples in range(MOST_SAMPLES, 0, -1):
         summed, state = _summed(problem, found[-1][1] if found else integral, samples)
-        state = levenberg_marquardt(summed, state, most_steps=STEPS, small_step=ROUGH_STEP).state
+        state = downhill(Linearised(summed, state), most_steps=STEPS, small_step=ROUGH_STEP).state
         if found and state.objective > found[-1][1].objective:
             break
         found.append((samples, state))

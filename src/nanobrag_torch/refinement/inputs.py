@@ -82,6 +82,7 @@ def read_shot(
     numbers = {i: place for place, i in enumerate(chosen)}
     counts, said = _counts(image, members[0], folder, frame, table, numbers)
     notes += said
+    members = tuple(with_places(data, image, folder, frame) for data in members)
     return Shot(members, numbers, table, counts, tuple(factors), frame, tuple(notes))
 
 
@@ -194,11 +195,38 @@ def image_of(data: ExperimentData, folder: Path, frame: int) -> tuple[Path, int]
     return _found(Path(name), folder), inside
 
 
+def with_places(
+    data: ExperimentData, image: PathLike | NDArray[Any] | None, folder: Path, frame: int
+) -> ExperimentData:
+    """The experiment with its images by their whole paths, so that it finds them from another folder too.
+
+    A still's is the file that was read; where nothing was found names stay as they are.
+    """
+    if data.scan is None and isinstance(image, str | os.PathLike):
+        numbers = (frame,) if frame else ()
+        return replace(data, image_template=None, images=(str(Path(image).absolute()),), image_numbers=numbers)
+    try:
+        found, inside = image_of(data, folder, frame)
+    except InputError:
+        return data
+    if data.scan is None:
+        numbers = (inside,) if inside or data.image_numbers else ()
+        return replace(data, image_template=None, images=(str(found.absolute()),), image_numbers=numbers)
+    place = found.parent.absolute()
+    template = None if data.image_template is None else str(place / Path(data.image_template).name)
+    images = tuple(str(path.absolute()) if (path := _there(Path(name), folder)) else name for name in data.images)
+    return replace(data, image_template=template, images=images)
+
+
 def _found(place: Path, folder: Path) -> Path:
-    """A file as named, relative to the experiment list or beside it."""
+    """A file as named, relative to the experiment list or beside it. Raises InputError if it is not there."""
+    path = _there(place, folder)
+    if path is None:
+        first = place if place.is_absolute() else folder / place
+        raise InputError("image", str(first), "a file that is there, or the images themselves (--images)")
+    return path
+
+
+def _there(place: Path, folder: Path) -> Path | None:
     tried = [place] if place.is_absolute() else [folder / place, place]
-    tried += [folder / place.name]
-    for path in tried:
-        if path.is_file():
-            return path
-    raise InputError("image", str(tried[0]), "a file that is there, or the images themselves (--images)")
+    return next((path for path in (*tried, folder / place.name) if path.is_file()), None)

@@ -97,12 +97,20 @@ def _with_columns(
 def scene_directions(scene: Scene, parameters: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[bool]]:
     """How the tensors of the scene move with each parameter value: [T, *shape], by name; not those that stand still.
 
-    Also which parameters move any. Two reverse passes through the small tensors between parameters and scene: the
-    gradient is linear in what flows into it, and the slope of that linear map is the forward derivative.
+    Also which parameters move any.
     """
     moving = {name: tensor for name, tensor in scene.named().items() if tensor.requires_grad}
     if not moving:
         return {}, [False for _ in parameters]
+    return directions_of(moving, parameters)
+
+
+def directions_of(moving: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[bool]]:
+    """How tensors move with each value of the parameters that they were made from, and which parameters move any.
+
+    Two reverse passes through what is between: the gradient is linear in what flows into it, and the slope of that
+    linear map is the forward derivative. torch's own forward mode takes seconds to be loaded, and longer a pass.
+    """
     seeds = [torch.zeros_like(tensor, requires_grad=True) for tensor in moving.values()]
     pulled = torch.autograd.grad(tuple(moving.values()), parameters, seeds, create_graph=True, allow_unused=True)
     used = [gradient is not None for gradient in pulled]

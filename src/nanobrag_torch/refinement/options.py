@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from math import inf, isfinite
 from typing import Any
 
 from nanobrag_torch.config import CrystalShape
@@ -14,6 +15,24 @@ from nanobrag_torch.refinement.targets import TARGETS
 
 SHAPES = (CrystalShape.GAUSS_HKL, CrystalShape.SQUARE, CrystalShape.ROUND)
 """Those that are tried."""
+WORDS: dict[str, tuple[str | int, ...]] = {
+    "target": tuple(TARGETS),
+    "intensities": ("free", "held"),
+    "background": ("planes", "constant", "none"),
+    "psf_shape": ("gauss", "fiber"),
+    "N": (1, 2, 3, 6),
+    "spread": (1, 3, 6),
+}
+"""Options with few values."""
+NUMBERS: tuple[tuple[Callable[[float], bool], str, tuple[str, ...]], ...] = (
+    (lambda x: x >= 1, "1 or more", ("boxes", "half_box", "most_steps", "spectrum_channels", "threads")),
+    (lambda x: x >= 0, "0 or more", ("frame", "shot")),
+    (lambda x: x > 0, "a number above 0", ("sigma_F",)),  # inf: no prior
+    (lambda x: 0 < x < inf, "a number above 0", ("gain", "d_min", "d_max", "bandwidth_eV")),
+    (lambda x: 0 <= x < inf, "a number from 0 on", ("readout_noise",)),
+    (isfinite, "a number", ("pedestal",)),
+)
+"""What numbers have to be; NaN is none of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +80,21 @@ def options_of(given: Mapping[str, Any]) -> Options:
         if name not in known:
             raise InputError("option", name, ", ".join(sorted(known)))
     chosen = Options(**given)
-    if chosen.target not in TARGETS:
-        raise InputError("target", chosen.target, ", ".join(TARGETS))
-    if chosen.intensities not in ("free", "held"):
-        raise InputError("intensities", chosen.intensities, "free, held")
-    shapes = ["auto", *(shape.value for shape in CrystalShape if shape is not CrystalShape.TOPHAT)]
-    if chosen.shape not in shapes:
-        raise InputError("shape", chosen.shape, ", ".join(shapes))
+    shapes = ("auto", *(shape.value for shape in CrystalShape if shape is not CrystalShape.TOPHAT))
+    for name, accepted in (*WORDS.items(), ("shape", shapes)):
+        if getattr(chosen, name) not in accepted:
+            raise InputError(name, getattr(chosen, name), ", ".join(map(str, accepted)))
+    for accepts, said, names in NUMBERS:
+        for name in names:
+            value = getattr(chosen, name)
+            if value is not None and not accepts(value):
+                raise InputError(name, value, said)
+    _require_order("trusted_range", chosen.trusted_range)
+    if chosen.d_min is not None and chosen.d_max is not None:
+        _require_order("d_min, d_max", (chosen.d_min, chosen.d_max))
     return chosen
+
+
+def _require_order(name: str, pair: tuple[float, float] | None) -> None:
+    if pair is not None and not pair[0] < pair[1]:
+        raise InputError(name, pair, "the lower before the higher")

@@ -147,14 +147,21 @@ class ParameterSet:
         """The set with the values of a raw vector [n], and sigmas from a covariance [n, n] of raw values."""
         values = self.unpack(raw)
         sigmas: dict[str, float | None] = {}
-        for i, p in enumerate(self.free):
-            slope = torch.func.jacrev(p.physical)(raw[i])
-            sigmas[p.name] = None if covariance is None else float(covariance[i, i].clamp(min=0).sqrt() * slope.abs())
+        if covariance is not None:
+            sigma = covariance.diagonal().clamp(min=0).sqrt() * self._slopes(raw).abs()
+            sigmas = dict(zip(self.names, sigma.tolist(), strict=True))
         for p in self.parameters:
             if p.tied_to is not None:
                 sigmas[p.name] = sigmas.get(p.tied_to)
         found = [replace(p, value=float(values[p.name]), sigma=sigmas.get(p.name)) for p in self.parameters]
         return ParameterSet(found)
+
+    def _slopes(self, raw: Tensor) -> Tensor:
+        """How every free value moves with its raw one [n]."""
+        with torch.enable_grad():
+            leaf = raw.detach().clone().requires_grad_()
+            total = sum((p.physical(leaf[i]) for i, p in enumerate(self.free)), leaf.sum() * 0)
+            return torch.autograd.grad(total, leaf)[0]
 
     def change(self, name: str, **fields: object) -> ParameterSet:
         """The set with some fields of one parameter replaced. Raises InputError for a name that is not there."""

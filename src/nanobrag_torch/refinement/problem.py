@@ -18,7 +18,7 @@ from nanobrag_torch.refinement.model import ShotModel
 from nanobrag_torch.refinement.parameters import ParameterSet
 from nanobrag_torch.refinement.shoeboxes import Shoeboxes
 from nanobrag_torch.refinement.spreading import PointSpread
-from nanobrag_torch.refinement.targets import Poisson, Target, sigma_z
+from nanobrag_torch.refinement.targets import Poisson, Target, Terms, sigma_z
 
 INNER_STEPS = 3
 INNER_GAIN = 0.01
@@ -148,18 +148,21 @@ class Problem:
     def settle(self, state: State, steps: int = INNER_STEPS) -> State:
         """The same parameters with the columns at their best, by Fisher scoring with step halving."""
         columns, fixed = self.columns(state.raw, state.rendered)
-        linear, value = state.linear, self._objective(state.raw, state.linear, columns, fixed)
+        none = columns.new_zeros((0, len(fixed)))
+        linear, terms = state.linear, self._terms(state.linear, columns, fixed)
+        value = self._value(state.raw, linear, terms.loss)
         for _ in range(steps):
-            change = self._column_equations(state.raw, linear, columns, fixed).projected().step().linear
+            change = self._equations(state.raw, linear, columns, terms, none).projected().step().linear
             share, trial, lower = 1.0, value, False
             while share > 0.05 and not lower:
                 moved = linear + share * change
-                trial = self._objective(state.raw, moved, columns, fixed)
+                tried = self._terms(moved, columns, fixed)
+                trial = self._value(state.raw, moved, tried.loss)
                 lower = trial < value or share * float(change.abs().max()) < 1e-12
                 share /= 2
             if not lower:
                 break
-            gain, linear, value = value - trial, moved, trial
+            gain, linear, value, terms = value - trial, moved, trial, tried
             if gain < INNER_GAIN:
                 break
         return replace(state, linear=linear, objective=value)
@@ -168,7 +171,7 @@ class Problem:
         """The normal equations about a state; jacobian [T, n]: that of a state nearby, or of a coarser model."""
         columns, fixed = self.columns(state.raw, state.rendered)
         jacobian = self.jacobian(state) if jacobian is None else jacobian
-        return self._equations(state.raw, state.linear, columns, fixed, jacobian)
+        return self._equations(state.raw, state.linear, columns, self._terms(state.linear, columns, fixed), jacobian)
 
     def trial(self, state: State, step: Step) -> State:
         """The state after a step, with its columns settled."""
@@ -249,26 +252,21 @@ class Problem:
         pixels = self.boxes.pixels if self.spreading is None else self.spreading.rendered
         return pixels if p.where is None else pixels[p.where]
 
-    def _column_equations(self, raw: Tensor, linear: Tensor, columns: Tensor, fixed: Tensor) -> Equations:
-        return self._equations(raw, linear, columns, fixed, columns.new_zeros((0, len(fixed))))
-
-    def _equations(self, raw: Tensor, linear: Tensor, columns: Tensor, fixed: Tensor, jacobian: Tensor) -> Equations:
+    def _terms(self, linear: Tensor, columns: Tensor, fixed: Tensor) -> Terms:
+        """Loss, slope and weight of every pixel, by its share."""
         model = _sum(columns, linear, self.layout.block) + fixed
         terms = self.target.terms(self.boxes.data, model, self.boxes.readout)
-        shares = 1.0 if self.shares is None else self.shares
-        A, B, D, g, h = assemble(self.layout, jacobian, columns, terms.slope * shares, terms.weight * shares)
+        return terms if self.shares is None else Terms(*(values * self.shares for values in terms))
+
+    def _equations(self, raw: Tensor, linear: Tensor, columns: Tensor, terms: Terms, jacobian: Tensor) -> Equations:
+        A, B, D, g, h = assemble(self.layout, jacobian, columns, terms.slope, terms.weight)
         above, precision = self.parameters.prior_terms(raw)
         if len(jacobian):
             A, g = A + torch.diag(precision), g - precision * above
         D = D + torch.diag_embed(self.prior_precision)
         h = h - self.prior_precision * (linear - self.prior_mean)
         gap = (self.constraint * (self.prior_mean - linear)).sum((1, 2))
-        return Equations(A, B, D, g, h, self.constraint, gap, self._value(raw, linear, terms.loss * shares))
-
-    def _objective(self, raw: Tensor, linear: Tensor, columns: Tensor, fixed: Tensor) -> float:
-        model = _sum(columns, linear, self.layout.block) + fixed
-        loss = self.target.terms(self.boxes.data, model, self.boxes.readout).loss
-        return self._value(raw, linear, loss if self.shares is None else loss * self.shares)
+        return Equations(A, B, D, g, h, self.constraint, gap, self._value(raw, linear, terms.loss))
 
     def _value(self, raw: Tensor, linear: Tensor, loss: Tensor) -> float:
         above, precision = self.parameters.prior_terms(raw)

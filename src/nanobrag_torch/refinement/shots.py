@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
@@ -9,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -76,6 +78,10 @@ def tasks_of(
     images: a file for each exposure, or one for all of them. frames: of the scans, from 0; None: all. Raises InputError
     for another number of images, or where nothing is left.
     """
+    if skip < 0:
+        raise InputError("--skip", skip, "0 or more")
+    if limit is not None and limit < 1:
+        raise InputError("--limit", limit, "1 or more")
     experiments = read_experiments(run.experiments)
     shots, places = shots_of(experiments), []
     for shot, members in enumerate(shots):
@@ -122,6 +128,25 @@ def fingerprint(run: Run, task: Task) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def check_shared(run: Run) -> None:
+    """Raise InputError for options, or for files that all exposures share, that make no refinement."""
+    from nanobrag_torch.crystallography.structure_factors import read_structure_factors
+    from nanobrag_torch.io.amplitudes import amplitude_format
+    from nanobrag_torch.io.images import read_image
+    from nanobrag_torch.io.refl import read_refl
+    from nanobrag_torch.refinement.options import options_of
+    from nanobrag_torch.refinement.spectra import read_spectrum
+
+    chosen = options_of(run.options)
+    if chosen.spectrum is not None:
+        read_spectrum(Path(chosen.spectrum))
+    if isinstance(chosen.mask, str | Path):
+        read_image(chosen.mask)
+    read_refl(run.reflections)
+    if run.structure_factors is not None and amplitude_format(run.structure_factors).read_atoms is None:
+        read_structure_factors(run.structure_factors, column=chosen.column)
+
+
 def job_of(run: Run, tasks: Sequence[Task]) -> str:
     """The fingerprint of a whole run: of its tasks, and what is drawn of them."""
     text = json.dumps([run.figures, [fingerprint(run, task) for task in tasks]])
@@ -151,6 +176,20 @@ def _note(task: Task, mark: str) -> None:
             ledger.note(name, folder / name)
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without Python's collector, which else goes through all of torch and matplotlib several times a shot."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+            gc.collect(0)  # what came up meanwhile
+
+
+@uncollected()
 def refine_one(run: Run, task: Task, fingerprint: str) -> dict[str, Any]:
     """Refine one exposure in this process, write its folder, and return its record.
 
@@ -203,7 +242,7 @@ def refine_many(
     """Records of all tasks, in order; report is called with each record and how many are done.
 
     resume: those that were done before are only read; what an earlier run left of the others goes first, so that
-    nothing takes it for this run's. The table of all is written at the end.
+    nothing takes it for this run's. The table of all is written at the end, if any could be refined.
     """
     Path(run.folder).mkdir(parents=True, exist_ok=True)
     marks = {task.name: fingerprint(run, task) for task in tasks}
@@ -218,6 +257,9 @@ def refine_many(
         if report is not None:
             report(record, len(records))
     found = [records[task.name] for task in tasks]
+    if all(record["status"] == "input" for record in found):
+        (Path(run.folder) / SUMMARY).unlink(missing_ok=True)  # an earlier run's
+        return found
     with open_output(Path(run.folder) / SUMMARY, "-o") as file:
         file.write(json.dumps([brief(record) for record in found], indent=1).encode() + b"\n")
     return found
@@ -234,7 +276,12 @@ def _results(run: Run, tasks: Sequence[Task], marks: Mapping[str, str], workers:
 
 
 def _one_thread() -> None:
-    """Many processes of one thread each: pools of threads would wait for each other."""
+    """Many processes of one thread each: pools of threads would wait for each other. Each says a line but once."""
+    said: set[str] = set()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("nanobrag_torch: %(message)s"))
+    handler.addFilter(lambda record: not ((line := record.getMessage()) in said or said.add(line)))
+    logging.getLogger("nanobrag_torch").addHandler(handler)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = "1"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -54,6 +55,53 @@ class Solution:
         return len(self.history)
 
 
+@dataclass(frozen=True, eq=False)
+class Linearised:
+    """A problem about a state; slopes and equations are made when somebody asks, for they cost most of a step.
+
+    slopes [T, n]: those of a state nearby or of a coarser sum; None: its own.
+    """
+
+    problem: Problem
+    state: State
+    slopes: Tensor | None = None
+
+    @cached_property
+    def jacobian(self) -> Tensor:
+        """Slopes [T, n] of the model by the raw parameters."""
+        return self.problem.jacobian(self.state) if self.slopes is None else self.slopes
+
+    @cached_property
+    def projected(self) -> Projected:
+        """The parameters' own equations."""
+        return self.problem.equations(self.state, self.jacobian).projected()
+
+
+@dataclass(eq=False)
+class Walk:
+    """Where steps downhill have led; its equations are not made before they are needed."""
+
+    here: Linearised
+    status: str
+    small_step: float
+    history: list[Progress]
+
+    @property
+    def state(self) -> State:
+        """Where it ended."""
+        return self.here.state
+
+    @property
+    def is_over(self) -> bool:
+        """Whether more steps would lead nowhere."""
+        return self.status != "steps" or _is_there(self.here, self.small_step)
+
+    def solution(self) -> Solution:
+        """The end with its equations."""
+        status = "converged" if self.status == "steps" and self.is_over else self.status
+        return Solution(self.state, self.here.projected, self.here.jacobian, status, self.history)
+
+
 def levenberg_marquardt(
     problem: Problem,
     start: State,
@@ -69,32 +117,43 @@ def levenberg_marquardt(
     Ends when no parameter moves by more than `small_step` standard deviations and the loss falls by less than 1e-3.
     slopes [T, n]: those of a state nearby or of a coarser sum, to be used all along.
     """
-    state, limited_in_a_row = start, 0
+    here = Linearised(problem, start, slopes)
+    return downhill(here, most_steps=most_steps, damping=damping, small_step=small_step, report=report).solution()
+
+
+def downhill(
+    here: Linearised,
+    *,
+    most_steps: int,
+    damping: float = START_DAMPING,
+    small_step: float = SMALL_STEP,
+    report: Callable[[Progress], None] | None = None,
+) -> Walk:
+    """The steps of `levenberg_marquardt`, without the equations of the last state."""
+    problem, slopes, limited_in_a_row = here.problem, here.slopes, 0
     history: list[Progress] = []
-    jacobian = problem.jacobian(state) if slopes is None else slopes
-    projected = problem.equations(state, jacobian).projected()
-    scales = problem.parameters.scales()
-    status = "converged" if _is_there(projected, small_step, own=slopes is None) else "steps"
+    scales, status = problem.parameters.scales(), "steps"
     while status == "steps" and len(history) < most_steps:
-        found = _better(problem, state, projected, damping, scales, 0.0 if slopes is None else ALLOWED_RISE)
+        if _is_there(here, small_step):
+            status = "converged"
+            break
+        found = _better(problem, here.state, here.projected, damping, scales, 0.0 if slopes is None else ALLOWED_RISE)
         if found is None:
-            status = _stalled(problem, state, projected, small_step)
+            status = _stalled(problem, here.state, here.projected, small_step)
             break
         after, step, damping, limited = found
-        moved = _largest_move(step, projected)
-        gain, state = state.objective - after.objective, after
+        moved = _largest_move(step, here.projected)
+        gain, here = here.state.objective - after.objective, Linearised(problem, after, slopes)
         damping = max(damping / 10, LEAST_DAMPING)
-        history.append(Progress(state.objective, float(problem.sigma_z(state).std()), damping, moved, limited))
+        history.append(Progress(after.objective, float(problem.sigma_z(after).std()), damping, moved, limited))
         if report is not None:
             report(history[-1])
-        jacobian = problem.jacobian(state) if slopes is None else slopes
-        projected = problem.equations(state, jacobian).projected()
         limited_in_a_row = limited_in_a_row + 1 if limited else 0
         if limited_in_a_row >= MOST_LIMITED:
             status = "limit"
-        elif (moved < small_step and gain < SMALL_GAIN) or _is_there(projected, small_step, own=slopes is None):
+        elif moved < small_step and gain < SMALL_GAIN:
             status = "converged"
-    return Solution(state, projected, jacobian, status, history)
+    return Walk(here, status, small_step, history)
 
 
 def _ahead(projected: Projected) -> float:
@@ -102,10 +161,11 @@ def _ahead(projected: Projected) -> float:
     return _largest_move(projected.step().parameters, projected)
 
 
-def _is_there(projected: Projected, small_step: float, *, own: bool) -> bool:
+def _is_there(here: Linearised, small_step: float) -> bool:
     """Whether the next step would be small, or lower the loss by less than slopes that are not its own can tell."""
+    projected = here.projected
     gain = float(projected.step().parameters @ projected.right) / 2
-    return _ahead(projected) < small_step or (not own and gain < ALLOWED_RISE)
+    return _ahead(projected) < small_step or (here.slopes is not None and gain < ALLOWED_RISE)
 
 
 def _better(

@@ -14,7 +14,7 @@ from nanobrag_torch.refinement.columns import Layout
 from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.parameters import ParameterSet
 from nanobrag_torch.refinement.problem import Pass, Problem, State
-from nanobrag_torch.refinement.solver import Solution, levenberg_marquardt
+from nanobrag_torch.refinement.solver import Linearised, Solution, Walk, downhill
 
 ROUNDS_OF_SCAN = 5
 FACTOR = 2.0
@@ -30,6 +30,8 @@ BOXES_FOR_SCAN, BOXES_FOR_SHAPE = 60, 60
 FIRST_STEPS, MORE_STEPS = 2, 4
 HOPELESS = 100.0
 """Loss above the best after the first steps at which a shape, or a model with fewer parameters, is given up."""
+DARK = 1e-3
+"""Photons; a pixel with less is not summed finely, unless it is beside one with more."""
 WORTH_A_PARAMETER = 5.0
 """By how much a parameter must lower the loss to be worth it."""
 
@@ -145,6 +147,25 @@ def resampled(problem: Problem, state: State, sampling: Sampling) -> tuple[Probl
     return finer, finer.settle(State(state.raw, state.linear, finer.render(state.raw)))
 
 
+def only_lit(problem: Problem, state: State) -> Problem:
+    """The problem with passes that sum only pixels that a crystal lights by the state, pixels beside them included.
+
+    The others keep what the state has for them. A block in which nothing shows yet is summed as a whole, and what was
+    lit before stays so.
+    """
+    fast, passes = problem.model.options.image_shape[1], []
+    for p, photons, kernel in zip(problem.passes, problem.amounts(state), state.rendered, strict=True):
+        pixels, bright = problem.pixels_of(p), photons.abs() > DARK
+        block = problem.rendered_block if p.where is None else problem.rendered_block[p.where]
+        shows = torch.zeros(problem.layout.count, dtype=torch.bool)
+        shows[block[bright]] = True
+        lit = ~shows[block] if p.lit is None else ~shows[block] | p.lit
+        for step in (slow * fast + beside for slow in (-1, 0, 1) for beside in (-1, 0, 1)):
+            lit |= torch.isin(pixels, pixels[bright] + step)
+        passes.append(replace(p, lit=lit, dim=kernel))
+    return replace(problem, passes=tuple(passes))
+
+
 def with_parameters(problem: Problem, state: State, parameters: ParameterSet) -> tuple[Problem, State]:
     """The same point with other parameters free."""
     changed = replace(problem, parameters=parameters)
@@ -242,18 +263,17 @@ def try_shapes(
     for shape in shapes:
         tried = replace(fewer, model=fewer.model.with_shape(shape).with_sampling(sampling))
         start = tried.settle(State(state.raw, state.linear, tried.render(state.raw)), steps=6)
-        found[shape] = tried, levenberg_marquardt(tried, start, most_steps=FIRST_STEPS, small_step=ROUGH_STEP)
-    least = min(solution.state.objective for _, solution in found.values())
-    for shape, (tried, solution) in found.items():
-        found[shape] = tried, _unless_hopeless(tried, solution, least)
-    return {shape: (solution.state.objective, solution.state.raw) for shape, (_, solution) in found.items()}
+        found[shape] = downhill(Linearised(tried, start), most_steps=FIRST_STEPS, small_step=ROUGH_STEP)
+    least = min(walk.state.objective for walk in found.values())
+    ends = {shape: _unless_hopeless(walk, least).state for shape, walk in found.items()}
+    return {shape: (state.objective, state.raw) for shape, state in ends.items()}
 
 
-def _unless_hopeless(problem: Problem, solution: Solution, least: float) -> Solution:
+def _unless_hopeless(walk: Walk, least: float) -> Walk:
     """A few more steps where the loss may still come down to the least of all."""
-    if solution.state.objective > least + HOPELESS or solution.status != "steps":
-        return solution
-    return levenberg_marquardt(problem, solution.state, most_steps=MORE_STEPS, small_step=ROUGH_STEP)
+    if walk.state.objective > least + HOPELESS or walk.is_over:
+        return walk
+    return downhill(walk.here, most_steps=MORE_STEPS, small_step=ROUGH_STEP)
 
 
 def of_brightest(problem: Problem, state: State, count: int) -> tuple[Problem, State]:
@@ -280,13 +300,13 @@ def fits_as_well(problem: Problem, state: State, parameters: ParameterSet, sampl
     So they do where the spread adds next to nothing: what little it does then is to stand for what the model lacks.
     """
     fewer, state = of_brightest(problem, state, BOXES_FOR_SHAPE)
-    fewer, state = resampled(fewer, state, sampling)
-    whole = levenberg_marquardt(fewer, state, most_steps=FIRST_STEPS + MORE_STEPS, small_step=ROUGH_STEP)
+    fewer, state = resampled(only_lit(fewer, state), state, sampling)
+    whole = downhill(Linearised(fewer, state), most_steps=FIRST_STEPS + MORE_STEPS, small_step=ROUGH_STEP)
     if share_of_spread(fewer, fewer.parameters.at(whole.state.raw)) < NO_SPREAD:
         return True
     plain, start = with_parameters(fewer, state, parameters)
-    without = levenberg_marquardt(plain, start, most_steps=FIRST_STEPS, small_step=ROUGH_STEP)
-    without = _unless_hopeless(plain, without, whole.state.objective)
+    without = downhill(Linearised(plain, start), most_steps=FIRST_STEPS, small_step=ROUGH_STEP)
+    without = _unless_hopeless(without, whole.state.objective)
     return without.state.objective < whole.state.objective + WORTH_A_PARAMETER
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanobrag_torch.io.atomic import Target, open_output
-from nanobrag_torch.io.picture import picture_format
+from nanobrag_torch.io.picture import DOTS_PER_INCH, save_figure
 from nanobrag_torch.report.page import plot
 
 if TYPE_CHECKING:
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 
 BLUE, RED, GREY, ORANGE, GREEN = "#2060b0", "#c02020", "#b0b0b0", "#d08000", "#208040"
 WIDTH, HEIGHT = 380, 300  # screen pixels
-DOTS_PER_INCH = 100
 _SHORT = "return tick >= 1e5 ? tick.toExponential().replace('+', '') : String(Number(tick.toPrecision(6)))"
-WIDE = 100.0  # highest over lowest of a logarithmic axis, from which on powers of ten are enough
+STEPS = [1, 2, 2.5, 5, 10]
+LOG_STEPS = (1,), (1, 3), (1, 2, 5)
+NARROW = 3.0  # highest over lowest of a logarithmic axis, below which its numbers are those of a linear one
+MOST_LABELS, MOST_POWERS = 6, 4
 LEAST_BAR = 0.5  # where a bar of a count begins on a logarithmic axis
 
 
@@ -128,6 +131,8 @@ def _add(drawn: Any, series: Series, chart: Chart) -> None:
 
 def draw_chart(axes: Axes, chart: Chart) -> None:
     """The chart on axes of matplotlib."""
+    from matplotlib.ticker import MaxNLocator
+
     for series in chart.series:
         named: dict[str, Any] = {"label": series.name} if series.name else {}
         x, y = np.asarray(series.x), np.asarray(series.y)
@@ -142,7 +147,10 @@ def draw_chart(axes: Axes, chart: Chart) -> None:
         axes.axhline(mark, color="#888888", linestyle="--", linewidth=0.8)
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
-    axes.set_title(chart.title, fontsize=10, parse_math=False)
+    axes.xaxis.set_label_coords(0.5, -0.13)  # what has its place is not laid out by that of the numbers
+    axes.yaxis.set_label_coords(-0.19, 0.5)
+    has_legend = any(series.name for series in chart.series)
+    axes.set_title(chart.title, fontsize=10, parse_math=False, y=1.0, pad=20 if has_legend else 6)
     for log, ends, axis, set_scale, set_range in (
         (chart.x_log, chart.x_range, axes.xaxis, axes.set_xscale, axes.set_xlim),
         (chart.y_log, chart.y_range, axes.yaxis, axes.set_yscale, axes.set_ylim),
@@ -152,23 +160,50 @@ def draw_chart(axes: Axes, chart: Chart) -> None:
         if ends is not None:
             set_range(*ends)
         if log:
-            _say_few(axis)
+            _say_few(axes, axis)
+        else:
+            axis.set_major_locator(MaxNLocator(MOST_LABELS - 1, steps=STEPS))
     if chart.equal:
         axes.set_aspect("equal", adjustable="datalim")
-    if any(series.name for series in chart.series):
+    if has_legend:
         axes.legend(fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 0.99), borderpad=0, frameon=False)
-        axes.set_title(chart.title, fontsize=10, parse_math=False, pad=20)
 
 
-def _say_few(axis: Axis) -> None:
-    """Plain numbers on a logarithmic axis, no more than there is room for."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+def _say_few(axes: Axes, axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis, no more than there is room for, and short ticks between, as one artist."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     low, high = sorted(map(float, axis.get_view_interval()))
-    steps = (1.0,) if high > WIDE * low else (1.0, 2.0, 5.0) if high > 3 * low else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
-    axis.set_major_locator(LogLocator(subs=steps))
+    named, between = log_ticks(low, high)
+    axis.set_major_locator(FixedLocator(named))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
+    across = axis is axes.xaxis
+    zeros = np.zeros(len(between))
+    axes.plot(
+        *((between, zeros) if across else (zeros, between)),
+        transform=axes.get_xaxis_transform() if across else axes.get_yaxis_transform(),
+        linestyle="", marker="|" if across else "_", markersize=4, markeredgewidth=0.6, color="black",
+        clip_on=False, scalex=False, scaley=False,
+    )  # fmt: skip
+
+
+def log_ticks(low: float, high: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Numbers to write on a logarithmic axis from low to high, and places of ticks without one."""
+    from matplotlib.ticker import MaxNLocator
+
+    if high < NARROW * low:
+        every = np.asarray(MaxNLocator(MOST_LABELS - 1, steps=STEPS).tick_values(low, high))
+        return _within(every, low, high), every[:0]
+    decades = 10.0 ** np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    named = [_within(np.outer(decades, steps).ravel(), low, high) for steps in LOG_STEPS]
+    few = [found for found in named if len(found) <= MOST_POWERS]
+    chosen = few[-1] if few else named[0][:: -(-len(named[0]) // MOST_POWERS)]
+    return chosen, np.setdiff1d(_within(np.outer(decades, np.arange(1, 10)).ravel(), low, high), chosen)
+
+
+def _within(places: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    return places[(places >= low) & (places <= high)]
 
 
 def _margins(columns: int, rows: int) -> dict[str, float]:
@@ -202,4 +237,4 @@ def write_charts(target: Target, charts: Sequence[Chart], *, columns: int = 3, f
     for axes in list(figure.axes)[len(charts) :]:
         axes.set_axis_off()
     with open_output(target, flag) as file:
-        figure.savefig(file, format=picture_format(target), dpi=DOTS_PER_INCH)
+        save_figure(figure, file, target)

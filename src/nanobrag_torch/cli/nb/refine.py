@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,7 +81,7 @@ def refine(
         return
     _require(experiments=experiments, reflections=reflections, output=output)
     from nanobrag_torch.cli.nb.flags import numbers
-    from nanobrag_torch.refinement.shots import Run, exit_code, tasks_of
+    from nanobrag_torch.refinement.shots import Run, check_shared, exit_code, tasks_of
 
     run = Run(
         experiments=str(experiments),
@@ -97,6 +98,9 @@ def refine(
         skip=skip,
         limit=limit,
     )
+    if workers < 1:
+        raise InputError("--workers", workers, "1 or more")
+    check_shared(run)
     records = _run(run, tasks, workers, resume)
     code = exit_code(records)
     if code:
@@ -254,8 +258,22 @@ def _run(run: Any, tasks: Sequence[Any], workers: int, resume: bool) -> list[dic
                     meter(done / len(tasks))
 
             records = refine_many(run, tasks, workers=workers, resume=resume or waited, report=report)
-        _collected(run, records)
+        if any(record["status"] != "input" for record in records):
+            _collected(run, records)
+        else:
+            _leave_nothing(Path(run.folder))
+    with suppress(OSError):  # of a folder that holds something
+        Path(run.folder).rmdir()
     return records
+
+
+def _leave_nothing(folder: Path) -> None:
+    """Without what an earlier run put together: none of its shots is there any more."""
+    from nanobrag_torch.refinement.collected import FILES_OF_ALL
+    from nanobrag_torch.report.shots import PAGE
+
+    for name in (*FILES_OF_ALL, PAGE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _collected(run: Any, records: list[dict[str, Any]]) -> None:

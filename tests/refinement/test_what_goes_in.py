@@ -1,0 +1,202 @@
+"""What a refinement is given: words and numbers, files that all shots share, and what is left where nothing fits."""
+
+import gc
+import json
+from dataclasses import replace
+from math import inf, nan
+
+import numpy as np
+import pytest
+import torch
+
+from nanobrag_torch.cli.nb.app import main
+from nanobrag_torch.errors import InputError
+from nanobrag_torch.io.expt import read_expts
+from nanobrag_torch.io.expt_write import write_expt
+from nanobrag_torch.io.images import read_image, write_image
+from nanobrag_torch.io.mtz import write_mtz
+from nanobrag_torch.io.refl_write import write_refl
+from nanobrag_torch.refinement.centroids import residuals_of_positions
+from nanobrag_torch.refinement.frames import CLIP, CLIPPED, CLIPS, PATCH, Frame, frame_of, noise_of_background
+from nanobrag_torch.refinement.inputs import image_of
+from nanobrag_torch.refinement.options import options_of
+from nanobrag_torch.refinement.problem import Problem
+from nanobrag_torch.refinement.setup import shot_model, start_parameters
+from nanobrag_torch.refinement.shots import uncollected
+from nanobrag_torch.refinement.solver import Linearised, downhill, levenberg_marquardt
+from nanobrag_torch.refinement.spots import listed_spots
+from nanobrag_torch.refinement.still import refine_still
+from nanobrag_torch.refinement.synthetic import Start, wrong_start
+
+COARSE = ["--oversample", "2", "--domains", "12"]
+
+
+@pytest.fixture(scope="module")
+def folder(still, tmp_path_factory):
+    """A still whose image the experiment list names by a name in its own folder."""
+    truth, exposure = still
+    folder = tmp_path_factory.mktemp("given")
+    begin = wrong_start(truth, Start(), 3)[0]
+    write_image(folder / "image_0001.img", exposure.counts.clip(0, 65535).astype("u2"), truth.experiments[0])
+    write_expt(folder / "listed.expt", replace(begin, images=("image_0001.img",)))
+    write_expt(folder / "bare.expt", begin)
+    write_expt(folder / "named.expt", replace(begin, image_template="image_####.img"))
+    write_refl(folder / "shot.refl", exposure.table)
+    write_mtz(folder / "model.mtz", truth.factors)
+    np.save(folder / "small.npy", np.ones((10, 10), "u1"))
+    (folder / "bad.lam").write_text("0.97 1\nxx 2\n")
+    return folder
+
+
+def run(folder, output, *more, experiments="listed.expt", factors="model.mtz"):
+    words = [str(folder / experiments), str(folder / "shot.refl"), "-F", str(folder / factors), "-o", str(output)]
+    return main(["refine", *words, "--shape", "gauss_hkl", "--boxes", "40", *COARSE, "--no-figures", *more])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("boxes", 0), ("half_box", 0), ("most_steps", 0), ("frame", -1), ("spectrum_channels", 0), ("gain", 0.0),
+        ("gain", nan), ("d_min", -1.0), ("bandwidth_eV", inf), ("readout_noise", -0.1), ("pedestal", nan), ("N", 4),
+        ("sigma_F", nan), ("sigma_F", 0.0), ("spread", 2), ("background", "flat"), ("psf_shape", "square"),
+        ("trusted_range", (5.0, 2.0)), ("trusted_range", (nan, 2.0)),
+    ],
+)  # fmt: skip
+def test_numbers_that_make_no_sense_are_refused(name, value):
+    with pytest.raises(InputError) as refused:
+        options_of({name: value})
+    assert str(refused.value).startswith(f"{name}: got") and "\n" not in str(refused.value)
+
+
+def test_what_makes_sense_is_not_refused():
+    chosen = options_of({"sigma_F": inf, "d_min": 2, "d_max": 30, "readout_noise": 0, "trusted_range": (-1, 9), "N": 6})
+    assert chosen.N == 6
+    with pytest.raises(InputError, match="d_min, d_max"):
+        options_of({"d_min": 3.0, "d_max": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--images", "nowhere.img"], "nowhere.img"),
+        (["--mask", "nowhere.npy"], "nowhere.npy"),
+        (["--mask", "{folder}/small.npy"], "mask"),
+        (["--spectrum", "{folder}/bad.lam"], "line 2"),
+        (["--column", "XX"], "XX"),
+        (["--workers", "0"], "--workers"),
+        (["--skip", "-1"], "--skip"),
+        (["--limit", "0"], "--limit"),
+        (["--gain", "0"], "gain"),
+    ],
+)
+def test_bad_input_leaves_no_file(folder, tmp_path, capsys, words, names):
+    output = tmp_path / "out"
+    assert run(folder, output, *(word.format(folder=folder) for word in words)) == 2
+    seen = capsys.readouterr()
+    lines = [line for line in (seen.out + seen.err).splitlines() if "the only ones in the file" not in line]
+    assert len(lines) == 1 and names in lines[0]
+    assert not output.exists()
+
+
+def test_files_that_are_missing_are_said_before_any_shot(folder, tmp_path, capsys):
+    assert run(folder, tmp_path / "out", factors="nowhere.mtz") == 2
+    seen = capsys.readouterr()
+    assert not seen.out and "nowhere.mtz" in seen.err and len(seen.err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_name_their_image_so_that_it_is_found_from_elsewhere(folder, tmp_path, monkeypatch, capsys):
+    """By the list, by the template, or by --images; a run that cannot be takes what an earlier one left with it."""
+    ways = {"listed.expt": [], "named.expt": [], "bare.expt": ["--images", str(folder / "image_0001.img")]}
+    for name, words in ways.items():
+        output = tmp_path / name
+        assert run(folder, output, *words, experiments=name) == 0
+        monkeypatch.chdir(tmp_path)
+        for place in (output, output / "shot_00000"):
+            (data,) = read_expts(place / "refined.expt")
+            found, inside = image_of(data, tmp_path / "another", 0)
+            assert found == folder / "image_0001.img" and inside == 0
+            assert read_image(found).pixels.shape == (1500, 1500)
+    output = tmp_path / "listed.expt"
+    assert json.loads((output / "summary.json").read_text())[0]["status"] == "converged"
+    assert run(folder, output, "--images", "nowhere.img") == 2
+    assert not any(path.is_file() and path.suffix for path in output.rglob("*"))
+    capsys.readouterr()
+
+
+def test_an_image_of_another_size_is_no_image_of_the_detector(still):
+    truth, exposure = still
+    larger = np.zeros((1600, 1600), "u2")
+    larger[:1500, :1500] = exposure.counts.clip(0, 65535)
+    with pytest.raises(InputError, match="image: got \\(1600, 1600\\)"):
+        refine_still(truth.experiments[0], exposure.table, larger, truth.factors)
+    with pytest.raises(InputError, match="mask: got \\(10, 10\\)"):
+        frame_of(exposure.counts, truth.experiments[0].detector, mask=np.ones((10, 10), bool))
+
+
+def test_noise_of_patches_is_that_of_one_plane_after_the_other():
+    generator = np.random.default_rng(3)
+    counts = generator.poisson(5 + np.arange(120) / 20, (1, 100, 120)).astype("u2")
+    counts[0, 40, 50:90] = 300
+    frame = Frame(counts, generator.random(counts.shape) > 0.1, 0.0, 1.0, 0.0)
+    found = []
+    for slow, fast in ((s, f) for s in range(0, 100 - PATCH + 1, PATCH) for f in range(0, 120 - PATCH + 1, PATCH)):
+        here = np.s_[0, slow : slow + PATCH, fast : fast + PATCH]
+        y, x = np.nonzero(frame.good[here])
+        values, design = counts[here][y, x].astype(float), np.column_stack([np.ones(len(y)), x, y])
+        kept = np.ones(len(y), bool)
+        for _ in range(CLIPS):
+            left = values - design @ np.linalg.lstsq(design[kept], values[kept], rcond=None)[0]
+            kept = np.abs(left) < CLIP * np.sqrt((left[kept] ** 2).mean())
+        found.append((values[kept].mean(), (left[kept] ** 2).sum() / (kept.sum() - 3) / CLIPPED))
+    mean, variance = np.median(found, axis=0)
+    noise = noise_of_background(frame)
+    assert noise.patches == len(found) > 40
+    assert noise.mean == pytest.approx(mean, rel=1e-9)
+    assert noise.variance == pytest.approx(mean - np.median(np.subtract(*np.transpose(found))), rel=1e-9)
+
+
+def test_slopes_of_positions_are_their_differences(still):
+    truth, exposure = still
+    chosen = options_of({"free": ("tilt", "shift")})
+    model = shot_model(truth.experiments, [truth.factors], 0, chosen)
+    parameters = start_parameters(model, truth.experiments, chosen)
+    spots = listed_spots(exposure.table, {0: 0}, None, "indexed").spots
+    raw = parameters.pack()
+    value, slopes = residuals_of_positions(model, parameters, spots, raw)
+    assert len(parameters) > 10 and slopes.shape == (len(raw), *value.shape)
+    for place, name in enumerate(parameters.names):
+        step = torch.zeros_like(raw)
+        step[place] = 1e-5
+        above, below = (residuals_of_positions(model, parameters, spots, raw + s)[0] for s in (step, -step))
+        torch.testing.assert_close(slopes[place], (above - below) / 2e-5, rtol=1e-5, atol=1e-4, msg=name)
+
+
+def test_slopes_of_the_last_state_are_made_for_who_asks(still, monkeypatch):
+    """The same steps to the same end, with one Jacobian less, and the same verdict where there was another."""
+    truth, exposure = still
+    fit = refine_still(
+        truth.experiments[0], exposure.table, exposure.counts, truth.factors, boxes=30, shape="gauss_hkl",
+        check_sampling=False, neighbours=False,
+    ).fit  # fmt: skip
+    problem, state = fit.problem, fit.problem.settle(replace(fit.state, rendered=fit.problem.render(fit.state.raw)))
+    raw = state.raw + 3 * fit.projected.covariance().diagonal().sqrt()
+    start = problem.start(raw, state.linear)
+    counted, own = [], Problem.jacobian
+    monkeypatch.setattr(Problem, "jacobian", lambda *given: (counted.append(1), own(*given))[1])
+    walk = downhill(Linearised(problem, start), most_steps=1)
+    assert len(counted) == 1 and len(walk.history) == 1 and walk.status == "steps"
+    whole = levenberg_marquardt(problem, start, most_steps=1)
+    assert len(counted) == 3 and torch.equal(whole.state.raw, walk.state.raw)
+    end = walk.solution()
+    assert len(counted) == 4 and end.status == whole.status and torch.equal(end.jacobian, whole.jacobian)
+    at_rest = levenberg_marquardt(problem, whole.state, most_steps=30)
+    assert at_rest.status == "converged" and downhill(Linearised(problem, at_rest.state), most_steps=0).is_over
+
+
+def test_the_collector_is_back_after_a_shot():
+    assert gc.isenabled()
+    with pytest.raises(ValueError), uncollected():
+        assert not gc.isenabled()
+        raise ValueError
+    assert gc.isenabled()
