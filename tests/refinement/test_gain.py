@@ -10,12 +10,13 @@ from nanobrag_torch.refinement.still import refine_still
 from nanobrag_torch.refinement.synthetic import Start, errors, wrong_start
 
 
-def with_counts(truth, exposure, true, readout, **options):
+def with_counts(truth, exposure, true, readout, **given):
     """A refinement of counts of a true gain with readout noise in counts; the exposure is photons."""
     generator = np.random.default_rng(7)
     photons = generator.poisson(exposure.expected + 8.0)
     counts = true * photons + generator.normal(0, readout, photons.shape)
-    options = {"shape": "gauss_hkl", "check_sampling": False, "boxes": 120, "free": ("gain",), **options}
+    told = {"shape": "gauss_hkl", "check_sampling": False, "boxes": 120, "free": ("gain",)}
+    options = {**told, "pedestal": 0.0, "readout_noise": 0.0, **given}
     begin = list(wrong_start(truth, Start(), 3))
     return refine_still(begin, exposure.table, counts, truth.factors, **options)
 
@@ -45,3 +46,11 @@ def test_a_gain_beside_a_scale_that_is_held_is_refused(still):
     truth, exposure = still
     with pytest.raises(InputError, match="scale"):
         with_counts(truth, replace(exposure), 2.0, 0.0, fix=("scale",))
+
+
+@pytest.mark.parametrize("unknown", ["pedestal", "readout_noise"])
+def test_a_gain_needs_what_else_makes_noise(still, unknown):
+    """With a pedestal that nobody mentions it would come out ten times too low, and sure of itself."""
+    truth, exposure = still
+    with pytest.raises(InputError, match=unknown):
+        with_counts(truth, exposure, 2.0, 0.0, **{unknown: None})

@@ -89,6 +89,9 @@ def options_of(given: Mapping[str, Any]) -> Options:
             value = getattr(chosen, name)
             if value is not None and not accepts(value):
                 raise InputError(name, value, said)
+    for name in ("readout_noise", "pedestal") if "gain" in chosen.free else ():
+        if getattr(chosen, name) is None:
+            raise InputError(name, None, "a number (0 for none) where the gain is free: noise alone tells but one")
     _require_order("trusted_range", chosen.trusted_range)
     if chosen.d_min is not None and chosen.d_max is not None:
         _require_order("d_min, d_max", (chosen.d_min, chosen.d_max))

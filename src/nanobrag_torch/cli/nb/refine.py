@@ -80,8 +80,9 @@ def refine(
         print(translated(import_phil, given))
         return
     _require(experiments=experiments, reflections=reflections, output=output)
+    assert output is not None
     from nanobrag_torch.cli.nb.flags import numbers
-    from nanobrag_torch.refinement.shots import Run, check_shared, exit_code, tasks_of
+    from nanobrag_torch.refinement.shots import Run, exit_code, tasks_of
 
     run = Run(
         experiments=str(experiments),
@@ -100,8 +101,11 @@ def refine(
     )
     if workers < 1:
         raise InputError("--workers", workers, "1 or more")
-    check_shared(run)
-    records = _run(run, tasks, workers, resume)
+    try:
+        records = _run(run, tasks, workers, resume)
+    finally:
+        with suppress(OSError):  # of a folder that holds something
+            output.rmdir()
     code = exit_code(records)
     if code:
         raise typer.Exit(code)
@@ -247,9 +251,10 @@ def _run(run: Any, tasks: Sequence[Any], workers: int, resume: bool) -> list[dic
 
     from nanobrag_torch.cli.progress import progress_meter
     from nanobrag_torch.io.ownership import owned_folder
-    from nanobrag_torch.refinement.shots import job_of, refine_many
+    from nanobrag_torch.refinement.shots import check_shared, job_of, refine_many
 
     with owned_folder(Path(run.folder), job_of(run, tasks)) as waited:
+        check_shared(run)
         with progress_meter(len(tasks) > 1, stream=sys.stderr, what="refining") as meter:
 
             def report(record: dict[str, Any], done: int) -> None:
@@ -262,8 +267,6 @@ def _run(run: Any, tasks: Sequence[Any], workers: int, resume: bool) -> list[dic
             _collected(run, records)
         else:
             _leave_nothing(Path(run.folder))
-    with suppress(OSError):  # of a folder that holds something
-        Path(run.folder).rmdir()
     return records
 
 
