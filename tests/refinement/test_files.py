@@ -296,6 +296,39 @@ def test_the_command_of_a_phil_file_is_understood(files, tmp_path, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.parametrize(
+    ("text", "words", "lost"),
+    [
+        ("init.Ndef=[0,0,0]\nfix.Ndef=True\nmax_process=-1", [], []),
+        ("init.Ndef=[1,0,0]\nfix.Ndef=True", [], ["init.Ndef = [1,0,0]"]),
+        (
+            "fix.Ndef=False\nsimulator.crystal.has_isotropic_ncells=False\ninit.Ndef=[.5,-2e-1,0]",
+            ["--N", "6", "--start=N_ab=.5", "--start=N_bc=-2e-1", "--start=N_ac=0"],
+            [],
+        ),
+        ("simulator.crystal.has_isotropic_ncells=True\nfirst_n=3", ["--limit", "3", "--N", "1"], []),
+        ("roi.centroid=obs\ngen_gauss_spec=True", [], []),
+        ("global_method=basinhopping", [], ["global_method = basinhopping"]),
+    ],
+)
+def test_numbers_of_cells_of_a_phil_file_are_those_that_go_together(tmp_path, capsys, text, words, lost):
+    """Products that are held at nothing need no word, and those that are free are not taken back by another."""
+    (tmp_path / "h.phil").write_text(text)
+    assert main(["refine", "--import-phil", str(tmp_path / "h.phil")]) == 0
+    command, *rest = capsys.readouterr().out.splitlines()
+    assert command.split()[4:] == words
+    none = rest.index("# no equivalent:") if "# no equivalent:" in rest else len(rest)
+    assert [line.removeprefix("#   ") for line in rest[none + 1 :]] == lost
+
+
+@pytest.mark.parametrize("text", [b"a {\n b = 1", b"}", b"words and no value", b"MTZ \x00\xff\x94", b""])
+def test_a_file_that_is_no_phil_file_is_refused(tmp_path, capsys, text):
+    (tmp_path / "h.phil").write_bytes(text)
+    assert main(["refine", "--import-phil", str(tmp_path / "h.phil")]) == 2
+    seen = capsys.readouterr()
+    assert not seen.out and len(seen.err.splitlines()) == 1 and "h.phil" in seen.err
+
+
 def test_the_image_of_a_frame_is_where_its_list_says(tmp_path):
     """In a file of several images: its own index, else that of its number, whatever the experiment's first is."""
     scan = ScanData(image_range=(5, 8), oscillation_start_deg=0.0, oscillation_width_deg=0.5)

@@ -15,7 +15,9 @@ from nanobrag_torch.io.expt import read_expts
 from nanobrag_torch.io.expt_write import write_expt
 from nanobrag_torch.io.images import read_image, write_image
 from nanobrag_torch.io.mtz import write_mtz
+from nanobrag_torch.io.refl import read_refl
 from nanobrag_torch.io.refl_write import write_refl
+from nanobrag_torch.records.experiment import ScanData
 from nanobrag_torch.refinement.centroids import residuals_of_positions
 from nanobrag_torch.refinement.frames import CLIP, CLIPPED, CLIPS, PATCH, Frame, frame_of, noise_of_background
 from nanobrag_torch.refinement.inputs import image_of
@@ -183,7 +185,12 @@ def test_slopes_of_the_last_state_are_made_for_who_asks(still, monkeypatch):
     raw = state.raw + 3 * fit.projected.covariance().diagonal().sqrt()
     start = problem.start(raw, state.linear)
     counted, own = [], Problem.jacobian
-    monkeypatch.setattr(Problem, "jacobian", lambda *given: (counted.append(1), own(*given))[1])
+
+    def noted(problem, state):
+        counted.append(state)
+        return own(problem, state)
+
+    monkeypatch.setattr(Problem, "jacobian", noted)
     walk = downhill(Linearised(problem, start), most_steps=1)
     assert len(counted) == 1 and len(walk.history) == 1 and walk.status == "steps"
     whole = levenberg_marquardt(problem, start, most_steps=1)
@@ -200,3 +207,30 @@ def test_the_collector_is_back_after_a_shot():
         assert not gc.isenabled()
         raise ValueError
     assert gc.isenabled()
+
+
+def test_positions_of_a_scan_are_those_that_dials_has(frame, tmp_path, capsys):
+    """By hand: the third frame from 10 degrees on, of images that begin with number 7; no spot is on another frame."""
+    truth, _ = frame
+    scan = ScanData(image_range=(7, 10), oscillation_start_deg=10.0, oscillation_width_deg=0.1)
+    write_expt(tmp_path / "scan.expt", replace(truth.experiments[0], scan=scan, identifier="mine"))
+    words = ["predict", str(tmp_path / "scan.expt"), "-o", str(tmp_path / "p.refl"), "--d-min", "1.8", "--frame", "2"]
+    assert main(words) == 0
+    table = read_refl(tmp_path / "p.refl")
+    z, turned = table.columns["xyzcal.px"][:, 2], np.degrees(table.columns["xyzcal.mm"][:, 2])
+    assert table.identifiers == {0: "mine"} and table.rows > 20
+    assert (table.columns["bbox"][:, 4:] == [8, 9]).all() and (np.floor(z) == 8).all()
+    assert np.allclose(turned, 10.2 + 0.1 * (z - 8), atol=1e-6)
+    assert len(set(z.tolist())) > 5, "spots cross the sphere at different times"
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "words", [["--box", "0"], ["--spread", "-1"], ["--frame", "5"], ["--N", "0", "3", "3"], ["--d-min", "-2"]]
+)
+def test_a_prediction_of_nonsense_is_refused(folder, tmp_path, capsys, words):
+    given = ["predict", str(folder / "bare.expt"), "-o", str(tmp_path / "p.refl"), "--d-min", "2"]
+    assert main([*given, *words]) == 2
+    seen = capsys.readouterr()
+    assert not seen.out and len(seen.err.splitlines()) == 1 and words[0].removeprefix("--")[0] in seen.err
+    assert not (tmp_path / "p.refl").exists()

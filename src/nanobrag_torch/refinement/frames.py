@@ -136,7 +136,8 @@ def _noise_of_patches(values: NDArray[np.float64], good: NDArray[np.bool_]) -> N
         kept = good & (np.abs(left) < limit[:, None])
     count = kept.sum(1)
     variance = _mean(left**2, kept) * count / (count - 3) / CLIPPED
-    return np.stack((_mean(values, kept), variance), 1)[count >= half]
+    found: NDArray[np.float64] = np.stack((_mean(values, kept), variance), 1)[count >= half]
+    return found
 
 
 def _mean(values: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.float64]:

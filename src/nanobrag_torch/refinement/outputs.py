@@ -22,7 +22,7 @@ from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.build import predicted_resolution
 from nanobrag_torch.refinement.centroids import predicted
-from nanobrag_torch.refinement.setup import array_index
+from nanobrag_torch.refinement.setup import along_scan, array_index
 from nanobrag_torch.refinement.targets import LEAST
 
 if TYPE_CHECKING:
@@ -149,11 +149,14 @@ def reflection_table(result: StillResult) -> ReflectionData:
     spots, model, values = fit.problem.boxes.spots, fit.problem.model, fit.problem.parameters.unpack(fit.state.raw)
     where = predicted(model, values, spots)
     size = model.base.pixel_size[spots.panel].numpy() * 1e3
-    place = 0 if result.shot is None else array_index(result.shot.experiments[0], result.shot.frame)
-    frames = np.full(len(spots), place + 0.5)
+    place, frames, turned = 0, np.full(len(spots), 0.5), where.angle.numpy()
+    if result.shot is not None:
+        first, frame = result.shot.experiments[0], result.shot.frame
+        place = array_index(first, frame)
+        frames, turned = along_scan(first, frame, where.angle)
     centre = where.centre.numpy()
     corners = fit.problem.boxes.corners()
-    number = np.floor(frames).astype(np.int64)
+    number = np.full(len(spots), place)
     columns: dict[str, Any] = {
         "miller_index": found.hkl,
         "id": found.crystal,
@@ -161,8 +164,8 @@ def reflection_table(result: StillResult) -> ReflectionData:
         "flags": np.full(len(spots), INDEXED | INTEGRATED_PROFILE, np.uint64),
         "bbox": np.column_stack([corners, number, number + 1]),
         "xyzcal.px": np.column_stack([centre, frames]),
-        "xyzcal.mm": np.column_stack([centre * size, where.angle.numpy()]),
-        "xyzobs.px.value": np.column_stack([spots.centre, frames]),
+        "xyzcal.mm": np.column_stack([centre * size, turned]),
+        "xyzobs.px.value": np.column_stack([spots.centre, number + 0.5]),
         "s1": where.s1.numpy(),
         "d": predicted_resolution(model, fit.problem.parameters.at(fit.state.raw), spots).numpy(),
         "delpsical.rad": where.excitation.numpy(),

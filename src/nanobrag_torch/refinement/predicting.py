@@ -11,7 +11,14 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.prediction import Prediction, predict
-from nanobrag_torch.refinement.setup import DEFAULT_CELLS, DEFAULT_SPREAD_DEG, array_index, exposure, held_rows
+from nanobrag_torch.refinement.setup import (
+    DEFAULT_CELLS,
+    DEFAULT_SPREAD_DEG,
+    along_scan,
+    array_index,
+    exposure,
+    held_rows,
+)
 from nanobrag_torch.refinement.shoeboxes import Spots
 from nanobrag_torch.units import ANGSTROM, MM
 
@@ -108,9 +115,19 @@ def predicted_table(
 ) -> ReflectionData:
     """The spots of one frame of an experiment as a reflection table with boxes of 2 half + 1 pixels.
 
-    cells and spread: those of the file's crystal unless given, else 30 and 0.05 degrees.
+    cells and spread: those of the file's crystal unless given, else 30 and 0.05 degrees. Raises InputError for numbers
+    that make no sense, and a frame that is not there.
     """
+    data.need("beam", "detector", "crystal", where="a prediction")
     assert data.crystal is not None
+    if data.scan is None and frame != 0:
+        raise InputError("frame", frame, "0: the experiment has no scan")
+    if half < 1:
+        raise InputError("box", half, "1 or more")
+    if spread_deg is not None and not 0 <= spread_deg < np.inf:
+        raise InputError("spread", spread_deg, "degrees from 0 on")
+    if cells is not None and not ((cells > 0) & (cells < np.inf)).all():
+        raise InputError("N", cells.tolist(), "numbers above 0")
     crystal = data.crystal
     edges = np.array(crystal.cell[:3])
     if cells is None:
@@ -128,6 +145,7 @@ def _table(data: ExperimentData, spots: Spots, where: Prediction, frame: int, ha
     sizes = np.array([panel.pixel_size_mm for panel in data.detector.panels])[spots.panel]
     whole = np.floor(spots.centre).astype(np.int64)
     frames = np.full(count, array_index(data, frame))
+    z, turned = along_scan(data, frame, where.angle)
     bbox = np.column_stack([whole - half, whole + half + 1])[:, [0, 2, 1, 3]]
     s1: Tensor = where.s1
     return ReflectionData(
@@ -139,8 +157,8 @@ def _table(data: ExperimentData, spots: Spots, where: Prediction, frame: int, ha
             "panel": spots.panel,
             "flags": np.full(count, PREDICTED | INDEXED, np.uint64),
             "bbox": np.column_stack([bbox, frames, frames + 1]),
-            "xyzcal.px": np.column_stack([spots.centre, frames + 0.5]),
-            "xyzcal.mm": np.column_stack([spots.centre * sizes, where.angle.numpy()]),
+            "xyzcal.px": np.column_stack([spots.centre, z]),
+            "xyzcal.mm": np.column_stack([spots.centre * sizes, turned]),
             "s1": s1.numpy(),
             "delpsical.rad": where.excitation.numpy(),
             "d": 1 / np.linalg.norm(spots.hkl @ np.linalg.inv(data.crystal.real_space).T, axis=1),

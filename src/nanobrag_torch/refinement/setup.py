@@ -28,6 +28,8 @@ from nanobrag_torch.refinement.spectra import rebinned
 from nanobrag_torch.refinement.symmetry import cell_parametrisation, nearest_turn
 from nanobrag_torch.units import ANGSTROM, R_E_SQUARED
 
+FloatArray = np.ndarray[Any, np.dtype[np.float64]]
+INSIDE = 0.5 - 1e-6  # of a frame, on either side of its middle
 DEFAULT_CELLS = 30.0
 CHANNELS = 20  # of a spectrum, unless told otherwise
 DEFAULT_SPREAD_DEG = 0.05
@@ -185,6 +187,16 @@ def exposure(data: ExperimentData, frame: int) -> tuple[Tensor, float, float]:
 def array_index(data: ExperimentData, frame: int) -> int:
     """What reflection tables call a frame, counted from 0 in the scan: image number less one; a still is 0."""
     return frame if data.scan is None else frame + data.scan.image_range[0] - 1
+
+
+def along_scan(data: ExperimentData, frame: int, angle: Tensor) -> tuple[FloatArray, FloatArray]:
+    """Places in the array of images, and the goniometer's angles (radians), of angles [n] about a frame's middle.
+
+    As DIALS has them in the last column of positions; a place never is that of the next frame.
+    """
+    _, rotation, middle = exposure(data, frame)
+    share = (angle / rotation).clamp(-INSIDE, INSIDE) if rotation else torch.zeros_like(angle)
+    return (array_index(data, frame) + 0.5 + share).numpy(), np.radians(middle) + angle.numpy()
 
 
 def held_rows(data: ExperimentData, frame: int, angle_deg: float) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -278,9 +278,15 @@ def _results(run: Run, tasks: Sequence[Task], marks: Mapping[str, str], workers:
 def _one_thread() -> None:
     """Many processes of one thread each: pools of threads would wait for each other. Each says a line but once."""
     said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        before = len(said)
+        said.add(record.getMessage())
+        return len(said) > before
+
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("nanobrag_torch: %(message)s"))
-    handler.addFilter(lambda record: not ((line := record.getMessage()) in said or said.add(line)))
+    handler.addFilter(is_new)
     logging.getLogger("nanobrag_torch").addHandler(handler)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = "1"

@@ -175,7 +175,7 @@ def _say_few(axes: Axes, axis: Axis) -> None:
 
     low, high = sorted(map(float, axis.get_view_interval()))
     named, between = log_ticks(low, high)
-    axis.set_major_locator(FixedLocator(named))
+    axis.set_major_locator(FixedLocator(named.tolist()))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
     across = axis is axes.xaxis

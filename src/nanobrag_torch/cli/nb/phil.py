@@ -8,27 +8,40 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import read_input
 
 Translation = Callable[[str], list[str]]
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 TRUE = ("true", "1", "yes")
 NONE = ("none", "auto", "")
+ACCEPTED = "a PHIL file: names with values, scopes in braces that close"
 
 
 def read_phil(path: Path) -> dict[str, str]:
-    """Every assignment of a PHIL file by its full name, scopes joined by dots; the last one wins."""
-    text = read_input(path, "--import-phil", "a PHIL file").decode(errors="replace")
+    """Every assignment of a PHIL file by its full name, scopes joined by dots; the last one wins.
+
+    Raises InputError for a file that is no text, whose braces do not match, or that assigns nothing.
+    """
+    try:
+        text = read_input(path, "--import-phil", ACCEPTED).decode()
+    except UnicodeDecodeError as error:
+        raise InputError("--import-phil", str(path), ACCEPTED) from error
     scopes: list[str] = []
     found: dict[str, str] = {}
-    for line in text.splitlines():
+    for number, line in enumerate(text.splitlines(), 1):
         for piece in _pieces(line):
             if piece.endswith("{"):
                 scopes.append(piece[:-1].strip())
             elif piece == "}":
-                del scopes[-1:]
+                if not scopes:
+                    raise InputError("--import-phil", f"{path}, line {number}: }}", "as many { before")
+                scopes.pop()
             elif "=" in piece:
                 name, _, value = piece.partition("=")
                 found[".".join([*scopes, name.strip()])] = value.strip().strip("\"'")
+    if scopes or not found:
+        raise InputError("--import-phil", f"{path}, open: {' '.join(scopes)}" if scopes else str(path), ACCEPTED)
     return found
 
 
@@ -47,13 +60,18 @@ def _held(word: str) -> Translation:
     return lambda value: [f"--fix={word}"] if value.lower() in TRUE else [f"--free={word}"]
 
 
+def _limit(value: str) -> list[str]:
+    """-1 is how that program says all."""
+    return [] if value.lower() in NONE or float(value) < 1 else ["--limit", value]
+
+
 def _half(value: str) -> str:
     return str(max(1, int(float(value)) // 2))
 
 
 def _started(*names: str) -> Translation:
     def words(value: str) -> list[str]:
-        numbers = re.findall(r"[-+.\deE]+", value)
+        numbers = NUMBER.findall(value)
         return [f"--start={name}={number}" for name, number in zip(names, numbers, strict=False)]
 
     return words
@@ -71,9 +89,9 @@ def _box_free(value: str) -> list[str]:
     return ["--intensities", "held"] if value.lower() in TRUE else []
 
 
+NDEF, PRODUCTS, ISOTROPIC = "fix.Ndef", "init.Ndef", "simulator.crystal.has_isotropic_ncells"
 EQUIVALENTS: dict[str, Translation] = {
     "init.Nabc": _started("N_a", "N_b", "N_c"),
-    "init.Ndef": _started("N_ab", "N_bc", "N_ac"),
     "init.eta_abc": _started("spread"),
     "fix.RotXYZ": _held("rotation"),
     "fix.ucell": _held("cell"),
@@ -84,16 +102,14 @@ EQUIVALENTS: dict[str, Translation] = {
     "fix.B": _held("B"),
     "fix.spec": _held("spectrum"),
     "fix.Fhkl": _box_free,
-    "fix.Ndef": lambda value: [] if value.lower() in TRUE else ["--N", "6"],
     "ucell_edge_perc": lambda value: [f"--prior=cell={value}%"],
     "ucell_ang_abs": lambda value: [f"--prior={angle}={value}" for angle in ("alpha", "beta", "gamma")],
     "roi.shoebox_size": _flag("--box", _half),
-    "roi.trusted_range": lambda value: ["--trusted", *re.findall(r"[-+.\deE]+", value)[:2]],
+    "roi.trusted_range": lambda value: ["--trusted", *NUMBER.findall(value)[:2]],
     "roi.hotpixel_mask": _flag("--mask"),
     "refiner.sigma_r": _flag("--readout-noise"),
     "refiner.adu_per_photon": _flag("--gain"),
     "refiner.panel_group_file": _flag("--groups"),
-    "simulator.crystal.has_isotropic_ncells": _isotropic("--N", "1", "3"),
     "simulator.crystal.has_isotropic_mosaicity": _isotropic("--spread", "1", "3"),
     "simulator.spectrum.filename": _flag("--spectrum"),
     "simulator.structure_factors.mtz_name": _flag("-F"),
@@ -101,9 +117,9 @@ EQUIVALENTS: dict[str, Translation] = {
     "simulator.structure_factors.mtz_column": _flag("--column"),
     "simulator.structure_factors.dmin": _flag("--d-min"),
     "outdir": _flag("-o"),
-    "max_process": _flag("--limit"),
+    "max_process": _limit,
     "skip": _flag("--skip"),
-    "first_n": _flag("--limit"),
+    "first_n": _limit,
     "lbfgs_maxiter": lambda value: [],
 }
 """Name in a PHIL file -> words of the command."""
@@ -128,6 +144,25 @@ BY_ITSELF: dict[str, str] = {
     "filter_after_refinement": "boxes that fit much worse than the others are left out once",
     "init.G": "the scale follows from the image",
     "init.B": "--start=B=...",
+    "init.RotXYZ": "turns are on top of the file's orientation, and begin with the centroids",
+    "init.detz_shift": "--start=distance=..., from the sample, mm",
+    "init.spec": "wavelengths are the file's; --free=wavelength",
+    "init.gonio_angle": "--start=phi=...",
+    "fix.Fhkl": "an intensity a reflection is free anyway",
+    "max_process": "all shots",
+    "first_n": "all shots",
+    "simulator.spectrum.stride": "--spectrum-channels",
+    "simulator.psf": "--psf WIDTH in pixels, at half the maximum; --free=psf",
+    "simulator.crystal.mosaicity_method": "domains are those of a quadrature",
+    "spectrum_from_imageset": "the beam's spectrum is that of the experiment",
+    "gen_gauss_spec": "--bandwidth-eV",
+    "downsamp_spec": "--spectrum-channels, which keeps mean and variance",
+    "roi.deltaQ": "boxes are as large as the spots say; --box",
+    "roi.pad_shoebox_for_background_estimation": "boxes are larger than spots, and planes part of the fit; --box",
+    "roi.reject": "boxes with more than a fifth of bad pixels are left out",
+    "roi.allow_overlapping_spots": "a pixel counts once, and boxes that share some are solved together",
+    "roi.strong_only": "--flag=strong",
+    "roi.centroid": "boxes are about observed centres, where there are any",
 }
 """Names, or the beginnings of names, that need no word, and why."""
 
@@ -141,17 +176,35 @@ def translated(path: Path, given: Mapping[str, Any]) -> str:
         str(given.get("reflections") or "shots.refl"),
     ]
     automatic, lost = [], []
-    for name, value in read_phil(path).items():
+    assigned = read_phil(path)
+    for name, value in assigned.items():
+        if name in (NDEF, ISOTROPIC) or (name == PRODUCTS and not _is_held(assigned, value)):
+            continue  # numbers of cells come last, from all that say how many
         if name in EQUIVALENTS and (found := EQUIVALENTS[name](value)):
             words += found
         elif reason := _reason(name):
             automatic.append(f"#   {name} = {value}: {reason}")
         elif name not in EQUIVALENTS:
             lost.append(f"#   {name} = {value}")
+    words += _numbers_of_cells(assigned)
     lines = [" ".join(map(shlex.quote, words))]
     lines += ["# done without being asked:", *automatic] if automatic else []
     lines += ["# no equivalent:", *lost] if lost else []
     return "\n".join(lines)
+
+
+def _is_held(found: Mapping[str, str], products: str) -> bool:
+    """Whether products of numbers of cells stay at something else than nothing, which nothing here does."""
+    return found.get(NDEF, "true").lower() in TRUE and any(float(n) for n in NUMBER.findall(products))
+
+
+def _numbers_of_cells(found: Mapping[str, str]) -> list[str]:
+    """Six where the products are free, with their starts, else one or three where that is said."""
+    if found.get(NDEF, "true").lower() not in TRUE:
+        return ["--N", "6", *_started("N_ab", "N_bc", "N_ac")(found.get(PRODUCTS, ""))]
+    if ISOTROPIC in found:
+        return ["--N", "1" if found[ISOTROPIC].lower() in TRUE else "3"]
+    return []
 
 
 def _reason(name: str) -> str:

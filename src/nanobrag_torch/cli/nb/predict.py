@@ -27,12 +27,13 @@ def predict(
     from nanobrag_torch.records.tables import ReflectionData
     from nanobrag_torch.refinement.predicting import predicted_table
 
-    tables = []
+    tables, identifiers = [], {}
     for number, data in enumerate(read_experiments(experiments)):
         data.need("beam", "detector", "crystal", where="a prediction")
         numbers = None if cells is None else np.array(cells)
         one = predicted_table(data, frame=frame, d_min=d_min, cells=numbers, spread_deg=spread, half=box)
         tables.append({**one.columns, "id": one.columns["id"] + number})
+        identifiers |= {number: data.identifier} if data.identifier else {}
     joined = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-    write_refl(output, ReflectionData(rows=len(joined["id"]), identifiers={}, columns=joined), flag="-o")
+    write_refl(output, ReflectionData(rows=len(joined["id"]), identifiers=identifiers, columns=joined), flag="-o")
     print(f"{output}: {len(joined['id'])} reflections of {len(tables)} experiments to {d_min:g} Angstrom")

@@ -273,7 +273,7 @@ def _run(run: Any, tasks: Sequence[Any], workers: int, resume: bool) -> list[dic
 def _leave_nothing(folder: Path) -> None:
     """Without what an earlier run put together: none of its shots is there any more."""
     from nanobrag_torch.refinement.collected import FILES_OF_ALL
-    from nanobrag_torch.report.shots import PAGE
+    from nanobrag_torch.report.shot import PAGE
 
     for name in (*FILES_OF_ALL, PAGE):
         (folder / name).unlink(missing_ok=True)
