@@ -27,7 +27,7 @@ def predict(
     from nanobrag_torch.records.tables import ReflectionData
     from nanobrag_torch.refinement.predicting import predicted_table
 
-    tables, identifiers = [], {}
+    tables, identifiers = [], dict[int, str]()
     for number, data in enumerate(read_experiments(experiments)):
         data.need("beam", "detector", "crystal", where="a prediction")
         numbers = None if cells is None else np.array(cells)
