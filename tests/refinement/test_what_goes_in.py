@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nanobrag_torch.cli.nb.app import main
+from nanobrag_torch.cli.nb.refine import summary
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.expt import read_expts
 from nanobrag_torch.io.expt_write import write_expt
@@ -234,3 +235,18 @@ def test_a_prediction_of_nonsense_is_refused(folder, tmp_path, capsys, words):
     seen = capsys.readouterr()
     assert not seen.out and len(seen.err.splitlines()) == 1 and words[0].removeprefix("--")[0] in seen.err
     assert not (tmp_path / "p.refl").exists()
+
+
+def test_a_run_ends_with_a_table_of_verdicts():
+    """Medians by hand."""
+    good = [
+        {"status": "converged", "sigma_z": z, "steps": n, "reflections": 50, "seconds_in_all": 2.0}
+        for z, n in ((0.9, 5), (1.1, 7), (1.2, 12))
+    ]
+    lines = summary([*good, {"status": "input", "reason": "no image", "seconds_in_all": 0.5}])
+    assert [line.split() for line in lines] == [
+        ["verdict", "shots", "sigma-Z", "steps", "reflections", "seconds"],
+        ["converged", "3", "1.100", "7", "50", "2.0"],
+        ["not", "refined", "1", "0.5"],
+    ]
+    assert len({len(line) for line in lines}) == 1

@@ -287,6 +287,8 @@ def _collected(run: Any, records: list[dict[str, Any]]) -> None:
     files, names = collect(run.folder, records, group)
     if len(records) == 1:
         print_one(records[0])
+    else:
+        print("\n".join(summary(records)))
     files.append(write_pages(run.folder))
     print(f"{run.folder}: {', '.join(files)} of {len(names)} of {len(records)} shots")
 
@@ -300,6 +302,22 @@ def line(record: dict[str, Any]) -> str:
     z = record.get("sigma_z")
     fit = "" if z is None else f", sigma-Z {z:.3f}, {record['steps']} steps, {record['reflections']} reflections"
     return f"{record['name']}: {status}{why}{fit}, {record['shape']}, {record['seconds_in_all']:.1f} s"
+
+
+def summary(records: Sequence[dict[str, Any]]) -> list[str]:
+    """A table of how shots ended: a row a verdict, with medians of those that have a fit."""
+    from statistics import median
+
+    rows = [("verdict", "shots", "sigma-Z", "steps", "reflections", "seconds")]
+    for status in dict.fromkeys(("converged", "stalled", "failed", *(r["status"] for r in records))):
+        mine = [r for r in records if r["status"] == status]
+        cells = []
+        for name, form in (("sigma_z", ".3f"), ("steps", ".0f"), ("reflections", ".0f"), ("seconds_in_all", ".1f")):
+            known = [r[name] for r in mine if r.get(name) is not None]
+            cells.append(format(median(known), form) if known else "")
+        if mine:
+            rows.append(("not refined" if status == "input" else status, str(len(mine)), *cells))
+    return [f"{row[0]:12s}" + "".join(f"{cell:>13s}" for cell in row[1:]) for row in rows]
 
 
 def print_one(record: dict[str, Any]) -> None:
