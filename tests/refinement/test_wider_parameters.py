@@ -9,7 +9,7 @@ import torch
 from nanobrag_torch.config import CrystalConfig
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.records.experiment import rotation_matrix
-from nanobrag_torch.refinement.groups import centred, panel_groups
+from nanobrag_torch.refinement.groups import centred, panel_groups, without_means
 from nanobrag_torch.refinement.model import Sampling, perpendicular
 from nanobrag_torch.refinement.options import Options
 from nanobrag_torch.refinement.setup import shot_model, start_parameters
@@ -175,6 +175,24 @@ def test_what_all_groups_do_together_is_no_move_of_theirs():
     found = centred(parts, values)
     assert float(found["group 0:shift_fast"]) == pytest.approx(0.1) and float(found["distance"]) == 1.0
     assert float(found["group 1:shift_fast"]) == pytest.approx(-0.1)
+
+
+def test_sigmas_of_groups_are_those_of_moves_without_a_mean():
+    """The covariance of what `centred` makes of the values, whose mean is known from its prior alone."""
+    truth = still_truth(size=400)
+    detector = truth.experiments[0].detector
+    assert detector is not None
+    three = replace(detector, panels=detector.panels * 3)
+    parts = panel_groups(three, {0: 0, 1: 1, 2: 2})
+    names = ("a", "group 0:shift_fast", "group 1:shift_fast", "group 2:shift_fast", "group 0:shift_slow", "distance")
+    factor = torch.from_numpy(np.random.default_rng(1).normal(0, 1e-3, (6, 6)))
+    factor[1:4, 0] += 0.2  # what all three do together
+    covariance = factor @ factor.T
+    found = without_means(parts, names, covariance)
+    moved = [centred(parts, dict(zip(names, column, strict=True))) for column in factor.T]
+    rows = torch.stack([torch.stack([one[name] for name in names]) for one in moved], 1)
+    assert float(covariance[1, 1].sqrt()) > 0.1 > 50 * float(found[1, 1].sqrt())
+    assert torch.allclose(found, rows @ rows.T, rtol=1e-9, atol=1e-15)
 
 
 def test_lengths_that_scale_together_are_said():

@@ -70,6 +70,18 @@ def centred(groups: Sequence[PanelGroup], values: Mapping[str, Tensor]) -> dict[
     return found
 
 
+def without_means(groups: Sequence[PanelGroup], names: Sequence[str], covariance: Tensor) -> Tensor:
+    """The covariance [n, n] of values after `centred`: what all groups do together, known from nothing, is not theirs."""
+    parts = [group for group in groups if group.name != WHOLE]
+    centring = torch.eye(len(names), dtype=covariance.dtype)
+    for move in MOVES:
+        places = [names.index(name) for group in parts if (name := group.parameter(move)) in names]
+        if len(places) == len(parts) > 1:
+            rows = torch.tensor(places)
+            centring[rows[:, None], rows] -= 1 / len(places)
+    return centring @ covariance @ centring.T
+
+
 def panel_groups(detector: DetectorData, how: str | Mapping[int, int] = "whole") -> list[PanelGroup]:
     """The whole detector first, then the groups that `how` names.
 

@@ -29,6 +29,7 @@ from nanobrag_torch.refinement.fineness import (
 )
 from nanobrag_torch.refinement.frames import Frame, frame_of, noise_of_background, with_offset
 from nanobrag_torch.refinement.gain import Gain, frame_with_gain, of_gain, settled, with_parameter
+from nanobrag_torch.refinement.groups import without_means
 from nanobrag_torch.refinement.image_sampling import finely_summed
 from nanobrag_torch.refinement.inputs import Amplitudes, Geometry, PathLike, Shot, read_shot
 from nanobrag_torch.refinement.model import Sampling
@@ -403,11 +404,12 @@ class Refinement:
         if any(note.startswith(UNSETTLED) for note in self.notes):
             of_parameters, of_sums = error_of_sampling(problem, solution)
             covariance = covariance + of_parameters
-        parameters = problem.parameters.at(state.raw, covariance)
+        own = without_means(problem.model.groups, problem.parameters.names, covariance)
+        parameters = problem.parameters.at(state.raw, own)
         status, reason = verdict(problem, solution, self._misplaced(problem, solution))
         share = partiality_of(problem.model, problem.parameters.unpack(state.raw), problem.boxes.spots)
         intensities = intensities_of(fit, share, covariance, of_sums)
-        self.notes += degeneracies(problem.parameters, covariance)
+        self.notes += degeneracies(problem.parameters, own)
         if self.gain is not None:
             frame = frame_with_gain(frame, self.gain.ratio)
             fit = replace(fit, frame=frame)
