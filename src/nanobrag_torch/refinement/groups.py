@@ -71,7 +71,7 @@ def centred(groups: Sequence[PanelGroup], values: Mapping[str, Tensor]) -> dict[
 
 
 def without_means(groups: Sequence[PanelGroup], names: Sequence[str], covariance: Tensor) -> Tensor:
-    """The covariance [n, n] of values after `centred`: what all groups do together, known from nothing, is not theirs."""
+    """The covariance [n, n] of values after `centred`: what all groups do together, known from nothing, is left out."""
     parts = [group for group in groups if group.name != WHOLE]
     centring = torch.eye(len(names), dtype=covariance.dtype)
     for move in MOVES:
