@@ -308,7 +308,7 @@ def summary(records: Sequence[dict[str, Any]]) -> list[str]:
     """A table of how shots ended: a row a verdict, with medians of those that have a fit."""
     from statistics import median
 
-    rows = [("verdict", "shots", "sigma-Z", "steps", "reflections", "seconds")]
+    rows: list[tuple[str, ...]] = [("verdict", "shots", "sigma-Z", "steps", "reflections", "seconds")]
     for status in dict.fromkeys(("converged", "stalled", "failed", *(r["status"] for r in records))):
         mine = [r for r in records if r["status"] == status]
         cells = []
