@@ -83,16 +83,19 @@ def _machine(results: dict[str, Any]) -> Iterator[str]:
         yield ""
 
 
-def _before(found: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
+def _before(found: dict[str, dict[str, dict[str, Any]]]) -> Iterator[str]:
     """How fast the scenes are beside an earlier state that took turns with this one."""
     yield "How many times as fast as an earlier state, by turns with it in a process of its own (`--before FOLDER`);"
-    yield "medians of the turns, and the best of one over the best of the other. Empty: what only one of them measures."
+    yield "medians of several starts of both processes, and the lowest and highest start: where the pages of a process lie"
+    yield "moves a scene of a few milliseconds by up to a tenth. Empty: what only one of them measures."
     yield ""
     yield "| scene | value | gradients | one pass | loss | backward | program |"
     yield "|---|---|---|---|---|---|---|"
     for scene, kinds in found.items():
         ratios = (kinds.get(column) for column in COLUMNS)
-        shown = (f"{one['ratio']:.2f} ({one['ratio_of_best']:.2f})" if one else "" for one in ratios)
+        shown = (
+            f"{one['ratio']:.2f} ({one['ratios'][0]:.2f} to {one['ratios'][-1]:.2f})" if one else "" for one in ratios
+        )
         yield f"| {scene} | {' | '.join(shown)} |"
     yield ""
 

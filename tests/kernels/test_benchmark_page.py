@@ -59,9 +59,9 @@ def test_a_loss_has_its_rate_and_what_it_costs_beside_the_value():
     timed = {"million_steps_per_s": 300.0, "times_the_value": 2.5, "peak_MB": None}
     row = _row({"scene": "c", "title": "still", **dict.fromkeys(COLUMNS, timed)})
     assert row == "| c | still | 300 | 300 | 300 | 300, 2.50 x | 300 | 300 |  |  |"
-    kinds = {name: {"ratio": 1.25, "ratio_of_best": 1.5} for name in COLUMNS if name != "loss"}
+    kinds = {name: {"ratio": 1.25, "ratios": [1.0, 1.25, 1.5]} for name in COLUMNS if name != "loss"}
     lines = list(_before({"c": kinds}))
-    assert lines[-2] == "| c" + 3 * " | 1.25 (1.50)" + " | " + 2 * " | 1.25 (1.50)" + " |"
+    assert lines[-2] == "| c" + 3 * " | 1.25 (1.00 to 1.50)" + " | " + 2 * " | 1.25 (1.00 to 1.50)" + " |"
 
 
 def test_the_table_of_data_sets_is_up_to_date():
