@@ -58,10 +58,13 @@ def _entry(file: Any, path: str) -> Any:
     return chosen
 
 
-def read_nxmx_geometry(path: str | os.PathLike[str]) -> ExperimentData:
-    """Beam, detector, goniometer, scan and crystal of an NXmx file; parts that it does not hold are None."""
+def read_nxmx_geometry(path: str | os.PathLike[str], frame: int = 0) -> ExperimentData:
+    """Beam, detector, goniometer, scan and crystal of an NXmx file; parts that it does not hold are None.
+
+    frame: whose spectrum it is, where each has its own.
+    """
     with open_nxmx(path) as (file, entry):
-        return _experiment(file, entry, str(path))
+        return _experiment(file, entry, str(path), frame)
 
 
 def read_nxmx(path: str | os.PathLike[str], frame: int = 0) -> tuple[NDArray[Any], ExperimentData, int]:
@@ -78,14 +81,14 @@ def read_nxmx(path: str | os.PathLike[str], frame: int = 0) -> tuple[NDArray[Any
             raise InputError(f"{path}: frame", frame, f"a number from 0 to {starts[-1] - 1}")
         place = int(np.searchsorted(starts, frame, side="right")) - 1
         stacked = np.asarray(sets[place][frame - int(starts[place])])
-        experiment = _experiment(file, entry, str(path))
+        experiment = _experiment(file, entry, str(path), frame)
     detector = experiment.detector
     with naming(str(path)):
         pixels = stacked if detector is None or stacked.ndim == 3 else detector.unstack(stacked)
     return pixels, experiment, int(starts[-1])
 
 
-def _experiment(file: Any, entry: Any, path: str) -> ExperimentData:
+def _experiment(file: Any, entry: Any, path: str, frame: int) -> ExperimentData:
     instrument, sample, source = (first_of(entry, f"NX{name}") for name in ("instrument", "sample", "source"))
     if instrument is None:
         raise InputError(path, "no NXinstrument", ACCEPTED)
@@ -98,7 +101,7 @@ def _experiment(file: Any, entry: Any, path: str) -> ExperimentData:
         scan = with_exposure(scan, detector_group, path)
     frame_shape = tuple(int(n) for n in sets[0].shape[1:]) if sets else None
     turned = ExperimentData(
-        beam=None if beam_group is None else _beam(beam_group, path, frames),
+        beam=None if beam_group is None else _beam(beam_group, path, frames, frame),
         detector=None if detector_group is None else read_detector(file, detector_group, frame_shape, path),
         goniometer=goniometer,
         scan=scan,
@@ -121,6 +124,19 @@ def _source(path: str | os.PathLike[str]) -> Any:
     return io.BytesIO(read_input(path, "NXmx file", ACCEPTED)) if packed else path
 
 
+def _of_frame(values: Vector, dataset: Any, frame: int) -> Vector:
+    """Of a dataset with a row for each frame, by its values in a row, those of one frame; else all."""
+    return values.reshape(dataset.shape)[min(frame, dataset.shape[0] - 1)] if dataset.ndim == 2 else values
+
+
+def _weights_of(dataset: Any, spectrum: Vector, frame: int, path: str) -> Vector:
+    """Weights of a spectrum's channels, those of a frame where each has its own."""
+    found = _of_frame(np.ravel(np.asarray(dataset[()], np.float64)), dataset, frame)
+    if found.shape != spectrum.shape or not (found >= 0).all() or not found.any():
+        raise InputError(f"{path}: {dataset.name}", f"shape {dataset.shape}", f"{len(spectrum)} weights from 0 up")
+    return found
+
+
 def _data_sets(entry: Any) -> list[Any]:
     """The datasets of frames: the signal of NXdata, or data_000001 and so on; none if their files are elsewhere."""
     group = first_of(entry, "NXdata")
@@ -132,7 +148,7 @@ def _data_sets(entry: Any) -> list[Any]:
     return [dataset for dataset in found if getattr(dataset, "ndim", 0) >= 3]
 
 
-def _beam(group: Any, path: str, frames: int) -> BeamData:
+def _beam(group: Any, path: str, frames: int, frame: int) -> BeamData:
     if "incident_wavelength" not in group:
         raise InputError(f"{path}: {group.name}/incident_wavelength", None, "a wavelength (it is missing)")
     dataset = group["incident_wavelength"]
@@ -140,10 +156,11 @@ def _beam(group: Any, path: str, frames: int) -> BeamData:
     variant = text_of(dataset.attrs.get("variant", SPECTRUM))
     spectrum, weights = None, None
     if variant in group and f"{variant}_weights" in group:
-        spectrum = quantity(group[variant], WAVELENGTHS_A, path, "angstrom")
-        weights = np.ravel(group[f"{variant}_weights"][()])
+        spectrum = _of_frame(quantity(group[variant], WAVELENGTHS_A, path, "angstrom"), group[variant], frame)
+        weights = _weights_of(group[f"{variant}_weights"], spectrum, frame, path)
     elif "incident_wavelength_weights" in group:
-        spectrum, weights = values, np.ravel(group["incident_wavelength_weights"][()])[: len(values)]
+        spectrum = _of_frame(values, dataset, frame)
+        weights = _weights_of(group["incident_wavelength_weights"], spectrum, frame, path)
         values = np.array([np.average(spectrum, weights=weights)])
     if len(values) not in (1, frames) and np.ptp(values) > 0:
         raise InputError(f"{path}: {dataset.name}", f"{len(values)} values", f"one, or one for each of {frames} frames")

@@ -15,8 +15,11 @@ from nanobrag_torch.crystallography.completeness import possible_reflections
 from nanobrag_torch.crystallography.structure_factors import read_structure_factors
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.experiment import Experiment
+from nanobrag_torch.io.atomic import read_start
 from nanobrag_torch.io.geometry import read_experiments
+from nanobrag_torch.io.hdf5_links import is_hdf5
 from nanobrag_torch.io.images import read_image
+from nanobrag_torch.io.nxmx_read import read_nxmx_geometry
 from nanobrag_torch.io.refl import read_refl
 from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.records.reflections import Cell, Reflections
@@ -31,6 +34,8 @@ Geometry = PathLike | ExperimentData | Experiment | Sequence[ExperimentData]
 Amplitudes = PathLike | Reflections | None
 NO_F = 100.0
 NO_F_DMIN = 1.2
+SAME_BEAM = 0.01
+"""Of the wavelength; a spectrum whose mean is further off is that of another beam."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +87,9 @@ def read_shot(
     numbers = {i: place for place, i in enumerate(chosen)}
     counts, said = _counts(image, members[0], folder, frame, table, numbers)
     notes += said
+    if members[0].beam is not None and members[0].beam.spectrum_energies_eV is None:
+        members, said = _with_spectrum_of_image(members, image, folder, frame)
+        notes += said
     members = tuple(with_places(data, image, folder, frame) for data in members)
     return Shot(members, numbers, table, counts, tuple(factors), frame, tuple(notes))
 
@@ -89,12 +97,51 @@ def read_shot(
 def with_spectrum(experiments: Sequence[ExperimentData], path: PathLike) -> tuple[ExperimentData, ...]:
     """The experiments in a beam of the wavelengths and weights of a file; the wavelength is their mean."""
     wavelengths, weights = read_spectrum(Path(path))
+    mean = float((wavelengths * weights).sum() / weights.sum())
+    return _in_beam(experiments, mean, EV_ANGSTROM / wavelengths, weights)
+
+
+def _in_beam(
+    experiments: Sequence[ExperimentData], mean: float, energies: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[ExperimentData, ...]:
     beam = experiments[0].beam
     assert beam is not None
-    mean = float((wavelengths * weights).sum() / weights.sum())
-    energies = EV_ANGSTROM / wavelengths
     changed = replace(beam, wavelength_A=mean, spectrum_energies_eV=energies, spectrum_weights=weights)
     return tuple(replace(data, beam=changed) for data in experiments)
+
+
+def _with_spectrum_of_image(
+    experiments: tuple[ExperimentData, ...], image: PathLike | NDArray[Any] | None, folder: Path, frame: int
+) -> tuple[tuple[ExperimentData, ...], list[str]]:
+    """The experiments in the spectrum of their image's file, if that holds one, about the wavelength that they have.
+
+    Experiment lists of DIALS hold none: it stays with the images. Raises InputError where it is another beam's.
+    """
+    place, now = _file_of(image, experiments[0], folder, frame), experiments[0].beam
+    found = read_nxmx_geometry(*place).beam if place and is_hdf5(read_start(place[0], "image", "an image")) else None
+    if now is None or found is None or found.spectrum_energies_eV is None or found.spectrum_weights is None:
+        return experiments, []
+    assert place is not None
+    wavelengths = EV_ANGSTROM / found.spectrum_energies_eV
+    mean = float(np.average(wavelengths, weights=found.spectrum_weights))
+    if abs(mean / now.wavelength_A - 1) > SAME_BEAM:
+        said = f"a spectrum about {mean:.5g} A"
+        raise InputError(str(place[0]), said, f"one about {now.wavelength_A:.5g} A, as the experiment (or --spectrum)")
+    energies = found.spectrum_energies_eV * (mean / now.wavelength_A)
+    note = f"the spectrum of {len(energies)} channels is that of {place[0].name}"
+    return _in_beam(experiments, now.wavelength_A, energies, found.spectrum_weights), [note]
+
+
+def _file_of(
+    image: PathLike | NDArray[Any] | None, data: ExperimentData, folder: Path, frame: int
+) -> tuple[Path, int] | None:
+    """The file of an exposure's counts, and which image of it; None where they are from elsewhere."""
+    if image is not None:
+        return (Path(image), frame) if isinstance(image, str | os.PathLike) else None
+    try:
+        return image_of(data, folder, frame)
+    except InputError:
+        return None
 
 
 def _experiments(given: Geometry) -> tuple[list[ExperimentData], Path]:
