@@ -152,7 +152,8 @@ def test_the_table_has_what_dials_asks_for(refined):
 def test_the_unmerged_file_has_an_observation_a_row(refined):
     mtz = gemmi.read_mtz_file(str(refined / "unmerged.mtz"))
     assert mtz.column_labels()[:7] == ["H", "K", "L", "M/ISYM", "BATCH", "I", "SIGI"]
-    assert {"PARTIAL", "XDET", "YDET", "EwaldOffset"} <= set(mtz.column_labels())
+    assert {"PARTIAL", "FRACTIONCALC", "XDET", "YDET", "EwaldOffset"} <= set(mtz.column_labels())
+    assert [dataset.wavelength for dataset in mtz.datasets] == pytest.approx([0.9795, 0.9795], rel=1e-6)
     assert len(mtz.batches) == 1 and mtz.nreflections == read_refl(refined / "refined.refl").rows
     mtz.switch_to_original_hkl()
     table = read_refl(refined / "refined.refl")

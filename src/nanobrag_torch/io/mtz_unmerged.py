@@ -48,7 +48,8 @@ def write_unmerged_mtz(target: Target, data: Unmerged, *, flag: str = "output fi
     mtz.title = TITLE
     mtz.spacegroup = gemmi.SpaceGroup(data.space_group or "P 1")
     dataset = mtz.add_dataset("nanobrag_torch")
-    dataset.wavelength = data.wavelength_A
+    for one in mtz.datasets:  # some readers ask the first one, which holds the indices
+        one.wavelength = data.wavelength_A
     mtz.set_cell_for_all(gemmi.UnitCell(*data.cell))
     kinds = {"M/ISYM": "Y", "BATCH": "B", "I": "J", "SIGI": "Q"} | {n: k for n, (k, _) in data.columns.items()}
     for label, kind in kinds.items():

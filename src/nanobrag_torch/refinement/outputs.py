@@ -192,6 +192,7 @@ def observations(table: ReflectionData, data: ExperimentData, space_group: str |
     length = np.linalg.norm(columns["s1"], axis=1)
     further = {
         "PARTIAL": columns["partiality"],
+        "FRACTIONCALC": columns["partiality"],  # the reader of careless has a flag of its own called PARTIAL
         "XDET": columns["xyzcal.px"][:, 0],
         "YDET": columns["xyzcal.px"][:, 1],
         "EwaldOffset": columns["delpsical.rad"] * length,
