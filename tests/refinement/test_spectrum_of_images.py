@@ -10,7 +10,8 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.expt_write import write_expt
 from nanobrag_torch.io.images import write_image
 from nanobrag_torch.io.nxmx_read import read_nxmx, read_nxmx_geometry
-from nanobrag_torch.io.nxmx_write import SPECTRUM
+from nanobrag_torch.io.nxmx_write import SPECTRUM, write_nxmx
+from nanobrag_torch.records.tables import ShoeboxData
 from nanobrag_torch.refinement.inputs import read_shot
 from nanobrag_torch.units import EV_ANGSTROM
 
@@ -78,3 +79,63 @@ def test_every_frame_may_have_its_own_spectrum(files):
         file[f"{BEAM}/{SPECTRUM}_weights"] = WEIGHTS[:-1]
     with pytest.raises(InputError, match="7 weights"):
         read_nxmx_geometry(folder / "shot.nxs")
+
+
+def test_rows_of_weights_are_those_of_the_frames(files):
+    """Of three rows for one frame none is taken, and no weight is infinite."""
+    folder, _, _, _ = files
+    for wrong in (np.stack((WEIGHTS,) * 3), np.where(WEIGHTS == 5, np.inf, WEIGHTS)):
+        with h5py.File(folder / "shot.nxs", "r+") as file:
+            del file[f"{BEAM}/{SPECTRUM}_weights"]
+            file[f"{BEAM}/{SPECTRUM}_weights"] = wrong
+        with pytest.raises(InputError, match="weights"):
+            read_nxmx_geometry(folder / "shot.nxs")
+
+
+def test_a_file_that_is_both_image_and_geometry_has_the_spectrum_of_the_frame(files):
+    folder, data, exposure, truth = files
+    pink = read_nxmx_geometry(folder / "shot.nxs").beam
+    whole = replace(data, beam=pink, crystal=truth.experiments[0].crystal)
+    counts = exposure.counts.clip(0, 65535).astype("u2")
+    write_nxmx(folder / "both.nxs", np.stack((counts, counts)), whole)
+    rows = np.stack((WEIGHTS, np.roll(WEIGHTS, 2)))
+    with h5py.File(folder / "both.nxs", "r+") as file:
+        del file[f"{BEAM}/{SPECTRUM}_weights"]
+        file[f"{BEAM}/{SPECTRUM}_weights"] = rows
+    for frame, row in enumerate(rows):
+        shot = read_shot(folder / "both.nxs", exposure.table, folder / "both.nxs", truth.factors, frame=frame)
+        assert shot.experiments[0].beam.spectrum_weights.tolist() == row.tolist()
+
+
+def test_a_spectrum_that_is_moved_says_by_how_much(files):
+    folder, data, exposure, truth = files
+    near = replace(data, beam=replace(data.beam, wavelength_A=data.beam.wavelength_A * 1.001), images=("shot.nxs",))
+    write_expt(folder / "near.expt", near)
+    notes = read_shot(folder / "near.expt", exposure.table, None, truth.factors).notes
+    assert any("moved by -12.6 eV" in note for note in notes), notes
+
+
+def test_shoeboxes_need_no_image_that_can_be_read(files):
+    """A file that is there, but no NXmx: the pixels are those of the table, and there is no spectrum."""
+    folder, data, exposure, truth = files
+    with h5py.File(folder / "shot.nxs", "w") as file:
+        file["other"] = 1
+    box = ShoeboxData(0, np.array([10, 13, 20, 24, 0, 1]), np.ones((1, 4, 3), "f4"), np.full((1, 4, 3), 5, "i4"), None)
+    boxed = replace(exposure.table, shoeboxes=(box,) * exposure.table.rows)
+    shot = read_shot(folder / "shot.expt", boxed, None, truth.factors)
+    assert shot.experiments[0].beam.spectrum_energies_eV is None and any("shoeboxes" in note for note in shot.notes)
+
+
+def test_stills_of_one_file_are_each_their_own_image(files):
+    """By --images too: by the number of the experiment, and a note says which."""
+    folder, data, exposure, truth = files
+    counts = exposure.counts.clip(0, 65535).astype("u2")
+    both = np.stack((counts // 2, counts // 3))
+    write_nxmx(folder / "two.nxs", both, replace(data, crystal=None))
+    for number in (0, 1):
+        still = replace(data, images=("elsewhere.nxs",), image_numbers=(number,))
+        write_expt(folder / "still.expt", still)
+        shot = read_shot(folder / "still.expt", exposure.table, folder / "two.nxs", truth.factors)
+        assert np.array_equal(shot.counts, both[number])
+        assert shot.experiments[0].image_numbers == (number,)
+        assert f"image {number} of the 2 in two.nxs, counted from 0" in shot.notes

@@ -227,13 +227,15 @@ def test_positions_of_a_scan_are_those_that_dials_has(frame, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [["--box", "0"], ["--spread", "-1"], ["--frame", "5"], ["--N", "0", "3", "3"], ["--d-min", "-2"]]
-)
-def test_a_prediction_of_nonsense_is_refused(folder, tmp_path, capsys, words):
+    ("name", "words"),
+    [("box", ["--box", "0"]), ("spread", ["--spread", "-1"]), ("frame", ["--frame", "5"]),
+     ("N", ["--N", "0", "3", "3"]), ("d_min", ["--d-min", "-2"])],
+)  # fmt: skip
+def test_a_prediction_of_nonsense_is_refused(folder, tmp_path, capsys, name, words):
     given = ["predict", str(folder / "bare.expt"), "-o", str(tmp_path / "p.refl"), "--d-min", "2"]
     assert main([*given, *words]) == 2
     seen = capsys.readouterr()
-    assert not seen.out and len(seen.err.splitlines()) == 1 and words[0].removeprefix("--")[0] in seen.err
+    assert not seen.out and len(seen.err.splitlines()) == 1 and f"{name}: got {words[1]}" in seen.err.replace("[", "")
     assert not (tmp_path / "p.refl").exists()
 
 
@@ -250,3 +252,55 @@ def test_a_run_ends_with_a_table_of_verdicts():
         ["not", "refined", "1", "0.5"],
     ]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_files_that_are_read_are_never_written_over_nor_removed(folder, tmp_path, capsys):
+    """DIALS calls its files as ours are called."""
+    for old, new in (("listed.expt", "refined.expt"), ("shot.refl", "refined.refl"), ("model.mtz", "unmerged.mtz")):
+        (tmp_path / new).write_bytes((folder / old).read_bytes())
+    (tmp_path / "report.html").write_text("mine")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for factors in ("unmerged.mtz", str(folder / "model.mtz")):
+        words = [str(tmp_path / "refined.expt"), str(tmp_path / "refined.refl"), "-F", str(tmp_path / factors)]
+        assert main(["refine", *words, "-o", str(tmp_path), "--images", "nowhere.img"]) == 2
+        error = capsys.readouterr().err
+        assert "-o: got" in error and "another folder: refined.expt" in error
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_page_of_somebody_else_stays(folder, tmp_path, capsys):
+    """Where no shot could be read and no run was here before."""
+    (tmp_path / "report.html").write_text("mine")
+    assert run(folder, tmp_path, "--images", "nowhere.img") == 2
+    capsys.readouterr()
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_panels_without_a_place_of_their_own_are_no_parts_of_one_image(still):
+    """All would have the first one's pixels; and an array on its side is not one of the detector."""
+    panel = still[0].experiments[0].detector.panels[0]
+    small = replace(panel, image_size=(6, 4), mask=None)
+    detector = replace(still[0].experiments[0].detector, panels=(small, replace(small, name="b")), root=None)
+    with pytest.raises(InputError, match="no place of its own"):
+        frame_of(np.arange(48.0).reshape(8, 6), detector)
+    with pytest.raises(InputError, match="shape of the detector"):
+        frame_of(np.zeros((2, 6, 4)), detector)
+    assert frame_of(np.zeros((2, 4, 6)), detector).counts.shape == (2, 4, 6)
+
+
+@pytest.mark.parametrize("line", ["max_process=abc", "roi.shoebox_size=big", "skip=1\nfirst_n=many"])
+def test_a_word_where_a_number_belongs_is_refused(tmp_path, capsys, line):
+    (tmp_path / "hopper.phil").write_text(f"{line}\n")
+    assert main(["refine", "--import-phil", str(tmp_path / "hopper.phil")]) == 2
+    assert "accepted: a number" in capsys.readouterr().err
+
+
+def test_what_is_left_to_say_is_not_called_done(tmp_path, capsys):
+    text = 'title = "a { b # c"\ninit.detz_shift = 0.5\nroi.strong_only = True\nfix.Ndef = None\nmax_process = 3.0\n'
+    (tmp_path / "hopper.phil").write_text(text)
+    assert main(["refine", "--import-phil", str(tmp_path / "hopper.phil")]) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    asked = rest.index("# say it yourself, if it is to be so:")
+    assert first.endswith("--limit 3") and "--N" not in first
+    assert {line.split()[1] for line in rest[asked + 1 : asked + 3]} == {"init.detz_shift", "roi.strong_only"}
+    assert "#   title = a { b # c" in rest

@@ -124,15 +124,24 @@ def _source(path: str | os.PathLike[str]) -> Any:
     return io.BytesIO(read_input(path, "NXmx file", ACCEPTED)) if packed else path
 
 
-def _of_frame(values: Vector, dataset: Any, frame: int) -> Vector:
-    """Of a dataset with a row for each frame, by its values in a row, those of one frame; else all."""
-    return values.reshape(dataset.shape)[min(frame, dataset.shape[0] - 1)] if dataset.ndim == 2 else values
+def _of_frame(values: Vector, dataset: Any, at: tuple[int, int], path: str) -> Vector:
+    """Of a dataset with a row for each frame, by its values in a row, those of one frame; else all.
+
+    at: frame, and how many there are. A file without frames, a master whose data are elsewhere, has its first row.
+    """
+    if dataset.ndim != 2:
+        return values
+    frame, frames = at
+    if dataset.shape[0] not in (1, max(frames, 1)):
+        raise InputError(f"{path}: {dataset.name}", f"{dataset.shape[0]} rows", f"one, or one for each of {frames}")
+    return values.reshape(dataset.shape)[frame if dataset.shape[0] > 1 else 0]
 
 
-def _weights_of(dataset: Any, spectrum: Vector, frame: int, path: str) -> Vector:
+def _weights_of(dataset: Any, spectrum: Vector, at: tuple[int, int], path: str) -> Vector:
     """Weights of a spectrum's channels, those of a frame where each has its own."""
-    found = _of_frame(np.ravel(np.asarray(dataset[()], np.float64)), dataset, frame)
-    if found.shape != spectrum.shape or not (found >= 0).all() or not found.any():
+    found = _of_frame(np.ravel(np.asarray(dataset[()], np.float64)), dataset, at, path)
+    known = found.shape == spectrum.shape and np.isfinite(found).all() and (found >= 0).all() and found.any()
+    if not known:
         raise InputError(f"{path}: {dataset.name}", f"shape {dataset.shape}", f"{len(spectrum)} weights from 0 up")
     return found
 
@@ -154,13 +163,13 @@ def _beam(group: Any, path: str, frames: int, frame: int) -> BeamData:
     dataset = group["incident_wavelength"]
     values = quantity(dataset, WAVELENGTHS_A, path, "angstrom")
     variant = text_of(dataset.attrs.get("variant", SPECTRUM))
-    spectrum, weights = None, None
+    spectrum, weights, at = None, None, (frame, frames)
     if variant in group and f"{variant}_weights" in group:
-        spectrum = _of_frame(quantity(group[variant], WAVELENGTHS_A, path, "angstrom"), group[variant], frame)
-        weights = _weights_of(group[f"{variant}_weights"], spectrum, frame, path)
+        spectrum = _of_frame(quantity(group[variant], WAVELENGTHS_A, path, "angstrom"), group[variant], at, path)
+        weights = _weights_of(group[f"{variant}_weights"], spectrum, at, path)
     elif "incident_wavelength_weights" in group:
-        spectrum = _of_frame(values, dataset, frame)
-        weights = _weights_of(group["incident_wavelength_weights"], spectrum, frame, path)
+        spectrum = _of_frame(values, dataset, at, path)
+        weights = _weights_of(group["incident_wavelength_weights"], spectrum, at, path)
         values = np.array([np.average(spectrum, weights=weights)])
     if len(values) not in (1, frames) and np.ptp(values) > 0:
         raise InputError(f"{path}: {dataset.name}", f"{len(values)} values", f"one, or one for each of {frames} frames")

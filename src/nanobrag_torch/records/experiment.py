@@ -168,6 +168,8 @@ class DetectorData:
             if min(top, left) < 0 or top + slow > stacked.shape[0] or left + fast > stacked.shape[1]:
                 place = f"{fast} x {slow} pixels from {left}, {top}"
                 raise InputError(what, stacked.shape, f"an array that holds panel {panel.name}: {place}")
+        if len({panel.raw_image_offset for panel in self.panels}) < len(self.panels):
+            raise InputError(what, stacked.shape, f"{len(self.panels)} panels: no place of its own is known of each")
         image = np.zeros((len(self.panels), *self.shape[-2:]), stacked.dtype)
         for panel, part in zip(self.panels, image, strict=True):
             (slow, fast), (left, top) = panel.shape, panel.raw_image_offset

@@ -113,7 +113,8 @@ def residuals_of_positions(
         leaf = raw.detach().clone().requires_grad_()
         found = predicted(model, parameters.unpack(leaf), spots)
         value = torch.cat((found.centre - torch.from_numpy(spots.centre), found.excitation[:, None]), 1)
-        slopes = directions_of({"value": value}, [leaf])[0]["value"]
+        none = value.new_zeros((len(raw), *value.shape))
+        slopes = directions_of({"value": value}, [leaf])[0]["value"] if value.requires_grad else none
     return value.detach(), slopes
 
 

@@ -85,7 +85,7 @@ def _by_panel(array: NDArray[Any], detector: DetectorData, shape: tuple[int, ...
         if len(detector.panels) == 1 and not any(first.raw_image_offset) and array.shape != first.shape:
             raise InputError(name, array.shape, f"the shape of the detector, {first.shape}")
         array = detector.unstack(array, name)
-    if array.size != int(np.prod(shape)):
+    if array.size != int(np.prod(shape)) or (array.ndim == 3 and array.shape != shape):
         raise InputError(name, array.shape, f"the shape of the detector, {shape}")
     return array.reshape(shape)
 

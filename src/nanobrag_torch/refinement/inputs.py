@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,13 @@ from nanobrag_torch.units import EV_ANGSTROM
 PathLike = str | os.PathLike[str]
 Geometry = PathLike | ExperimentData | Experiment | Sequence[ExperimentData]
 Amplitudes = PathLike | Reflections | None
+Source = tuple[Path, int]
+"""A file of images, and which of them."""
 NO_F = 100.0
 NO_F_DMIN = 1.2
 SAME_BEAM = 0.01
 """Of the wavelength; a spectrum whose mean is further off is that of another beam."""
+MOVED_EV = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +90,12 @@ def read_shot(
         factors.append(listed)
         notes += said
     numbers = {i: place for place, i in enumerate(chosen)}
-    counts, said = _counts(image, members[0], folder, frame, table, numbers)
+    counts, source, said = _counts(image, members[0], folder, frame, table, numbers)
     notes += said
-    if members[0].beam is not None and members[0].beam.spectrum_energies_eV is None:
-        members, said = _with_spectrum_of_image(members, image, folder, frame)
+    if spectrum is None:
+        members, said = _with_spectrum_of_file(members, _own_file(experiment, frame), source)
         notes += said
-    members = tuple(with_places(data, image, folder, frame) for data in members)
+    members = tuple(with_places(data, source, folder) for data in members)
     return Shot(members, numbers, table, counts, tuple(factors), frame, tuple(notes))
 
 
@@ -110,38 +115,36 @@ def _in_beam(
     return tuple(replace(data, beam=changed) for data in experiments)
 
 
-def _with_spectrum_of_image(
-    experiments: tuple[ExperimentData, ...], image: PathLike | NDArray[Any] | None, folder: Path, frame: int
+def _own_file(experiment: Geometry, frame: int) -> Source | None:
+    """The NXmx file that is the experiment list itself, which was read for its first frame."""
+    if isinstance(experiment, str | os.PathLike) and is_hdf5(read_start(experiment, "experiments", "a geometry")):
+        return Path(experiment), frame
+    return None
+
+
+def _with_spectrum_of_file(
+    experiments: tuple[ExperimentData, ...], own: Source | None, image: Source | None
 ) -> tuple[tuple[ExperimentData, ...], list[str]]:
-    """The experiments in the spectrum of their image's file, if that holds one, about the wavelength that they have.
+    """The experiments in the spectrum of the file of their geometry or image, about the wavelength that they have.
 
     Experiment lists of DIALS hold none: it stays with the images. Raises InputError where it is another beam's.
     """
-    place, now = _file_of(image, experiments[0], folder, frame), experiments[0].beam
-    found = read_nxmx_geometry(*place).beam if place and is_hdf5(read_start(place[0], "image", "an image")) else None
-    if now is None or found is None or found.spectrum_energies_eV is None or found.spectrum_weights is None:
+    now, place = experiments[0].beam, own or image
+    if now is None or place is None or (own is None and now.spectrum_energies_eV is not None):
         return experiments, []
-    assert place is not None
+    found = read_nxmx_geometry(*place).beam if is_hdf5(read_start(place[0], "image", "an image")) else None
+    if found is None or found.spectrum_energies_eV is None or found.spectrum_weights is None:
+        return experiments, []
     wavelengths = EV_ANGSTROM / found.spectrum_energies_eV
     mean = float(np.average(wavelengths, weights=found.spectrum_weights))
-    if abs(mean / now.wavelength_A - 1) > SAME_BEAM:
+    if not abs(mean / now.wavelength_A - 1) <= SAME_BEAM:
         said = f"a spectrum about {mean:.5g} A"
         raise InputError(str(place[0]), said, f"one about {now.wavelength_A:.5g} A, as the experiment (or --spectrum)")
     energies = found.spectrum_energies_eV * (mean / now.wavelength_A)
     note = f"the spectrum of {len(energies)} channels is that of {place[0].name}"
+    off = float(np.mean(energies - found.spectrum_energies_eV))
+    note += f", moved by {off:+.1f} eV to the experiment's wavelength" if abs(off) > MOVED_EV else ""
     return _in_beam(experiments, now.wavelength_A, energies, found.spectrum_weights), [note]
-
-
-def _file_of(
-    image: PathLike | NDArray[Any] | None, data: ExperimentData, folder: Path, frame: int
-) -> tuple[Path, int] | None:
-    """The file of an exposure's counts, and which image of it; None where they are from elsewhere."""
-    if image is not None:
-        return (Path(image), frame) if isinstance(image, str | os.PathLike) else None
-    try:
-        return image_of(data, folder, frame)
-    except InputError:
-        return None
 
 
 def _experiments(given: Geometry) -> tuple[list[ExperimentData], Path]:
@@ -202,22 +205,27 @@ def _counts(
     frame: int,
     table: ReflectionData,
     numbers: dict[int, int],
-) -> tuple[NDArray[Any], list[str]]:
-    """The counts of an exposure, and what to say about where they are from."""
+) -> tuple[NDArray[Any], Source | None, list[str]]:
+    """The counts of an exposure, the file that they are from, if any, and what to say about it."""
     if image is None:
         try:
-            return read_image(*image_of(data, folder, frame)).pixels, []
+            place = image_of(data, folder, frame)
+            return read_image(*place).pixels, place, []
         except InputError:
             if not any(box.data is not None for box in table.shoeboxes):
                 raise
         assert data.detector is not None
-        place = array_index(data, frame)
-        found = image_of_shoeboxes(table, data.detector, place, numbers)
-        return found, ["the images are not there: pixels are those of the reflection table's shoeboxes"]
-    if isinstance(image, str | os.PathLike):
-        content = read_image(image)
-        return (read_image(image, frame).pixels if content.frames > 1 and frame else content.pixels), []
-    return np.asarray(image), []
+        found = image_of_shoeboxes(table, data.detector, array_index(data, frame), numbers)
+        return found, None, ["the images are not there: pixels are those of the reflection table's shoeboxes"]
+    if not isinstance(image, str | os.PathLike):
+        return np.asarray(image), None, []
+    content, inside = read_image(image), frame
+    if content.frames > 1 and data.scan is None and not frame:
+        inside = data.image_numbers[0] if data.image_numbers else 0
+        said = [f"image {inside} of the {content.frames} in {Path(image).name}, counted from 0"]
+        return read_image(image, inside).pixels, (Path(image), inside), said
+    pixels = read_image(image, frame).pixels if content.frames > 1 and frame else content.pixels
+    return pixels, (Path(image), frame if content.frames > 1 else 0), []
 
 
 def image_of(data: ExperimentData, folder: Path, frame: int) -> tuple[Path, int]:
@@ -242,26 +250,21 @@ def image_of(data: ExperimentData, folder: Path, frame: int) -> tuple[Path, int]
     return _found(Path(name), folder), inside
 
 
-def with_places(
-    data: ExperimentData, image: PathLike | NDArray[Any] | None, folder: Path, frame: int
-) -> ExperimentData:
+def with_places(data: ExperimentData, source: Source | None, folder: Path) -> ExperimentData:
     """The experiment with its images by their whole paths, so that it finds them from another folder too.
 
-    A still's is the file that was read; where nothing was found names stay as they are.
+    A still's is the file that was read; names of a scan stay as they are where nothing is found by them.
     """
-    if data.scan is None and isinstance(image, str | os.PathLike):
-        numbers = (frame,) if frame else ()
-        return replace(data, image_template=None, images=(str(Path(image).absolute()),), image_numbers=numbers)
-    try:
-        found, inside = image_of(data, folder, frame)
-    except InputError:
+    if source is None:
         return data
+    found, inside = source
     if data.scan is None:
         numbers = (inside,) if inside or data.image_numbers else ()
         return replace(data, image_template=None, images=(str(found.absolute()),), image_numbers=numbers)
-    place = found.parent.absolute()
-    template = None if data.image_template is None else str(place / Path(data.image_template).name)
-    images = tuple(str(path.absolute()) if (path := _there(Path(name), folder)) else name for name in data.images)
+    template, images = data.image_template, data.images
+    if template is not None and fnmatch(found.name, re.sub("#", "?", Path(template).name)):
+        template = str(found.parent.absolute() / Path(template).name)
+    images = tuple(str(path.absolute()) if (path := _there(Path(name), folder)) else name for name in images)
     return replace(data, image_template=template, images=images)
 
 

@@ -34,8 +34,8 @@ LEAST_EXCITATION, LEAST_RADIANS = 0.05, 1e-5
 FAR = 30.0
 """Chi-squared of a spot beyond which it loses its pull."""
 POWERS, FREEDOM = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0), 4.0
-SHAPE_PRECISION = 1.0
-"""Of what the shape moves, in units of the raw parameters: the logarithms of sizes and spreads."""
+RANGES, SHAPE_PRECISION = 3, 1.0
+"""Of what sizes and spreads move, whose raw parameters are logarithms; products of sizes are held by their priors."""
 RIDGE = 1e-10
 LEAST_PIXELS, LEAST_SPOTS = 20, 20
 SETTLED = 0.02
@@ -144,7 +144,8 @@ def robust(problem: Problem, state: State, seen: Shifts, which: list[int]) -> tu
     """The step [T] that takes the shifts away, and its covariance; slopes are by `which` first, then by the shape."""
     above, precision = (vector[which] for vector in problem.parameters.prior_terms(state.raw))
     slopes = torch.cat((seen.slopes[..., : len(which)], _of_shape(seen, len(which))), 2)
-    held = torch.cat((precision, torch.full((slopes.shape[2] - len(which),), SHAPE_PRECISION, dtype=torch.float64)))
+    sizes = problem.parameters.scales()[_of_families(problem.parameters, SHAPING)].clamp(min=1.0)
+    held = torch.cat((precision, (SHAPE_PRECISION / sizes**2).repeat(RANGES)))
     pull = torch.nn.functional.pad(-precision * above, (0, len(held) - len(which)))
     step = torch.zeros(len(held), dtype=torch.float64)
     for _ in range(TURNS):
@@ -170,7 +171,7 @@ def _of_shape(seen: Shifts, moved: int) -> Tensor:
 
 
 def of_excitation(seen: Shifts, left: Tensor) -> Tensor:
-    """Variance [b] of what is left of the shifts beyond that of counting, which rises with a power of the excitation.
+    """Squared scale [b] of what is left of the shifts beyond counting, which rises with a power of the excitation.
 
     The mean over amounts and powers by how likely each is, by a Student's t of few degrees of freedom since some spots
     are far off. The likeliest alone would jump from one to another between two rounds of a fit, and never settle.

@@ -120,8 +120,9 @@ def predicted_table(
     """
     data.need("beam", "detector", "crystal", where="a prediction")
     assert data.crystal is not None
-    if data.scan is None and frame != 0:
-        raise InputError("frame", frame, "0: the experiment has no scan")
+    frames = 1 if data.scan is None else data.scan.frames
+    if not 0 <= frame < frames:
+        raise InputError("frame", frame, f"0 to {frames - 1}" if frames > 1 else "0: the experiment has no more")
     if half < 1:
         raise InputError("box", half, "1 or more")
     if spread_deg is not None and not 0 <= spread_deg < np.inf:

@@ -260,13 +260,17 @@ def _photons_sigma(fit: Fit, profile: Tensor, boxed: Tensor) -> Tensor:
 
 
 def correlations_of(parameters: ParameterSet, covariance: Tensor) -> tuple[tuple[str, str, float], ...]:
-    """Pairs of free parameters whose correlation is above 0.95 in size."""
+    """Pairs of free parameters whose correlation is above 0.95 in size, but for one move of different groups.
+
+    These have no mean in common, so that of two groups one is the other.
+    """
     sigma = covariance.diagonal().clamp(min=1e-300).sqrt()
     matrix = covariance / sigma[:, None] / sigma
     names, found = parameters.names, []
     for i in range(len(names)):
         for j in range(i):
-            if abs(float(matrix[i, j])) > HIGH_CORRELATION:
+            alike = ":" in names[i] and names[i].partition(":")[2] == names[j].partition(":")[2]
+            if abs(float(matrix[i, j])) > HIGH_CORRELATION and not alike:
                 found.append((names[j], names[i], float(matrix[i, j])))
     return tuple(found)
 

@@ -128,6 +128,21 @@ def fingerprint(run: Run, task: Task) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def require_apart(run: Run, tasks: Sequence[Task]) -> None:
+    """Raise InputError where a file that is read would be written, or go with what an earlier run left."""
+    from nanobrag_torch.refinement.collected import FILES_OF_ALL
+
+    read = [run.experiments, run.reflections, run.structure_factors, *(p for t in tasks for p in (t.image, t.named))]
+    read += [value for name in ("mask", "spectrum", "groups") if isinstance(value := run.options.get(name), str | Path)]
+    inputs = {Path(place).resolve() for place in read if place}
+    folders = {task.folder: (LEDGER, KEPT, *FILES_OF_A_SHOT) for task in tasks}
+    folders[run.folder] = (*FILES_OF_ALL, SUMMARY, "report.html", *folders.get(run.folder, ()))
+    for folder, names in folders.items():
+        for name in names:
+            if (Path(folder) / name).resolve() in inputs:
+                raise InputError("-o", run.folder, f"another folder: {name} in it is among what is read")
+
+
 def check_shared(run: Run) -> None:
     """Raise InputError for options, or for files that all exposures share, that make no refinement."""
     from nanobrag_torch.crystallography.structure_factors import read_structure_factors
@@ -244,6 +259,7 @@ def refine_many(
     resume: those that were done before are only read; what an earlier run left of the others goes first, so that
     nothing takes it for this run's. The table of all is written at the end, if any could be refined.
     """
+    require_apart(run, tasks)
     Path(run.folder).mkdir(parents=True, exist_ok=True)
     marks = {task.name: fingerprint(run, task) for task in tasks}
     before = {task.name: finished(task, marks[task.name]) if resume else None for task in tasks}

@@ -432,7 +432,7 @@ class Refinement:
             shape=problem.model.lattices[0].shape,
             shapes=shapes,
             notes=tuple(self.notes),
-            correlations=correlations_of(problem.parameters, covariance),
+            correlations=correlations_of(problem.parameters, own),
             seconds=self.clock.seconds,
             fit=fit,
             shot=self.shot,

@@ -23,7 +23,7 @@ WIDTH, HEIGHT = 380, 300  # screen pixels
 _SHORT = "return tick >= 1e5 ? tick.toExponential().replace('+', '') : String(Number(tick.toPrecision(6)))"
 STEPS = [1, 2, 2.5, 5, 10]
 LOG_STEPS = (1,), (1, 3), (1, 2, 5)
-NARROW = 3.0  # highest over lowest of a logarithmic axis, below which its numbers are those of a linear one
+NARROW = 10.0  # highest over lowest of a logarithmic axis, below which its numbers are those of a linear one
 MOST_LABELS, MOST_POWERS = 6, 4
 LEAST_BAR = 0.5  # where a bar of a count begins on a logarithmic axis
 

@@ -13,6 +13,9 @@ from nanobrag_torch.io.atomic import read_input
 
 Translation = Callable[[str], list[str]]
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
+HIDDEN = str.maketrans("{}#!", "\x00\x01\x02\x03")  # what between quotes is no mark
+SHOWN = {new: old for old, new in HIDDEN.items()}
 TRUE = ("true", "1", "yes")
 NONE = ("none", "auto", "")
 ACCEPTED = "a PHIL file: names with values, scopes in braces that close"
@@ -47,8 +50,8 @@ def read_phil(path: Path) -> dict[str, str]:
 
 def _pieces(line: str) -> list[str]:
     """Openings, ends and assignments of a line, comments left out."""
-    line = re.sub(r"(^|\s)[#!].*", "", line)
-    return [piece.strip() for piece in re.split(r"(?<=[{}])|(?=\})", line) if piece.strip()]
+    line = re.sub(r"(^|\s)[#!].*", "", QUOTED.sub(lambda found: found[0].translate(HIDDEN), line))
+    return [piece.strip().translate(SHOWN) for piece in re.split(r"(?<=[{}])|(?=\})", line) if piece.strip()]
 
 
 def _flag(name: str, change: Callable[[str], str] = str) -> Translation:
@@ -62,7 +65,7 @@ def _held(word: str) -> Translation:
 
 def _limit(value: str) -> list[str]:
     """-1 is how that program says all."""
-    return [] if value.lower() in NONE or float(value) < 1 else ["--limit", value]
+    return [] if value.lower() in NONE or float(value) < 1 else ["--limit", str(int(float(value)))]
 
 
 def _half(value: str) -> str:
@@ -146,7 +149,7 @@ BY_ITSELF: dict[str, str] = {
     "init.B": "--start=B=...",
     "init.RotXYZ": "turns are on top of the file's orientation, and begin with the centroids",
     "init.detz_shift": "--start=distance=..., from the sample, mm",
-    "init.spec": "wavelengths are the file's; --free=wavelength",
+    "init.spec": "--start=wavelength=..., --free=wavelength",
     "init.gonio_angle": "--start=phi=...",
     "fix.Fhkl": "an intensity a reflection is free anyway",
     "max_process": "all shots",
@@ -154,7 +157,7 @@ BY_ITSELF: dict[str, str] = {
     "simulator.spectrum.stride": "--spectrum-channels",
     "simulator.psf": "--psf WIDTH in pixels, at half the maximum; --free=psf",
     "simulator.crystal.mosaicity_method": "domains are those of a quadrature",
-    "spectrum_from_imageset": "the beam's spectrum is that of the experiment",
+    "spectrum_from_imageset": "the spectrum is that of the experiment, or of its image's file",
     "gen_gauss_spec": "--bandwidth-eV",
     "downsamp_spec": "--spectrum-channels, which keeps mean and variance",
     "roi.deltaQ": "boxes are as large as the spots say; --box",
@@ -168,41 +171,55 @@ BY_ITSELF: dict[str, str] = {
 
 
 def translated(path: Path, given: Mapping[str, Any]) -> str:
-    """The command, then a comment for everything that is done without being asked, or not at all."""
+    """The command, then a comment for everything that is done without being asked, is left to say, or is not done."""
     words = [
         "nb",
         "refine",
         str(given.get("experiments") or "shots.expt"),
         str(given.get("reflections") or "shots.refl"),
     ]
-    automatic, lost = [], []
+    automatic, asked, lost = [], [], []
     assigned = read_phil(path)
     for name, value in assigned.items():
         if name in (NDEF, ISOTROPIC) or (name == PRODUCTS and not _is_held(assigned, value)):
             continue  # numbers of cells come last, from all that say how many
-        if name in EQUIVALENTS and (found := EQUIVALENTS[name](value)):
+        if name in EQUIVALENTS and (found := _words(name, value)):
             words += found
         elif reason := _reason(name):
-            automatic.append(f"#   {name} = {value}: {reason}")
+            (asked if _is_for_the_user(reason, value) else automatic).append(f"#   {name} = {value}: {reason}")
         elif name not in EQUIVALENTS:
             lost.append(f"#   {name} = {value}")
     words += _numbers_of_cells(assigned)
     lines = [" ".join(map(shlex.quote, words))]
     lines += ["# done without being asked:", *automatic] if automatic else []
+    lines += ["# say it yourself, if it is to be so:", *asked] if asked else []
     lines += ["# no equivalent:", *lost] if lost else []
     return "\n".join(lines)
 
 
+def _words(name: str, value: str) -> list[str]:
+    """The words for an assignment. Raises InputError for a word where a number belongs."""
+    try:
+        return EQUIVALENTS[name](value)
+    except (ValueError, OverflowError) as error:
+        raise InputError("--import-phil", f"{name} = {value}", "a number") from error
+
+
+def _is_for_the_user(reason: str, value: str) -> bool:
+    """Whether a setting has words of ours that nobody said for it."""
+    return reason.startswith("--") and value.lower() not in (*NONE, "false")
+
+
 def _is_held(found: Mapping[str, str], products: str) -> bool:
     """Whether products of numbers of cells stay at something else than nothing, which nothing here does."""
-    return found.get(NDEF, "true").lower() in TRUE and any(float(n) for n in NUMBER.findall(products))
+    return found.get(NDEF, "true").lower() in (*TRUE, *NONE) and any(float(n) for n in NUMBER.findall(products))
 
 
 def _numbers_of_cells(found: Mapping[str, str]) -> list[str]:
     """Six where the products are free, with their starts, else one or three where that is said."""
-    if found.get(NDEF, "true").lower() not in TRUE:
+    if found.get(NDEF, "true").lower() not in (*TRUE, *NONE):
         return ["--N", "6", *_started("N_ab", "N_bc", "N_ac")(found.get(PRODUCTS, ""))]
-    if ISOTROPIC in found:
+    if found.get(ISOTROPIC, "none").lower() not in NONE:
         return ["--N", "1" if found[ISOTROPIC].lower() in TRUE else "3"]
     return []
 

@@ -101,11 +101,12 @@ def refine(
     )
     if workers < 1:
         raise InputError("--workers", workers, "1 or more")
+    known = output.is_dir()
     try:
         records = _run(run, tasks, workers, resume)
     finally:
         with suppress(OSError):  # of a folder that holds something
-            output.rmdir()
+            _ = None if known else output.rmdir()
     code = exit_code(records)
     if code:
         raise typer.Exit(code)
@@ -251,10 +252,12 @@ def _run(run: Any, tasks: Sequence[Any], workers: int, resume: bool) -> list[dic
 
     from nanobrag_torch.cli.progress import progress_meter
     from nanobrag_torch.io.ownership import owned_folder
-    from nanobrag_torch.refinement.shots import check_shared, job_of, refine_many
+    from nanobrag_torch.refinement.shots import SUMMARY, check_shared, job_of, refine_many, require_apart
 
+    require_apart(run, tasks)
     with owned_folder(Path(run.folder), job_of(run, tasks)) as waited:
         check_shared(run)
+        earlier = (Path(run.folder) / SUMMARY).is_file()
         with progress_meter(len(tasks) > 1, stream=sys.stderr, what="refining") as meter:
 
             def report(record: dict[str, Any], done: int) -> None:
@@ -265,7 +268,7 @@ def _run(run: Any, tasks: Sequence[Any], workers: int, resume: bool) -> list[dic
             records = refine_many(run, tasks, workers=workers, resume=resume or waited, report=report)
         if any(record["status"] != "input" for record in records):
             _collected(run, records)
-        else:
+        elif earlier:
             _leave_nothing(Path(run.folder))
     return records
 
