@@ -86,8 +86,8 @@ def _machine(results: dict[str, Any]) -> Iterator[str]:
 def _before(found: dict[str, dict[str, dict[str, Any]]]) -> Iterator[str]:
     """How fast the scenes are beside an earlier state that took turns with this one."""
     yield "How many times as fast as an earlier state, by turns with it in a process of its own (`--before FOLDER`);"
-    yield "medians of several starts of both processes, and the lowest and highest start: where the pages of a process lie"
-    yield "moves a scene of a few milliseconds by up to a tenth. Empty: what only one of them measures."
+    yield "medians of several starts of both processes, and the lowest and highest start: where the pages of a process"
+    yield "lie moves a scene of a few milliseconds by up to a tenth. Empty: what only one of them measures."
     yield ""
     yield "| scene | value | gradients | one pass | loss | backward | program |"
     yield "|---|---|---|---|---|---|---|"
