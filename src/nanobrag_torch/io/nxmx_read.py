@@ -134,7 +134,8 @@ def _of_frame(values: Vector, dataset: Any, at: tuple[int, int], path: str) -> V
     frame, frames = at
     if dataset.shape[0] not in (1, max(frames, 1)):
         raise InputError(f"{path}: {dataset.name}", f"{dataset.shape[0]} rows", f"one, or one for each of {frames}")
-    return values.reshape(dataset.shape)[frame if dataset.shape[0] > 1 else 0]
+    row: Vector = values.reshape(dataset.shape)[frame if dataset.shape[0] > 1 else 0]
+    return row
 
 
 def _weights_of(dataset: Any, spectrum: Vector, at: tuple[int, int], path: str) -> Vector:

@@ -133,7 +133,8 @@ def require_apart(run: Run, tasks: Sequence[Task]) -> None:
     from nanobrag_torch.refinement.collected import FILES_OF_ALL
 
     read = [run.experiments, run.reflections, run.structure_factors, *(p for t in tasks for p in (t.image, t.named))]
-    read += [value for name in ("mask", "spectrum", "groups") if isinstance(value := run.options.get(name), str | Path)]
+    chosen = (run.options.get(name) for name in ("mask", "spectrum", "groups"))
+    read += [str(value) for value in chosen if isinstance(value, str | Path)]
     inputs = {Path(place).resolve() for place in read if place}
     folders = {task.folder: (LEDGER, KEPT, *FILES_OF_A_SHOT) for task in tasks}
     folders[run.folder] = (*FILES_OF_ALL, SUMMARY, "report.html", *folders.get(run.folder, ()))

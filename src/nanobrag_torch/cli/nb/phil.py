@@ -178,7 +178,9 @@ def translated(path: Path, given: Mapping[str, Any]) -> str:
         str(given.get("experiments") or "shots.expt"),
         str(given.get("reflections") or "shots.refl"),
     ]
-    automatic, asked, lost = [], [], []
+    automatic: list[str] = []
+    asked: list[str] = []
+    lost: list[str] = []
     assigned = read_phil(path)
     for name, value in assigned.items():
         if name in (NDEF, ISOTROPIC) or (name == PRODUCTS and not _is_held(assigned, value)):

@@ -105,8 +105,9 @@ def refine(
     try:
         records = _run(run, tasks, workers, resume)
     finally:
-        with suppress(OSError):  # of a folder that holds something
-            _ = None if known else output.rmdir()
+        if not known:
+            with suppress(OSError):  # of a folder that holds something
+                output.rmdir()
     code = exit_code(records)
     if code:
         raise typer.Exit(code)
