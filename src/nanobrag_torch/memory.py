@@ -29,7 +29,9 @@ def require_memory(name: str, value: object, needed_bytes: float) -> None:
 
 @contextmanager
 def without_collecting() -> Iterator[None]:
-    """While modules are imported: nothing looks for garbage among objects that all stay, which takes a sixth of it."""
+    """Nothing looks for garbage meanwhile: among modules that are imported it takes a sixth of that, and a shot that is
+    refined makes it go through all of torch and matplotlib several times. What came up is looked at right afterwards.
+    """
     before = gc.isenabled()
     gc.disable()
     try:

@@ -18,6 +18,7 @@ from nanobrag_torch.io.images import read_image, write_image
 from nanobrag_torch.io.mtz import write_mtz
 from nanobrag_torch.io.refl import read_refl
 from nanobrag_torch.io.refl_write import write_refl
+from nanobrag_torch.memory import without_collecting
 from nanobrag_torch.records.experiment import ScanData
 from nanobrag_torch.refinement.centroids import residuals_of_positions
 from nanobrag_torch.refinement.frames import CLIP, CLIPPED, CLIPS, PATCH, Frame, frame_of, noise_of_background
@@ -25,7 +26,6 @@ from nanobrag_torch.refinement.inputs import image_of
 from nanobrag_torch.refinement.options import options_of
 from nanobrag_torch.refinement.problem import Problem
 from nanobrag_torch.refinement.setup import shot_model, start_parameters
-from nanobrag_torch.refinement.shots import uncollected
 from nanobrag_torch.refinement.solver import Linearised, downhill, levenberg_marquardt
 from nanobrag_torch.refinement.spots import listed_spots
 from nanobrag_torch.refinement.still import refine_still
@@ -204,7 +204,7 @@ def test_slopes_of_the_last_state_are_made_for_who_asks(still, monkeypatch):
 
 def test_the_collector_is_back_after_a_shot():
     assert gc.isenabled()
-    with pytest.raises(ValueError), uncollected():
+    with pytest.raises(ValueError), without_collecting():
         assert not gc.isenabled()
         raise ValueError
     assert gc.isenabled()

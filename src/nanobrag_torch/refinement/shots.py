@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import logging
@@ -10,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +20,7 @@ from nanobrag_torch.io.atomic import open_output
 from nanobrag_torch.io.digest import content_digest
 from nanobrag_torch.io.geometry import read_experiments
 from nanobrag_torch.io.ledger import Ledger
+from nanobrag_torch.memory import without_collecting
 from nanobrag_torch.refinement.inputs import image_of, shots_of
 from nanobrag_torch.refinement.kept import KEPT
 from nanobrag_torch.refinement.outputs import FILES_OF_A_SHOT, PARAMETERS
@@ -131,13 +130,14 @@ def fingerprint(run: Run, task: Task) -> str:
 def require_apart(run: Run, tasks: Sequence[Task]) -> None:
     """Raise InputError where a file that is read would be written, or go with what an earlier run left."""
     from nanobrag_torch.refinement.collected import FILES_OF_ALL
+    from nanobrag_torch.report.shot import PAGE
 
     read = [run.experiments, run.reflections, run.structure_factors, *(p for t in tasks for p in (t.image, t.named))]
     chosen = (run.options.get(name) for name in ("mask", "spectrum", "groups"))
     read += [str(value) for value in chosen if isinstance(value, str | Path)]
     inputs = {Path(place).resolve() for place in read if place}
     folders = {task.folder: (LEDGER, KEPT, *FILES_OF_A_SHOT) for task in tasks}
-    folders[run.folder] = (*FILES_OF_ALL, SUMMARY, "report.html", *folders.get(run.folder, ()))
+    folders[run.folder] = (*FILES_OF_ALL, SUMMARY, PAGE, *folders.get(run.folder, ()))
     for folder, names in folders.items():
         for name in names:
             if (Path(folder) / name).resolve() in inputs:
@@ -192,20 +192,7 @@ def _note(task: Task, mark: str) -> None:
             ledger.note(name, folder / name)
 
 
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Without Python's collector, which else goes through all of torch and matplotlib several times a shot."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-            gc.collect(0)  # what came up meanwhile
-
-
-@uncollected()
+@without_collecting()
 def refine_one(run: Run, task: Task, fingerprint: str) -> dict[str, Any]:
     """Refine one exposure in this process, write its folder, and return its record.
 
@@ -287,12 +274,12 @@ def _results(run: Run, tasks: Sequence[Task], marks: Mapping[str, str], workers:
         for task in tasks:
             yield refine_one(run, task, marks[task.name])
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
         for future in as_completed([pool.submit(refine_one, run, task, marks[task.name]) for task in tasks]):
             yield future.result()
 
 
-def _one_thread() -> None:
+def _begin_worker() -> None:
     """Many processes of one thread each: pools of threads would wait for each other. Each says a line but once."""
     said: set[str] = set()
 
