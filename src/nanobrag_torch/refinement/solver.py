@@ -76,6 +76,11 @@ class Linearised:
         """The parameters' own equations."""
         return self.problem.equations(self.state, self.jacobian).projected()
 
+    @property
+    def gain(self) -> float:
+        """By how much a step would lower the loss, if it were as its slopes say."""
+        return float(self.projected.step().parameters @ self.projected.right) / 2
+
 
 @dataclass(eq=False)
 class Walk:
@@ -163,9 +168,7 @@ def _ahead(projected: Projected) -> float:
 
 def _is_there(here: Linearised, small_step: float) -> bool:
     """Whether the next step would be small, or lower the loss by less than slopes that are not its own can tell."""
-    projected = here.projected
-    gain = float(projected.step().parameters @ projected.right) / 2
-    return _ahead(projected) < small_step or (here.slopes is not None and gain < ALLOWED_RISE)
+    return _ahead(here.projected) < small_step or (here.slopes is not None and here.gain < ALLOWED_RISE)
 
 
 def _better(

@@ -30,6 +30,8 @@ BOXES_FOR_SCAN, BOXES_FOR_SHAPE = 60, 60
 FIRST_STEPS, MORE_STEPS = 2, 4
 HOPELESS = 100.0
 """Loss above the best after the first steps at which a shape, or a model with fewer parameters, is given up."""
+FARTHEST = 3.0
+"""How far down the first steps may lead, over what the slopes promise: a shape that needs more is given up at once."""
 DARK = 1e-3
 """Photons; a pixel with less is not summed finely, unless it is beside one with more."""
 WORTH_A_PARAMETER = 5.0
@@ -256,15 +258,18 @@ def try_shapes(
 ) -> dict[CrystalShape, tuple[float, Tensor]]:
     """The loss of every shape after a few steps from the same point, and the raw parameters there.
 
-    Only some of the brighter boxes are looked at, where the tails of a spot tell one shape from another.
+    Only some of the brighter boxes are looked at, where the tails of a spot tell one shape from another. One that is
+    out of reach of the best so far is not followed.
     """
     fewer, state = of_brightest(problem, state, BOXES_FOR_SHAPE)
-    found = {}
+    found: dict[CrystalShape, Walk] = {}
+    least = float("inf")
     for shape in shapes:
         tried = replace(fewer, model=fewer.model.with_shape(shape).with_sampling(sampling))
-        start = tried.settle(State(state.raw, state.linear, tried.render(state.raw)), steps=6)
-        found[shape] = downhill(Linearised(tried, start), most_steps=FIRST_STEPS, small_step=ROUGH_STEP)
-    least = min(walk.state.objective for walk in found.values())
+        start = Linearised(tried, tried.settle(State(state.raw, state.linear, tried.render(state.raw)), steps=6))
+        within = start.state.objective - FARTHEST * start.gain <= least + HOPELESS
+        found[shape] = downhill(start, most_steps=FIRST_STEPS if within else 0, small_step=ROUGH_STEP)
+        least = min(least, found[shape].state.objective)
     ends = {shape: _unless_hopeless(walk, least).state for shape, walk in found.items()}
     return {shape: (state.objective, state.raw) for shape, state in ends.items()}
 
@@ -294,20 +299,31 @@ def share_of_spread(problem: Problem, parameters: ParameterSet) -> float:
     return max(found)
 
 
-def fits_as_well(problem: Problem, state: State, parameters: ParameterSet, sampling: Sampling) -> bool:
-    """Whether parameters without a spread describe the brighter boxes as well, after a few steps of both.
+def without_spread(
+    problem: Problem, state: State, parameters: ParameterSet, sampling: Sampling
+) -> tuple[ParameterSet | None, Tensor]:
+    """Parameters without a spread where they describe the brighter boxes as well, after a few steps of both, or None.
 
     So they do where the spread adds next to nothing: what little it does then is to stand for what the model lacks.
+    Also the raw parameters of the problem that the steps led to.
     """
     fewer, state = of_brightest(problem, state, BOXES_FOR_SHAPE)
     fewer, state = resampled(only_lit(fewer, state), state, sampling)
     whole = downhill(Linearised(fewer, state), most_steps=FIRST_STEPS + MORE_STEPS, small_step=ROUGH_STEP)
-    if share_of_spread(fewer, fewer.parameters.at(whole.state.raw)) < NO_SPREAD:
-        return True
+    found = fewer.parameters.at(whole.state.raw)
+    if share_of_spread(fewer, found) < NO_SPREAD:
+        return _of_names(parameters, found), whole.state.raw
     plain, start = with_parameters(fewer, state, parameters)
     without = downhill(Linearised(plain, start), most_steps=FIRST_STEPS, small_step=ROUGH_STEP)
     without = _unless_hopeless(without, whole.state.objective)
-    return without.state.objective < whole.state.objective + WORTH_A_PARAMETER
+    as_well = without.state.objective < whole.state.objective + WORTH_A_PARAMETER
+    return parameters.at(without.state.raw) if as_well else None, whole.state.raw
+
+
+def _of_names(parameters: ParameterSet, others: ParameterSet) -> ParameterSet:
+    """The parameters at the values that others of the same names have."""
+    values = {p.name: p.value for p in others}
+    return ParameterSet([replace(p, value=values[p.name]) for p in parameters])
 
 
 def with_visible_spread(problem: Problem, state: State, least: float) -> tuple[Problem, State]:

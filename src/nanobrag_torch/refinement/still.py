@@ -60,7 +60,6 @@ from nanobrag_torch.refinement.spots import Listed, half_size, listed_spots
 from nanobrag_torch.refinement.stages import (
     box_sigma_z,
     first_columns,
-    fits_as_well,
     keep_pixels,
     outliers,
     resampled,
@@ -71,6 +70,7 @@ from nanobrag_torch.refinement.stages import (
     with_scale,
     with_visible_spread,
     without_effect,
+    without_spread,
 )
 from nanobrag_torch.refinement.targets import TARGETS
 from nanobrag_torch.refinement.verdict import FAILED, verdict
@@ -339,10 +339,11 @@ class Refinement:
             return problem, state
         problem, state = with_visible_spread(problem, state, VISIBLE_SPREAD)
         fixed = ParameterSet([p for p in problem.parameters.at(state.raw) if not p.name.startswith("spread")])
-        if not fits_as_well(problem, state, fixed, self._fine_sampling(problem)):
-            return problem, state
+        plain, raw = without_spread(problem, state, fixed, self._fine_sampling(problem))
+        if plain is None:
+            return problem, problem.settle(State(raw, state.linear, problem.render(raw)))
         self.notes.append("the spots are as wide as the crystal's size makes them: no mosaic spread")
-        return with_parameters(problem, state, fixed)
+        return with_parameters(problem, state, plain)
 
     def _without_outliers(self, problem: Problem, solution: Solution) -> tuple[Problem, Solution]:
         """A few more steps without the boxes and pixels that fit much worse than all others."""
