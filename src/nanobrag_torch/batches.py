@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanobrag_torch.checks import fields_of
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation
 from nanobrag_torch.kernels.problem import Options, Scene, without_absent
@@ -127,7 +128,7 @@ def _with(simulator: Simulator, values: Mapping[str, Any], *, checked: bool = Fa
     other = copy(simulator)
     for name in MODELS:
         model = copy(getattr(simulator, name))
-        known = {field.name for field in fields(model.config)}
+        known = fields_of(model.config)
         changed = {field: value for field, value in values.items() if field in known}
         if checked and changed:
             model.config = replace(model.config, **changed)

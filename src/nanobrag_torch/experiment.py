@@ -10,6 +10,7 @@ convention in between.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +36,7 @@ from nanobrag_torch.kernels.reference import Progress
 from nanobrag_torch.models.crystal import Crystal
 from nanobrag_torch.models.detector import Detector
 from nanobrag_torch.models.remembered import is_plain
-from nanobrag_torch.records.experiment import CrystalData, ExperimentData, GroupData, PanelData
+from nanobrag_torch.records.experiment import CrystalData, ExperimentData, GroupData, PanelData, ScanData
 from nanobrag_torch.records.frames import electric_axis, incident, kahn_factor
 from nanobrag_torch.records.reflections import Reflections
 from nanobrag_torch.response.panels import panel_response
@@ -162,7 +163,7 @@ class Experiment:
         if scan is not None and "phi_start_deg" not in chosen:
             width = scan.oscillation_width_deg
             steps = chosen.setdefault("phi_steps", PHI_STEPS if width else 1)
-            chosen |= {"phi_start_deg": scan.start_deg(frame) + width / steps / 2, "osc_range_deg": width}
+            chosen |= {"phi_start_deg": _first_phi(scan, frame, steps), "osc_range_deg": width}
         if self.data.goniometer is not None:
             goniometer = self.data.goniometer
             chosen.setdefault("spindle_axis", _setting(self.data, frame) @ goniometer.rotation_axis)
@@ -217,6 +218,11 @@ class Experiment:
         return {f"mosflm_{axis}_star": stars[:, i] for i, axis in enumerate("abc")}
 
 
+def _first_phi(scan: ScanData, frame: int, steps: int) -> float:
+    """Of the phi steps of a frame (degrees)."""
+    return scan.start_deg(frame) + scan.oscillation_width_deg / steps / 2
+
+
 class _Turning(Simulator):
     """A Simulator whose runs differ by phi_start_deg alone: of the scene only the lattice is made anew."""
 
@@ -260,11 +266,23 @@ class FrameRenderer:
             made = self._made = self._first(frame)
         elif not 0 <= frame < self.experiment.frames:
             raise InputError("frame", frame, f"0 to {self.experiment.frames - 1}")
-        made.crystal.config = self.experiment.crystal_config(frame)
+        made.crystal.config = self._crystal_config(made.crystal.config, frame)
         if self._beam_varies:
             made.detector.config = self.experiment.detector_config(frame)
             made.beam.config = self.experiment.beam_config(frame)
         return made
+
+    def _crystal_config(self, before: CrystalConfig, frame: int) -> CrystalConfig:
+        """That of a frame; where frames differ by phi_start_deg alone it is that of another with this changed: to make
+        and check one takes a tenth of a small image."""
+        if not self._turns_only:
+            return self.experiment.crystal_config(frame)
+        scan = self.experiment.data.scan
+        if scan is None or "phi_start_deg" in self.experiment.options:
+            return before
+        turned = copy(before)
+        object.__setattr__(turned, "phi_start_deg", _first_phi(scan, frame, before.phi_steps))
+        return turned
 
     def _first(self, frame: int) -> Simulator:
         made = self.experiment.simulator(frame, kind=_Turning if self._turns_only else Simulator, **self._options)

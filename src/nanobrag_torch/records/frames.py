@@ -168,8 +168,11 @@ def turn_to_z(direction: Vector) -> Vector:
 
 def _in_plane(panel: record.PanelData, offset: Vector) -> tuple[float, float]:
     """Coordinates (mm) of a point of the plane along fast and slow, which need not be perpendicular."""
-    solution = np.linalg.lstsq(np.stack((panel.fast, panel.slow), axis=1), offset, rcond=None)[0]
-    return float(solution[0]), float(solution[1])
+    fast, slow = panel.fast, panel.slow
+    f, s = fast @ offset, slow @ offset
+    ff, fs, ss = fast @ fast, fast @ slow, slow @ slow
+    area = ff * ss - fs * fs
+    return float((ss * f - fs * s) / area), float((ff * s - fs * f) / area)
 
 
 def _turn_beam(beam: record.BeamData, turn: Vector) -> record.BeamData:

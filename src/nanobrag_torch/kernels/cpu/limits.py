@@ -65,28 +65,45 @@ def limits_of(numbers: Mapping[str, Array], scene: Scene, options: Options) -> t
 
 def _strongest(numbers: Mapping[str, Array], scene: Scene, options: Options) -> Array:
     """The largest F^2 [1 or B] that any step can have."""
-    table, default = scene.structure_factors.detach(), np.abs(numbers["default_F"])
-    most = np.zeros(1)
-    if table.numel():
-        flat = (table if table.dim() > 3 else table[None]).flatten(1)
-        most = torch.maximum(flat.amax(1), -flat.amin(1)).double().numpy()
-    strongest: Array = np.maximum(most, default) * (OVERSHOOT if options.interpolate else 1.0)
+    most = _known_of(scene.structure_factors.detach()).largest
+    strongest: Array = np.maximum(most, np.abs(numbers["default_F"])) * (OVERSHOOT if options.interpolate else 1.0)
     return strongest**2
+
+
+class _Known:
+    """What a thread knows of the last table of structure factors: frames of one crystal have the same, and looking
+    takes longer than a small image, the longer where other programs keep torch's threads from their work."""
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table.clone()
+        flat = (table if table.dim() > 3 else table[None]).flatten(1)
+        self.largest: Array = flat.abs().amax(1).double().numpy() if table.numel() else np.zeros(1)
+        self.ceilings: tuple[Tensor, Array] | None = None  # and the F of all reflections that are not in it
+
+
+def _known_of(table: Tensor) -> _Known:
+    kept: _Known | None = getattr(_KEPT, "table", None)
+    if kept is None or not _is_same(kept.table, table):
+        kept = _KEPT.table = _Known(table)
+    return kept
 
 
 def ceilings(scene: Scene, options: Options) -> Array:
     """F^2 of each reflection, then of the strongest of it and its seven neighbours up, a margin of one about the table.
 
     [1 or B, ...] in float32, and no smaller for it. The margin stands for all that is outside. No element where F is
-    interpolated, or there is no table. A thread keeps the last ones: frames of one crystal have the same table, and
-    looking takes longer than a small image.
+    interpolated, or there is no table.
     """
     given, others = scene.structure_factors.detach(), scene.default_F.detach()
     if given.numel() == 0 or options.interpolate:
         return np.zeros((1, 0), np.float32)
-    kept: tuple[Tensor, Tensor, Array] | None = getattr(_KEPT, "ceilings", None)
-    if kept is not None and _is_same(kept[0], given) and _is_same(kept[1], others):
-        return kept[2]
+    known = _known_of(given)
+    if known.ceilings is None or not _is_same(known.ceilings[0], others):
+        known.ceilings = others.clone(), _ceilings(given, others)
+    return known.ceilings[1]
+
+
+def _ceilings(given: Tensor, others: Tensor) -> Array:
     table, default = given.reshape(-1, *given.shape[-3:]).double().abs(), others.abs().reshape(-1)
     count = max(len(table), len(default))
     table, default = table.expand(count, -1, -1, -1), default.expand(count)
@@ -94,7 +111,6 @@ def ceilings(scene: Scene, options: Options) -> Array:
     padded = torch.nn.functional.pad(table, (1, 2) * 3) + (1 - inside) * default[:, None, None, None]
     both = padded[:, :-1, :-1, :-1], torch.nn.functional.max_pool3d(padded, 2, stride=1)
     squares: Array = (torch.stack(both, 1).flatten(1) ** 2 * (1 + 1e-6)).float().numpy()
-    _KEPT.ceilings = given.clone(), others.clone(), squares
     return squares
 
 

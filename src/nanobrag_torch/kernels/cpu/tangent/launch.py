@@ -43,10 +43,13 @@ def tangents(pixels: Tensor | None, scene: Scene, directions: Mapping[str, Tenso
     ways = {kind: pack_directions(scene, followed, options, kind, len(scenes)) for kind in kinds}
     slopes = out.numpy()
 
-    def work(piece: tuple[int, int, int], _: object) -> None:
+    def work(piece: tuple[int, int, int], rooms: dict[str, at.Scratch]) -> None:
         b, *places = piece
-        own = ways[scenes[b].narrow.dtype][b]
-        push(slopes[b], *places, scenes[b], _room(scenes[b], own), own, tally(directed))
+        kind = scenes[b].narrow.dtype
+        own = ways[kind][b]
+        if kind.char not in rooms:  # scenes of a batch have as many lattices and directions: one room serves them all
+            rooms[kind.char] = _room(scenes[b], own)
+        push(slopes[b], *places, scenes[b], rooms[kind.char], own, tally(directed))
 
     for one in scenes:
         one.whole[at.EVERYWHERE] |= "offset" in directions
@@ -59,7 +62,7 @@ def tangents(pixels: Tensor | None, scene: Scene, directions: Mapping[str, Tenso
         for piece in pieces_of(int(one.whole[at.PLACES]), wanted, at.CHUNK)
         if packed.finite[b]
     ]
-    deal(work, pieces, threads, lambda: None, None)
+    deal(work, pieces, threads, dict, None)
     out[~(known.T & torch.from_numpy(packed.finite)[:, None])] = torch.nan
     return without_absent(out.transpose(0, 1).reshape(directed, *shape).contiguous(), pixels)
 
