@@ -29,23 +29,32 @@ MATRIX = 9
 
 @entry(title="the kernel of slopes before a loss")
 def keep(out: Array, kept: Array, scale: float, first: int, last: int, scene: Packed, scratch: Scratch) -> None:
-    """Values of the pixels at places first .. last of the list, and what is kept of them [MATRIX + KEPT sources, n].
+    """Values of the pixels at places first .. last of the list, and what is kept of them, block after block: rows of
+    the pixels of each, MATRIX + KEPT steps.
 
-    Slopes and matrix are multiplied by scale.
+    Slopes and matrix are multiplied by scale. One row of all pixels after the other would set a block's rows apart by
+    powers of two as often as not, which compete for the same lines of the cache.
     """
+    count = rows_kept(scene)
     while first < last:
         used, lanes, panel = next_block(scratch, scene, first, last)
-        first += used
         if lanes:
             for j in range(lanes):
                 scratch.v[at.UPSTREAM + j] = scale
-            _keep_block(kept, scratch, scene, lanes, panel)
+            _keep_block(kept[first * count :], scratch, scene, lanes, panel, first, used)
             store(out, scratch, lanes)
+        first += used
+
+
+@stage()
+def rows_kept(scene: Packed) -> int:
+    """Numbers that are kept of a pixel."""
+    return int(MATRIX + KEPT * scene.whole[at.LAYERS] * scene.whole[at.SUBS] * scene.sources.shape[0])
 
 
 @stage(inline="always")
-def _keep_block(kept: Array, scratch: Scratch, scene: Packed, lanes: int, p: int) -> None:
-    """TOTAL of one block, and what is kept of it."""
+def _keep_block(kept: Array, scratch: Scratch, scene: Packed, lanes: int, p: int, first: int, used: int) -> None:
+    """TOTAL of one block of so many pixels from place `first` on, and what is kept of it."""
     v, whole, row = scratch.v, scene.whole, at.FIRST + MATRIX
     begin(v, lanes, scene.panels[p], scene)
     for i in range(MATRIX):
@@ -58,27 +67,27 @@ def _keep_block(kept: Array, scratch: Scratch, scene: Packed, lanes: int, p: int
                 see_source(scratch, scene, lanes, layer, sub, s)  # all lanes see it: there is no limit of resolution
                 survey_source(scratch, scene, lanes, layer * scene.sources.shape[0] + s)
                 _add_lattices(rows_of(scratch), terms_of(scene), lanes)
-                put(kept, row, v, at.SLOPE_X, scratch.place, lanes)
-                put(kept, row + 1, v, at.SLOPE_Y, scratch.place, lanes)
-                put(kept, row + 2, v, at.SLOPE_Z, scratch.place, lanes)
-                put(kept, row + 3, v, at.STEP_SUM, scratch.place, lanes)
+                put(kept[row * used :], v[at.SLOPE_X :], scratch.place, lanes, first)
+                put(kept[(row + 1) * used :], v[at.SLOPE_Y :], scratch.place, lanes, first)
+                put(kept[(row + 2) * used :], v[at.SLOPE_Z :], scratch.place, lanes, first)
+                put(kept[(row + 3) * used :], v[at.STEP_SUM :], scratch.place, lanes, first)
                 row += KEPT
     for i in range(MATRIX):
-        put(kept, i, v, at.MATRIX + i * at.ROW, scratch.place, lanes)
+        put(kept[i * used :], v[at.MATRIX + i * at.ROW :], scratch.place, lanes, first)
     add_offset(v, lanes, scene.panels[p], scene)
 
 
-@stage()
-def put(kept: Array, to: int, v: Array, row: int, place: Array, lanes: int) -> None:
-    """A row of lanes to the places of its pixels."""
-    first = place[0]
-    if place[lanes - 1] == first + lanes - 1:
+@stage(fastmath=FAST)
+def put(kept: Array, row: Array, place: Array, lanes: int, first: int) -> None:
+    """A row of lanes to its pixels, from place `first` on."""
+    vector_code()
+    if place[lanes - 1] == place[0] + lanes - 1:
         for j in range(lanes):
-            kept[to, first + j] = v[row + j]
+            kept[j] = row[j]
         return
     for j in range(lanes):
         if place[j] >= 0:
-            kept[to, place[j]] = v[row + j]
+            kept[place[j] - first] = row[j]
 
 
 @stage()
@@ -216,35 +225,56 @@ def pull_kept(
 
     scale: that of `keep`.
     """
+    count = rows_kept(scene)
     while first < last:
         used, lanes, panel = next_block(scratch, scene, first, last)
+        if lanes:
+            mine, flow = kept[first * count :], scratch.v[at.UPSTREAM :]
+            _see_flow(upstream, scratch, lanes)
+            if wants[at.WANT_LATTICE]:
+                for i in range(MATRIX):
+                    sums.lattice[0, i] += _flow(mine[i * used :], flow, scratch.place, lanes, first) / scale
+            if wants[at.WANT_SCATTERING] or wants[at.WANT_FACTORS]:
+                _pull_block(mine, first, used, scale, scratch, scene, lanes, panel, wants, sums)
         first += used
-        if lanes == 0:
-            continue
-        for j in range(lanes):
-            place = scratch.place[j]
-            scratch.v[at.UPSTREAM + j] = upstream[place] if place >= 0 else 0.0
-        if wants[at.WANT_LATTICE]:
-            for i in range(MATRIX):
-                sums.lattice[0, i] += _flow(kept, i, scratch, lanes, scale)
-        if wants[at.WANT_SCATTERING] or wants[at.WANT_FACTORS]:
-            _pull_block(kept, scale, scratch, scene, lanes, panel, wants, sums)
+
+
+@stage()
+def _see_flow(upstream: Array, scratch: Scratch, lanes: int) -> None:
+    """UPSTREAM, none in lanes that only fill up a group."""
+    for j in range(lanes):
+        place = scratch.place[j]
+        scratch.v[at.UPSTREAM + j] = upstream[place] if place >= 0 else 0.0
 
 
 @stage(fastmath=FAST)
-def _flow(kept: Array, row: int, scratch: Scratch, lanes: int, scale: float) -> float:
+def _flow(kept: Array, flow: Array, place: Array, lanes: int, first: int) -> float:
     """What flows through a row."""
+    vector_code()
     total = 0.0
+    if place[lanes - 1] == first + lanes - 1:
+        for j in range(lanes):
+            total += flow[j] * kept[j]
+        return total
     for j in range(lanes):
-        place = max(scratch.place[j], 0)
-        total += scratch.v[at.UPSTREAM + j] * kept[row, place]
-    return total / scale
+        total += flow[j] * kept[max(place[j] - first, 0)]
+    return total
 
 
 @stage(inline="always")
 def _pull_block(
-    kept: Array, scale: float, scratch: Scratch, scene: Packed, lanes: int, p: int, wants: Array, sums: Sums
+    kept: Array,
+    first: int,
+    used: int,
+    scale: float,
+    scratch: Scratch,
+    scene: Packed,
+    lanes: int,
+    p: int,
+    wants: Array,
+    sums: Sums,
 ) -> None:
+    """Gradients of one block of so many pixels from place `first` on."""
     v, whole, row = scratch.v, scene.whole, at.FIRST + MATRIX
     begin(v, lanes, scene.panels[p], scene)
     clear_kept(v, lanes)
@@ -254,7 +284,7 @@ def _pull_block(
             clear_pull(v, lanes)
             for s in range(scene.sources.shape[0]):
                 if see_source(scratch, scene, lanes, layer, sub, s):
-                    _take(kept, row, scale, v, scratch.place, lanes)
+                    _take(kept[row * used :], used, scale, v, scratch.place, lanes, first)
                     pull_source(v, lanes, scene.sources[s], sums.sources[s], whole, wants)
                 row += KEPT
             end_sample(v, lanes, p, layer, sub, scene, wants, sums)
@@ -263,13 +293,21 @@ def _pull_block(
 
 
 @stage(fastmath=FAST)
-def _take(kept: Array, row: int, scale: float, v: Array, place: Array, lanes: int) -> None:
+def _take(kept: Array, used: int, scale: float, v: Array, place: Array, lanes: int, first: int) -> None:
     """SLOPE, times UPSTREAM, and STEP_SUM of one source."""
+    vector_code()
     inverse = 1 / scale
+    xs, ys, zs, sums = kept, kept[used:], kept[2 * used :], kept[3 * used :]
+    if place[lanes - 1] == first + lanes - 1:
+        for j in range(lanes):
+            flow = v[at.UPSTREAM + j] * inverse
+            v[at.SLOPE_X + j] = flow * xs[j]
+            v[at.SLOPE_Y + j] = flow * ys[j]
+            v[at.SLOPE_Z + j] = flow * zs[j]
+            v[at.STEP_SUM + j] = sums[j]
+        return
     for j in range(lanes):
-        i = max(place[j], 0)
+        i = max(place[j] - first, 0)
         flow = v[at.UPSTREAM + j] * inverse
-        v[at.SLOPE_X + j] = flow * kept[row, i]
-        v[at.SLOPE_Y + j] = flow * kept[row + 1, i]
-        v[at.SLOPE_Z + j] = flow * kept[row + 2, i]
-        v[at.STEP_SUM + j] = kept[row + 3, i]
+        v[at.SLOPE_X + j], v[at.SLOPE_Y + j], v[at.SLOPE_Z + j] = flow * xs[i], flow * ys[i], flow * zs[i]
+        v[at.STEP_SUM + j] = sums[i]

@@ -37,7 +37,7 @@ class Kept:
     """Values [n] of a tile of pixels, and their slopes before anything flows in."""
 
     values: Tensor
-    slopes: at.Array  # [MATRIX + KEPT steps, n], times scale
+    slopes: at.Array  # MATRIX + KEPT steps numbers of each, as kernels.cpu.keep lays them, times scale
     scale: float
     packed: Packed
     scene: Scene
@@ -87,7 +87,7 @@ def keep(pixels: Tensor, scene: Scene, options: Options) -> Kept | None:
     one, count = packed.scenes[0], pixels.numel()
     steps = int(one.whole[at.LAYERS] * one.whole[at.SUBS]) * len(one.sources)
     values = torch.empty(count, dtype=options.dtype)
-    slopes = np.empty((MATRIX + KEPT * steps, count), values.numpy().dtype)
+    slopes = np.empty((MATRIX + KEPT * steps) * count, values.numpy().dtype)
     scale = 1 / float(gradients.flow_scales(np.ones((1, 1)), packed, alike=False)[0])
 
     def work(piece: tuple[int, int], room: at.Scratch) -> None:
