@@ -10,7 +10,15 @@ from nanobrag_torch.io.refl import read_refl
 from nanobrag_torch.refinement.model import Sampling
 from nanobrag_torch.refinement.solver import levenberg_marquardt
 from nanobrag_torch.refinement.still import refine_still
-from nanobrag_torch.refinement.synthetic import Start, errors, wrong_factors, wrong_start
+from nanobrag_torch.refinement.synthetic import (
+    Start,
+    counted,
+    errors,
+    rendered,
+    still_truth,
+    wrong_factors,
+    wrong_start,
+)
 
 
 def refined(truth, exposure, factors=None, seed=3, start=None, **options):
@@ -116,6 +124,15 @@ def test_a_frame_of_a_rotation_with_every_shape_tried(frame):
     assert result.status == "converged" and result.sigma_z < 1.03
     assert result.shape.value == "gauss_hkl" and "spread" not in result.parameters
     assert found.rotation_deg < 0.003 and found.cell_percent < 0.01
+
+
+@pytest.mark.parametrize("shape", ["square", "round"])
+def test_the_shape_is_found_though_the_fit_begins_with_another(shape):
+    """Spots of the wrong shapes are a little too wide or too narrow until they are fitted: that rules none out."""
+    truth = still_truth(size=1200, domains=150, mosaic_sampling="quadrature", oversample=4, shape=shape)
+    result = refined(truth, counted(rendered(truth), truth, 1), shape="auto", boxes=60, check_sampling=False)
+    assert result.shape.value == shape and result.shapes[shape] == 0
+    assert all(loss > 10 for name, loss in result.shapes.items() if name != shape)
 
 
 def test_the_crystals_photons_are_shaped_like_the_image(still):

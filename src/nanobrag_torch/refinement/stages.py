@@ -267,8 +267,8 @@ def try_shapes(
     for shape in shapes:
         tried = replace(fewer, model=fewer.model.with_shape(shape).with_sampling(sampling))
         start = Linearised(tried, tried.settle(State(state.raw, state.linear, tried.render(state.raw)), steps=6))
-        within = start.state.objective - FARTHEST * start.gain <= least + HOPELESS
-        found[shape] = downhill(start, most_steps=FIRST_STEPS if within else 0, small_step=ROUGH_STEP)
+        beyond = start.state.objective - FARTHEST * start.gain > least + HOPELESS
+        found[shape] = downhill(start, most_steps=0 if beyond else FIRST_STEPS, small_step=ROUGH_STEP)
         least = min(least, found[shape].state.objective)
     ends = {shape: _unless_hopeless(walk, least).state for shape, walk in found.items()}
     return {shape: (state.objective, state.raw) for shape, state in ends.items()}
