@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -26,6 +28,15 @@ def test_nodes_are_a_symmetric_rule(count):
     opposite = {tuple(np.round(row, 12)) for row in (-nodes).tolist()}
     assert {tuple(np.round(row, 12) + 0.0) for row in nodes.tolist()} == {tuple(np.add(row, 0.0)) for row in opposite}
     assert torch.equal(nodes, quadrature_nodes.__wrapped__(count)[0])
+
+
+def test_nodes_do_not_wait_for_torchs_compiler():
+    """Which takes a second to be loaded, in every process that refines."""
+    code = (
+        "import sys; from nanobrag_torch.physics.mosaicity import quadrature_nodes; quadrature_nodes(25);"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_rule_integrates_radial_moments_of_the_c_programs_distribution():

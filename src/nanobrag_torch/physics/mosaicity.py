@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 
 import torch
@@ -119,10 +120,10 @@ def _least_discrepancy(nodes: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
     half, odd = nodes.shape[0], logs.shape[0] - nodes.shape[0]
     target, centre = ball_spiral(QUADRATURE_TARGET), torch.zeros((odd, 3), dtype=torch.float64)
     nodes, logs = nodes.clone().requires_grad_(), logs.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS([nodes, logs], max_iter=60, history_size=20, line_search_fn="strong_wolfe")
+    optimiser = _Few([nodes, logs], max_iter=60, history_size=20, line_search_fn="strong_wolfe")
 
     def discrepancy() -> Tensor:
-        optimiser.zero_grad()
+        nodes.grad = logs.grad = None
         points = torch.cat((nodes, centre))
         weights = _multiplicity(half, odd) * torch.exp(logs)
         weights = weights / weights.sum()
@@ -133,6 +134,12 @@ def _least_discrepancy(nodes: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False), torch.enable_grad():
         optimiser.step(discrepancy)  # type: ignore[no-untyped-call]
     return nodes.detach(), logs.detach()
+
+
+class _Few(torch.optim.LBFGS):
+    """L-BFGS of a few numbers, which torch would load its compiler for: that takes longer than a shot's refinement."""
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 
 
 def _even_kernel(first: Tensor, second: Tensor) -> Tensor:

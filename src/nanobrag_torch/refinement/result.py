@@ -90,7 +90,7 @@ class StillResult:
     box_sigma_z: NDArray[np.float64]
     history: tuple[Progress, ...]
     shape: CrystalShape
-    shapes: Mapping[str, float] = field(default_factory=dict)  # loss above that of the best, of some before their fit ended
+    shapes: Mapping[str, float] = field(default_factory=dict)  # loss above the best's; of one given up, as it began
     notes: tuple[str, ...] = ()
     correlations: tuple[tuple[str, str, float], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
