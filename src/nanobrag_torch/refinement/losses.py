@@ -102,13 +102,14 @@ def _keeps(simulator: Simulator, scene: Scene, options: Options) -> int:
 
     Lattices have to change alike for it: kernels.cpu.keep.
     """
-    fits = all(name in KEEPS for name, tensor in scene.named().items() if tensor.requires_grad)
-    alike = not scene.lattice.requires_grad or simulator.crystal.turns_alike(
-        simulator.geometry.spindle, simulator.compat
-    )
-    pays = scene.lattice.shape[-3] >= FEWEST_LATTICES
     count = min(PIXELS_AT_ONCE, KEPT_BYTES // bytes_kept(scene, options))
-    return count if pays and fits and alike and count >= min(FEWEST_KEPT, PIXELS_AT_ONCE) else 0
+    pays = scene.lattice.shape[-3] >= FEWEST_LATTICES and count >= min(FEWEST_KEPT, PIXELS_AT_ONCE)
+    moving = {name for name, tensor in scene.named().items() if tensor.requires_grad}
+    if not (pays and moving <= KEEPS):
+        return 0
+    spindle = simulator.detector.axes(simulator.compat).spindle
+    alike = "lattice" not in moving or simulator.crystal.turns_alike(spindle, simulator.compat)
+    return count if alike else 0
 
 
 def _over_tiles(
