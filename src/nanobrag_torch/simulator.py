@@ -260,7 +260,7 @@ class Simulator(SimulatorAttributes, SimulatorShown):
         InputError for indices that no pixel has; check=False does not look, and so does not wait for a GPU.
         """
         if check and pixels is not None:
-            _require_pixels(pixels, self.detector.panel_count * math.prod(self.detector.image_shape))
+            require_pixels(pixels, self.detector.panel_count * math.prod(self.detector.image_shape))
         response, shape = self.response, self.detector.image_shape
         if response is None:
             return self.photon_values(pixels, progress=progress, check=False)
@@ -273,7 +273,7 @@ class Simulator(SimulatorAttributes, SimulatorShown):
     def photon_values(self, pixels: Tensor | None, *, progress: Progress | None = None, check: bool = True) -> Tensor:
         """Photons [n] of pixels before the response; arguments and errors as for `pixel_values`."""
         if check and pixels is not None:
-            _require_pixels(pixels, self.detector.panel_count * math.prod(self.detector.image_shape))
+            require_pixels(pixels, self.detector.panel_count * math.prod(self.detector.image_shape))
         return self._photons_of(self.scene(), pixels, progress)
 
     def _photons_of(self, scene: Scene, pixels: Tensor | None, progress: Progress | None) -> Tensor:
@@ -287,8 +287,8 @@ class Simulator(SimulatorAttributes, SimulatorShown):
             values = values if added is None else values + added
         return values
 
-    def background_values(self, pixels: Tensor | None) -> Tensor | None:
-        """What the amorphous materials add to the pixels [n]; None without any."""
+    def background_values(self, pixels: Tensor | None, *, fused: bool | None = None) -> Tensor | None:
+        """What the amorphous materials add to the pixels [n]; None without any. fused: as for radial_image."""
         if not self.background:
             return None
         geometry, config = self.geometry, self.detector.config
@@ -304,6 +304,7 @@ class Simulator(SimulatorAttributes, SimulatorShown):
             dtype=self.dtype,
             point_pixel=config.point_pixel,
             curved=config.curved_detector,
+            fused=fused,
         )
 
     def water_values(self, pixels: Tensor | None, scene: Scene, options: Options) -> Tensor | None:
@@ -470,7 +471,8 @@ def _require_finite(values: Tensor) -> None:
         raise InputError("image", "not finite", "parameters that give finite pixels")
 
 
-def _require_pixels(pixels: Tensor, count: int) -> None:
+def require_pixels(pixels: Tensor, count: int) -> None:
+    """Raise InputError for flat indices that no pixel has: a kernel looks at the memory that they say."""
     if pixels.is_floating_point() or pixels.is_complex() or pixels.dtype == torch.bool:
         raise InputError("pixels", pixels.dtype, "whole numbers")
     outside = (pixels < 0) | (pixels >= count)

@@ -5,10 +5,14 @@ import pytest
 import torch
 
 from nanobrag_torch import normal_equations
+from nanobrag_torch.background.materials import MaterialConfig
+from nanobrag_torch.config import BeamConfig, CrystalConfig, DetectorConfig, PanelConfig
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.refinement.columns import Columns, Layout, eliminate
 from nanobrag_torch.refinement.equations import Equations
-from nanobrag_torch.testing import cubic_still
+from nanobrag_torch.refinement.losses import loss_and_gradient
+from nanobrag_torch.response.config import ResponseConfig
+from nanobrag_torch.testing import Example, cubic_still, random_table
 
 
 def random_fit(seed, pixels=400, blocks=23, columns=4, parameters=6):
@@ -138,3 +142,103 @@ def test_columns_of_other_pixels_are_refused():
         normal_equations(simulator, [edge], torch.zeros(24, 20), columns=columns)
     with pytest.raises(InputError, match="a value for each of 5 pixels"):
         normal_equations(simulator, [edge], torch.zeros(24, 20), pixels=torch.arange(5))
+
+
+def three_panels(**fields):
+    """A turning triclinic crystal in a drop of water and a sheet of another, on three panels turned apart."""
+    panels = tuple(
+        PanelConfig(
+            origin_mm=(60.0, y, z),
+            fast_axis=(0.02, np.cos(turn), np.sin(turn)),
+            slow_axis=(-0.03, -np.sin(turn), np.cos(turn)),
+            fpixels=12,
+            spixels=10,
+            pixel_size_mm=0.9,
+        )
+        for y, z, turn in ((-15.0, -8.0, 0.05), (1.0, -7.5, -0.03), (-14.0, 3.0, 0.1))
+    )
+    crystal = CrystalConfig(
+        cell_a=60.0,
+        cell_b=72.0,
+        cell_c=85.0,
+        cell_alpha=82.0,
+        cell_beta=97.0,
+        cell_gamma=108.0,
+        N_cells=(5, 4, 6),
+        shape="gauss_hkl",
+        osc_range_deg=1.0,
+        phi_steps=2,
+    )
+    beam = BeamConfig(wavelength_A=1.0, fluence=1e28, water_size_um=1.0)
+    example = Example(crystal, DetectorConfig(panels=panels, oversample=1), beam, random_table(31))
+    sheet = MaterialConfig(thickness_mm=1e-11)  # as bright as the drop
+    return example.with_fields(**fields).simulator(kernel="reference", background=[sheet])
+
+
+def central_jacobian(image, values, relative=1e-4):
+    """Slopes [n, T] by central differences of two steps."""
+    found = []
+    for i, value in enumerate(values):
+        ways = []
+        for step in (relative * value, relative / 2 * value):
+            up, down = ([v + sign * step * (j == i) for j, v in enumerate(values)] for sign in (1, -1))
+            ways.append((image(*up) - image(*down)) / (2 * step))
+        found.append((4 * ways[1] - ways[0]) / 3)
+    return torch.stack(found, 1)
+
+
+def test_boxes_that_share_pixels_and_reflections_on_panels_with_water_are_the_dense_system():
+    """Boxes of the first panel share pixels, so they are one block; a reflection is in both boxes of the second."""
+    names, values = ("cell_a", "wavelength_A", "fluence", "osc_range_deg"), (60.0, 1.0, 1e28, 1.0)
+    pixels = torch.randperm(360, generator=torch.Generator().manual_seed(4))[:300]
+
+    def image(*given):
+        return three_panels(**dict(zip(names, given, strict=True))).pixel_values(pixels)
+
+    jacobian, spot = central_jacobian(image, values), image(*values)
+    panel, fast = pixels // 120, (pixels % 12).double()
+    first, second = (fast < 7).double(), (fast >= 5).double()
+    columns = torch.stack((first, second, first * fast, second * fast, spot * first, spot * second), 1)
+    columns[panel == 1, 5] = 0
+    columns[panel == 1, 4] = spot[panel == 1]
+    generator = np.random.default_rng(5)
+    weights = torch.from_numpy(generator.uniform(0, 2, 300) * (generator.random(300) > 0.3)) / spot
+    weights[(panel == 2) & (fast < 5)] = 0  # most of a box
+    residual = torch.from_numpy(generator.normal(size=300)) * spot.sqrt()
+    precision = torch.full((3, 6), 1e-3, dtype=torch.float64)
+    leaves = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
+    simulator = three_panels(**dict(zip(names, leaves, strict=True)))
+    given = Columns(panel, columns, precision)
+    found = normal_equations(simulator, leaves, residual, weights, pixels=pixels, columns=given)
+    matrix, right = dense(panel, columns, jacobian.T, weights, residual, precision)
+    scale = matrix.diagonal().sqrt()
+    whole = torch.linalg.solve(matrix / scale / scale[:, None], right / scale) / scale
+    step = torch.linalg.solve(found.matrix / scale[:4] / scale[:4, None], found.gradient / scale[:4]) / scale[:4]
+    torch.testing.assert_close(step * scale[:4], whole[:4] * scale[:4], rtol=1e-6, atol=1e-6)
+    linear = found.columns.solution(step).reshape(-1)
+    torch.testing.assert_close(linear * scale[4:], whole[4:] * scale[4:], rtol=1e-6, atol=1e-6)
+
+
+def test_what_would_be_looked_up_outside_the_image_or_left_out_of_it_is_refused():
+    edge = torch.tensor(90.0, dtype=torch.float64, requires_grad=True)
+    scene = cubic_still().with_fields(cell_a=edge)
+    one, simulator = torch.ones(2, dtype=torch.float64), scene.simulator()
+    for pixels, says in (((0, 480), "0 to 479"), ((-1, 3), "0 to 479"), ((0.0, 1.0), "whole numbers")):
+        with pytest.raises(InputError, match=says):
+            normal_equations(simulator, [edge], one, pixels=torch.tensor(pixels))
+        with pytest.raises(InputError, match=says):
+            loss_and_gradient(simulator, lambda photons, at: photons.sum(), [edge], pixels=torch.tensor(pixels))
+    with pytest.raises(InputError, match="response"):
+        normal_equations(scene.simulator(response=ResponseConfig(gain=2.0)), [edge], torch.zeros(24, 20))
+    with pytest.raises(InputError, match="require grad"):
+        normal_equations(simulator, [edge.detach()], torch.zeros(24, 20))
+    with pytest.raises(InputError, match="a value for each of 480 pixels"):
+        normal_equations(simulator, [edge], torch.zeros(5, 5))
+
+
+def test_blocks_and_priors_that_fit_no_column_are_refused():
+    values = torch.ones((3, 1), dtype=torch.float64)
+    with pytest.raises(InputError, match="from 0 up"):
+        Columns(torch.tensor([0, -1, 0]), values)
+    with pytest.raises(InputError, match=r"\[2, 1\]"):
+        Columns(torch.tensor([0, 1, 0]), values, torch.ones((3, 1)))

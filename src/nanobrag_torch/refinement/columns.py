@@ -84,6 +84,11 @@ class Columns:
     def __post_init__(self) -> None:
         if self.values.dim() != 2 or self.block.shape != self.values.shape[:1]:
             raise InputError("columns", tuple(self.values.shape), f"values [{self.block.numel()}, C], a row a pixel")
+        if self.block.is_floating_point() or bool((self.block < 0).any()):
+            raise InputError("columns: block", self.block.tolist()[:3], "whole numbers from 0 up")
+        shape = (self.count, self.values.shape[1])
+        if self.precision is not None and self.precision.shape != shape:
+            raise InputError("columns: precision", tuple(self.precision.shape), f"one [{shape[0]}, {shape[1]}]")
 
     @property
     def count(self) -> int:

@@ -17,6 +17,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation
 from nanobrag_torch.kernels.cpu.kept import KEEPS, Kept, bytes_kept
 from nanobrag_torch.kernels.problem import Options, Scene
+from nanobrag_torch.refinement.normal_equations import chosen_pixels, require_grad
 from nanobrag_torch.simulator import Simulator
 
 PIXELS_AT_ONCE = 2**20
@@ -54,11 +55,11 @@ def loss_and_gradient(
     that the simulator's configurations hold, or that a function without arguments builds the simulator from. pixels:
     flat indices [n] over [panel, slow, fast] of those that count, by default all that the simulator renders. Photons
     are those before any response. Raises InputError for a parameter that does not shape the image, for a loss that is
-    no number, under the C program's phi row (compat D2), and where there is a response.
+    no number, for pixels that are none, under the C program's phi row (compat D2), and where there is a response.
     """
     simulator = simulator if isinstance(simulator, Simulator) else simulator()
-    _require_plain(simulator)
-    wanted = simulator.wanted_pixels() if pixels is None else pixels.to(simulator.device)
+    require_grad(parameters)
+    wanted = chosen_pixels(simulator, pixels)
     with torch.enable_grad():
         scenes = _scenes(simulator)
         cut = [(Scene(*map(_leaf, scene.tensors())), options) for scene, options in scenes]
@@ -71,13 +72,6 @@ def loss_and_gradient(
         )
     triples = zip(parameters, found[len(leaves) :], through, strict=True)
     return LossAndGradient(total, tuple(_sum(parameter, ways) for parameter, *ways in triples))
-
-
-def _require_plain(simulator: Simulator) -> None:
-    if simulator.compat.stale_phi:
-        raise InputError("compat", "c", "corrected, or phi_mode spec: slopes along stale orientations are not defined")
-    if simulator.response_config is not None:
-        raise InputError("response", "given", "none: a spread makes a tile of pixels depend on those about it")
 
 
 def _scenes(simulator: Simulator) -> list[tuple[Scene, Options]]:

@@ -6,6 +6,7 @@ and J^T W r and forgotten. Memory is O(pixels of a chunk x parameters), whatever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import operation
 from nanobrag_torch.kernels.problem import Scene
 from nanobrag_torch.refinement.columns import Columns, Eliminated, Layout, eliminate
-from nanobrag_torch.simulator import Simulator
+from nanobrag_torch.simulator import Simulator, require_pixels
 
 PIXELS_AT_ONCE = 2**18
 MAX_TANGENTS = 32
@@ -48,17 +49,18 @@ def normal_equations(
     without arguments builds the simulator from. residual, weights: of the image's shape, or a value for each of
     `pixels` [n], flat indices over [panel, slow, fast]; weights default to one. columns: linear ones of these pixels
     (planes of boxes, intensities of reflections), which are eliminated exactly; memory is that of their blocks.
-    Raises InputError for a parameter that does not shape the image, and under the C program's phi row (compat D2).
+    Photons are those before any response. Raises InputError for a parameter that does not shape the image, for pixels
+    that are none, under the C program's phi row (compat D2), and where there is a response.
     """
     simulator = simulator if isinstance(simulator, Simulator) else simulator()
-    if simulator.compat.stale_phi:
-        raise InputError("compat", "c", "corrected, or phi_mode spec: slopes along stale orientations are not defined")
-    chosen = simulator.wanted_pixels() if pixels is None else pixels.to(simulator.device)
-    r = _of_pixels(residual, chosen, pixels is not None, "residual")
-    w = torch.ones_like(r) if weights is None else _of_pixels(weights, chosen, pixels is not None, "weights")
-    if columns is not None:
-        return _with_columns(_jacobian_chunks(simulator, parameters, chosen), r, w, columns)
+    require_grad(parameters)
+    chosen = chosen_pixels(simulator, pixels)
+    size = None if pixels is not None else math.prod(simulator.image_shape)
+    r = _of_pixels(residual, chosen, size, "residual")
+    w = torch.ones_like(r) if weights is None else _of_pixels(weights, chosen, size, "weights")
     count = sum(parameter.numel() for parameter in parameters)
+    if columns is not None:
+        return _with_columns(_jacobian_chunks(simulator, parameters, chosen), count, r, w, columns)
     matrix = torch.zeros((count, count), dtype=torch.float64, device=r.device)
     gradient = torch.zeros(count, dtype=torch.float64, device=r.device)
     for chunk, jacobian in _jacobian_chunks(simulator, parameters, chosen):
@@ -68,26 +70,47 @@ def normal_equations(
     return NormalEquations(matrix, gradient)
 
 
-def _of_pixels(values: Tensor, chosen: Tensor, listed: bool, name: str) -> Tensor:
-    """A value [n] for each pixel. Raises InputError for a list of another length."""
-    if not listed:
-        return values.reshape(-1)[chosen].double()
-    if values.numel() != chosen.numel():
-        raise InputError(name, tuple(values.shape), f"a value for each of {chosen.numel()} pixels")
-    return values.reshape(-1).double()
+def require_grad(parameters: Sequence[Tensor]) -> None:
+    """Raise InputError for parameters that slopes cannot be taken by, or none at all."""
+    if not parameters or not all(parameter.requires_grad for parameter in parameters):
+        raise InputError("parameters", [tuple(p.shape) for p in parameters], "one or more tensors that require grad")
+
+
+def chosen_pixels(simulator: Simulator, pixels: Tensor | None) -> Tensor:
+    """Flat indices [n] of the pixels that a fit looks at. Raises InputError where their slopes are not defined."""
+    if simulator.compat.stale_phi:
+        raise InputError("compat", "c", "corrected, or phi_mode spec: slopes along stale orientations are not defined")
+    if simulator.response_config is not None:
+        raise InputError("response", "given", "none: a spread makes a tile of pixels depend on those about it")
+    if pixels is None:
+        return simulator.wanted_pixels()
+    require_pixels(pixels, math.prod(simulator.image_shape))
+    return pixels.to(simulator.device)
+
+
+def _of_pixels(values: Tensor, chosen: Tensor, size: int | None, name: str) -> Tensor:
+    """A value [n] for each pixel, of a list of them or of an image of `size`. Raises InputError for another length."""
+    count = chosen.numel() if size is None else size
+    if values.numel() != count:
+        raise InputError(name, tuple(values.shape), f"a value for each of {count} pixels")
+    flat = values.reshape(-1)
+    return (flat if size is None else flat[chosen]).double()
 
 
 def _with_columns(
-    chunks: Iterator[tuple[slice, Tensor]], residual: Tensor, weights: Tensor, columns: Columns
+    chunks: Iterator[tuple[slice, Tensor]], parameters: int, residual: Tensor, weights: Tensor, columns: Columns
 ) -> NormalEquations:
-    """The sums of every block over the chunks, and the columns eliminated from them."""
+    """The sums of every block over the chunks, and the columns eliminated from them; parameters: their values."""
     if columns.block.numel() != residual.numel():
         raise InputError("columns", columns.block.numel(), f"a block for each of {residual.numel()} pixels")
-    size, gram, right = columns.values.shape[1], residual.new_zeros(0), residual.new_zeros(0)
+    size = columns.values.shape[1]
+    gram = residual.new_zeros((columns.count, size + parameters, size + parameters))
+    right = residual.new_zeros((columns.count, size + parameters))
     for chunk, jacobian in chunks:
         every = torch.cat((columns.values[chunk].double(), jacobian.T), 1)
         sums = Layout(columns.block[chunk], columns.count).gram(every, weights[chunk], weights[chunk] * residual[chunk])
-        gram, right = (sums[0], sums[1]) if not gram.numel() else (gram + sums[0], right + sums[1])
+        gram += sums[0]
+        right += sums[1]
     if columns.precision is not None:
         gram[:, :size, :size] += torch.diag_embed(columns.precision.double())
     eliminated = eliminate(gram, right, size)
@@ -137,10 +160,10 @@ def _jacobian_chunks(
         water = simulator.water_scene(*crystal)
         scenes = [crystal] if water is None else [crystal, water]
         directions, used = zip(*(scene_directions(scene, parameters) for scene, _ in scenes), strict=True)
-    _require_used(parameters, list(used))
+    _require_used(parameters, [*used, _background_slopes(simulator, parameters, pixels[:1])[1]])
     for start in range(0, pixels.numel(), PIXELS_AT_ONCE):
         chunk = slice(start, start + PIXELS_AT_ONCE)
-        total: Tensor | None = None
+        total = _background_slopes(simulator, parameters, pixels[chunk])[0]
         for (scene, options), direction in zip(scenes, directions, strict=True):
             if not direction:
                 continue
@@ -152,6 +175,18 @@ def _jacobian_chunks(
             total = jacobian if total is None else total + jacobian
         assert total is not None
         yield chunk, total
+
+
+def _background_slopes(
+    simulator: Simulator, parameters: Sequence[Tensor], pixels: Tensor
+) -> tuple[Tensor | None, list[bool]]:
+    """Slopes [T, n] of what amorphous materials add, None where it stands still, and which parameters move it."""
+    with torch.enable_grad():
+        values = simulator.background_values(pixels, fused=False)  # machine code has no slope of its gradient
+        moving = {} if values is None or not values.requires_grad else {"photons": values}
+        slopes, used = directions_of(moving, parameters) if moving else ({}, [False for _ in parameters])
+    found = slopes.get("photons")
+    return None if found is None else found.double(), used
 
 
 def at_most(directions: Mapping[str, Tensor], count: int) -> Iterator[dict[str, Tensor]]:
