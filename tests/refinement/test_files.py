@@ -264,6 +264,7 @@ fix { ucell = True  # held
 }
 ucell_edge_perc = 10
 refiner.sigma_r = 3
+refiner.adu_per_photon = 8
 simulator.oversample = 2
 use_diffuse_models = True
 """
@@ -279,7 +280,8 @@ def test_a_phil_file_becomes_a_command(tmp_path, capsys):
         "--start=N_b=30",
         "--fix=cell",
         "--prior=cell=10%",
-        "--readout-noise 3",
+        "--readout-noise 0.375",  # of the counts of their noise; ours are photons
+        "--gain 8",
     ):
         assert words in command
     said = "#   simulator.oversample = 2: samples are raised until they change nothing; --oversample says how many"
@@ -309,6 +311,12 @@ def test_the_command_of_a_phil_file_is_understood(files, tmp_path, capsys):
         ),
         ("simulator.crystal.has_isotropic_ncells=True\nfirst_n=3", ["--limit", "3", "--N", "1"], []),
         ("roi.centroid=obs\ngen_gauss_spec=True", [], []),
+        (
+            "fix\n  .help = what stays\n{\n  ucell = True\n    .type = bool\n  B = False; G = True\n}",
+            ["--fix=cell", "--free=B", "--fix=scale"],
+            [],
+        ),
+        ("max_process = 2; tag='a;b'", ["--limit", "2"], ["tag = a;b"]),
         ("global_method=basinhopping", [], ["global_method = basinhopping"]),
     ],
 )

@@ -13,8 +13,9 @@ from nanobrag_torch.io.atomic import read_input
 
 Translation = Callable[[str], list[str]]
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+NAME = re.compile(r"\w+(?:\.\w+)*")
 QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
-HIDDEN = str.maketrans("{}#!", "\x00\x01\x02\x03")  # what between quotes is no mark
+HIDDEN = str.maketrans("{}#!;", "\x00\x01\x02\x03\x04")  # what between quotes is no mark
 SHOWN = {new: old for old, new in HIDDEN.items()}
 TRUE = ("true", "1", "yes")
 NONE = ("none", "auto", "")
@@ -32,17 +33,20 @@ def read_phil(path: Path) -> dict[str, str]:
         raise InputError("--import-phil", str(path), ACCEPTED) from error
     scopes: list[str] = []
     found: dict[str, str] = {}
+    last = ""  # a name whose brace may follow on another line
     for number, line in enumerate(text.splitlines(), 1):
         for piece in _pieces(line):
             if piece.endswith("{"):
-                scopes.append(piece[:-1].strip())
+                scopes.append(piece[:-1].strip() or last)
             elif piece == "}":
                 if not scopes:
                     raise InputError("--import-phil", f"{path}, line {number}: }}", "as many { before")
                 scopes.pop()
-            elif "=" in piece:
+            elif "=" in piece and not piece.startswith("."):  # .type, .help: of a definition, not of a value
                 name, _, value = piece.partition("=")
                 found[".".join([*scopes, name.strip()])] = value.strip().strip("\"'")
+            elif NAME.fullmatch(piece):
+                last = piece
     if scopes or not found:
         raise InputError("--import-phil", f"{path}, open: {' '.join(scopes)}" if scopes else str(path), ACCEPTED)
     return found
@@ -51,7 +55,7 @@ def read_phil(path: Path) -> dict[str, str]:
 def _pieces(line: str) -> list[str]:
     """Openings, ends and assignments of a line, comments left out."""
     line = re.sub(r"(^|\s)[#!].*", "", QUOTED.sub(lambda found: found[0].translate(HIDDEN), line))
-    return [piece.strip().translate(SHOWN) for piece in re.split(r"(?<=[{}])|(?=\})", line) if piece.strip()]
+    return [piece.strip().translate(SHOWN) for piece in re.split(r"(?<=[{}])|(?=\})|;", line) if piece.strip()]
 
 
 def _flag(name: str, change: Callable[[str], str] = str) -> Translation:
@@ -92,6 +96,7 @@ def _box_free(value: str) -> list[str]:
     return ["--intensities", "held"] if value.lower() in TRUE else []
 
 
+NOISE, GAIN = "refiner.sigma_r", "refiner.adu_per_photon"
 NDEF, PRODUCTS, ISOTROPIC = "fix.Ndef", "init.Ndef", "simulator.crystal.has_isotropic_ncells"
 EQUIVALENTS: dict[str, Translation] = {
     "init.Nabc": _started("N_a", "N_b", "N_c"),
@@ -110,8 +115,8 @@ EQUIVALENTS: dict[str, Translation] = {
     "roi.shoebox_size": _flag("--box", _half),
     "roi.trusted_range": lambda value: ["--trusted", *NUMBER.findall(value)[:2]],
     "roi.hotpixel_mask": _flag("--mask"),
-    "refiner.sigma_r": _flag("--readout-noise"),
-    "refiner.adu_per_photon": _flag("--gain"),
+    NOISE: _flag("--readout-noise"),
+    GAIN: _flag("--gain"),
     "refiner.panel_group_file": _flag("--groups"),
     "simulator.crystal.has_isotropic_mosaicity": _isotropic("--spread", "1", "3"),
     "simulator.spectrum.filename": _flag("--spectrum"),
@@ -185,7 +190,7 @@ def translated(path: Path, given: Mapping[str, Any]) -> str:
     for name, value in assigned.items():
         if name in (NDEF, ISOTROPIC) or (name == PRODUCTS and not _is_held(assigned, value)):
             continue  # numbers of cells come last, from all that say how many
-        if name in EQUIVALENTS and (found := _words(name, value)):
+        if name in EQUIVALENTS and (found := _words(name, value, assigned)):
             words += found
         elif reason := _reason(name):
             (asked if _is_for_the_user(reason, value) else automatic).append(f"#   {name} = {value}: {reason}")
@@ -199,11 +204,13 @@ def translated(path: Path, given: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _words(name: str, value: str) -> list[str]:
+def _words(name: str, value: str, assigned: Mapping[str, str]) -> list[str]:
     """The words for an assignment. Raises InputError for a word where a number belongs."""
     try:
+        if name == NOISE and value.lower() not in NONE and assigned.get(GAIN, "").lower() not in NONE:
+            value = f"{float(value) / float(assigned[GAIN]):.6g}"  # theirs is of counts, ours of photons
         return EQUIVALENTS[name](value)
-    except (ValueError, OverflowError) as error:
+    except (ValueError, ArithmeticError) as error:
         raise InputError("--import-phil", f"{name} = {value}", "a number") from error
 
 
