@@ -165,6 +165,18 @@ def test_the_unmerged_file_has_an_observation_a_row(refined):
     assert all(theirs[h] == pytest.approx(i, rel=1e-5) for h, i in ours.items())
 
 
+def test_offsets_from_the_sphere_are_lengths(refined):
+    """|q + s0| - |s0| of the refined crystal, as careless takes it from other files: no angles times anything."""
+    mtz = gemmi.read_mtz_file(str(refined / "unmerged.mtz"))
+    mtz.switch_to_original_hkl()
+    (data,) = read_expts(refined / "refined.expt")
+    incident = -data.beam.direction / data.beam.wavelength_A
+    q = mtz.make_miller_array() @ np.linalg.inv(data.crystal.real_space).T
+    outside = np.linalg.norm(q + incident, axis=1) - 1 / data.beam.wavelength_A
+    found = mtz.column_with_label("EwaldOffset").array
+    assert np.abs(outside).max() > 1e-4 and found == pytest.approx(outside, abs=2e-7)
+
+
 def test_what_is_done_is_kept(files, refined, capsys):
     before = (refined / "shot_00000" / "parameters.json").stat().st_mtime_ns
     assert run(files, refined, "--resume") == 0

@@ -22,7 +22,7 @@ from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.build import predicted_resolution
 from nanobrag_torch.refinement.centroids import predicted
-from nanobrag_torch.refinement.setup import along_scan, array_index
+from nanobrag_torch.refinement.setup import FloatArray, along_scan, array_index
 from nanobrag_torch.refinement.targets import LEAST
 
 if TYPE_CHECKING:
@@ -189,13 +189,12 @@ def observations(table: ReflectionData, data: ExperimentData, space_group: str |
     """The rows of a table that `reflection_table` made as one batch: intensities on the scale of the given F^2."""
     assert data.crystal is not None and data.beam is not None
     columns, cell = table.columns, data.crystal.cell
-    length = np.linalg.norm(columns["s1"], axis=1)
     further = {
         "PARTIAL": columns["partiality"],
         "FRACTIONCALC": columns["partiality"],  # the reader of careless has a flag of its own called PARTIAL
         "XDET": columns["xyzcal.px"][:, 0],
         "YDET": columns["xyzcal.px"][:, 1],
-        "EwaldOffset": columns["delpsical.rad"] * length,
+        "EwaldOffset": ewald_offset(columns["delpsical.rad"], columns["d"], np.linalg.norm(columns["s1"], axis=1)),
         "BG": columns["background.mean"],
     }
     return Unmerged(
@@ -208,3 +207,13 @@ def observations(table: ReflectionData, data: ExperimentData, space_group: str |
         wavelength_A=data.beam.wavelength_A,
         columns={name: ("R", values) for name, values in further.items()},
     )
+
+
+def ewald_offset(excitation: FloatArray, d: FloatArray, radius: FloatArray) -> FloatArray:
+    """How far [n] (1/A) reflections lie outside the Ewald sphere of a radius (1/A), as the reader of careless has it.
+
+    excitation (radians): the turn that would bring them from inside the sphere to where they are.
+    """
+    q = 1 / d
+    above = excitation - np.arcsin((q / (2 * radius)).clip(max=1))  # the plane across the beam
+    return np.asarray(np.sqrt(q**2 + radius**2 + 2 * q * radius * np.sin(above)) - radius)
