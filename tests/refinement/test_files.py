@@ -328,6 +328,7 @@ def test_the_command_of_a_phil_file_is_understood(files, tmp_path, capsys):
             ["--fix=cell", "--free=B", "--fix=scale"],
             [],
         ),
+        ("simulator.structure_factors.mtz_column='F(+),SIGF(+),F(-),SIGF(-)'", ["--column", "'F(+)'"], []),
         ("max_process = 2; tag='a;b'", ["--limit", "2"], ["tag = a;b"]),
         ("global_method=basinhopping", [], ["global_method = basinhopping"]),
     ],

@@ -76,6 +76,11 @@ def _half(value: str) -> str:
     return str(max(1, int(float(value)) // 2))
 
 
+def _first(value: str) -> str:
+    """Labels of that program are joined with those of their sigmas and mates."""
+    return value.split(",")[0].strip()
+
+
 def _started(*names: str) -> Translation:
     def words(value: str) -> list[str]:
         numbers = NUMBER.findall(value)
@@ -122,7 +127,7 @@ EQUIVALENTS: dict[str, Translation] = {
     "simulator.spectrum.filename": _flag("--spectrum"),
     "simulator.structure_factors.mtz_name": _flag("-F"),
     "simulator.structure_factors.from_pdb.name": _flag("-F"),
-    "simulator.structure_factors.mtz_column": _flag("--column"),
+    "simulator.structure_factors.mtz_column": _flag("--column", _first),
     "simulator.structure_factors.dmin": _flag("--d-min"),
     "outdir": _flag("-o"),
     "max_process": _limit,
