@@ -22,7 +22,7 @@ from nanobrag_torch.memory import without_collecting
 from nanobrag_torch.records.experiment import ScanData
 from nanobrag_torch.refinement.centroids import residuals_of_positions
 from nanobrag_torch.refinement.frames import CLIP, CLIPPED, CLIPS, PATCH, Frame, frame_of, noise_of_background
-from nanobrag_torch.refinement.inputs import image_of
+from nanobrag_torch.refinement.inputs import image_of, read_shot
 from nanobrag_torch.refinement.options import options_of
 from nanobrag_torch.refinement.problem import Problem
 from nanobrag_torch.refinement.setup import shot_model, start_parameters
@@ -47,6 +47,13 @@ def folder(still, tmp_path_factory):
     write_refl(folder / "shot.refl", exposure.table)
     write_mtz(folder / "model.mtz", truth.factors)
     np.save(folder / "small.npy", np.ones((10, 10), "u1"))
+    assert begin.detector is not None
+    write_expt(folder / "two.expt", [begin, replace(begin, detector=replace(begin.detector))])
+    cell = truth.factors.cell
+    others = {"P 1": cell, "P 2 2 2": cell, "P 2 3": cell, "P 43 21 2": (*np.multiply(cell[:3], 1.2), *cell[3:])}
+    for group, edges in others.items():
+        name = f"{group.replace(' ', '')}.mtz"
+        write_mtz(folder / name, replace(truth.factors, cell=edges, space_group=group))
     (folder / "bad.lam").write_text("0.97 1\nxx 2\n")
     return folder
 
@@ -99,6 +106,46 @@ def test_bad_input_leaves_no_file(folder, tmp_path, capsys, words, names):
     lines = [line for line in (seen.out + seen.err).splitlines() if "the only ones in the file" not in line]
     assert len(lines) == 1 and names in lines[0]
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("factors", "names"), [("P43212.mtz", "a cell of 94.92 94.92 45.6 90 90 90"), ("P23.mtz", "space group P 2 3")]
+)
+def test_structure_factors_of_another_crystal_are_refused(folder, tmp_path, capsys, factors, names):
+    """A fit would hide them: its intensities are free."""
+    assert run(folder, tmp_path / "out", factors=factors) == 2
+    seen = capsys.readouterr()
+    assert names in seen.out and len(seen.out.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("factors", ["P1.mtz", "P222.mtz"])
+def test_structure_factors_of_a_subgroup_are_taken_and_said(folder, factors):
+    shot = read_shot(folder / "listed.expt", folder / "shot.refl", None, folder / factors)
+    (note,) = (note for note in shot.notes if "structure factors" in note)
+    assert note.endswith("the crystal is of P 43 21 2")
+    same = read_shot(folder / "listed.expt", folder / "shot.refl", None, folder / "model.mtz")
+    assert not any("structure factors are of" in note for note in same.notes)
+
+
+def test_reflections_are_those_of_the_experiment_of_their_identifier(still, folder):
+    """A list from which experiments were left out has other places; DIALS leaves the table as it is."""
+    truth, exposure = still
+    given = read_expts(folder / "listed.expt")[0]
+    third = {**exposure.table.columns, "id": np.full(exposure.table.rows, 2, np.int32)}
+    table = replace(exposure.table, columns=third, identifiers={0: "one", 2: "three"})
+    shot = read_shot(replace(given, identifier="three"), table, exposure.counts, truth.factors)
+    assert shot.numbers == {2: 0} and len(listed_spots(table, shot.numbers, None).spots) == table.rows
+    with pytest.raises(InputError, match="some of the experiment two"):
+        read_shot(replace(given, identifier="two"), table, exposure.counts, truth.factors)
+
+
+def test_one_image_is_not_that_of_several_exposures(folder, tmp_path, capsys):
+    words = ["--images", str(folder / "image_0001.img")]
+    assert run(folder, tmp_path / "out", *words, experiments="two.expt") == 2
+    seen = capsys.readouterr()
+    assert not seen.out and "one for each of 2 exposures" in seen.err and len(seen.err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_that_are_missing_are_said_before_any_shot(folder, tmp_path, capsys):

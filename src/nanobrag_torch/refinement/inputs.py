@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nanobrag_torch.crystallography.completeness import possible_reflections
 from nanobrag_torch.crystallography.structure_factors import read_structure_factors
+from nanobrag_torch.crystallography.symmetry import rotations
 from nanobrag_torch.errors import InputError
 from nanobrag_torch.experiment import Experiment
 from nanobrag_torch.io.atomic import read_start
@@ -41,6 +42,8 @@ NO_F_DMIN = 1.2
 SAME_BEAM = 0.01
 """Of the wavelength; a spectrum whose mean is further off is that of another beam."""
 MOVED_EV = 0.1
+OTHER_LENGTH, OTHER_ANGLE = 0.1, 5.0
+"""Relative, and degrees; a cell that is further off is that of another crystal, or of other axes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +92,7 @@ def read_shot(
         listed, said = _factors(data, source, column)
         factors.append(listed)
         notes += said
-    numbers = {i: place for place, i in enumerate(chosen)}
+    numbers = {_number_in(table, experiments[i].identifier, i): place for place, i in enumerate(chosen)}
     counts, source, said = _counts(image, members[0], folder, frame, table, numbers)
     notes += said
     if spectrum is None:
@@ -97,6 +100,20 @@ def read_shot(
         notes += said
     members = tuple(with_places(data, source, folder) for data in members)
     return Shot(members, numbers, table, counts, tuple(factors), frame, tuple(notes))
+
+
+def _number_in(table: ReflectionData, identifier: str, number: int) -> int:
+    """The number that an experiment has in a reflection table: by its identifier, as DIALS has it, else its place.
+
+    Raises InputError for a table of other experiments.
+    """
+    if not identifier or not table.identifiers:
+        return number
+    found = [key for key, name in table.identifiers.items() if name == identifier]
+    if not found:
+        others = ", ".join(list(table.identifiers.values())[:3])
+        raise InputError("reflections", f"those of {others}", f"some of the experiment {identifier}")
+    return found[0]
 
 
 def with_spectrum(experiments: Sequence[ExperimentData], path: PathLike) -> tuple[ExperimentData, ...]:
@@ -180,11 +197,11 @@ def _is_shared(experiments: Sequence[ExperimentData], number: int) -> bool:
 
 
 def _factors(data: ExperimentData, source: Amplitudes, column: str | None) -> tuple[Reflections, list[str]]:
-    if isinstance(source, Reflections):
-        return source, []
     assert data.crystal is not None and data.beam is not None
     cell = data.crystal.cell
     known: Cell = (cell[0], cell[1], cell[2], cell[3], cell[4], cell[5])
+    if isinstance(source, Reflections):
+        return source, _said_of_symmetry(source, data, known)
     if source is None:
         empty = Reflections(hkl=np.zeros((0, 3), np.int32), amplitude=np.zeros(0))
         group = space_group_of(data, empty) or "P 1"
@@ -195,7 +212,40 @@ def _factors(data: ExperimentData, source: Amplitudes, column: str | None) -> tu
     found = read_structure_factors(source, column=column, wavelength_A=data.beam.wavelength_A)
     if found.space_group is None:  # a plain list says neither cell nor symmetry
         found = replace(found, cell=known)
-    return found, []
+    return found, _said_of_symmetry(found, data, known)
+
+
+def _said_of_symmetry(factors: Reflections, data: ExperimentData, cell: Cell) -> list[str]:
+    """What to say of structure factors whose symmetry is not the crystal's.
+
+    Raises InputError for those of another cell or of a symmetry that excludes the crystal's: intensities are free, so
+    that a fit would hide whose they are. Data of a subgroup, P 1 for one, or of a supergroup have what is needed.
+    """
+    theirs = factors.cell or cell
+    if any(abs(a / b - 1) > OTHER_LENGTH for a, b in zip(theirs[:3], cell[:3], strict=True)) or any(
+        abs(a - b) > OTHER_ANGLE for a, b in zip(theirs[3:], cell[3:], strict=True)
+    ):
+        accepted = f"that of the crystal, {_short(cell)}, or a near one"
+        raise InputError("structure factors", f"a cell of {_short(theirs)}", accepted)
+    group = space_group_of(data, factors)
+    if factors.space_group is None or group is None:
+        return []
+    own, given = _laue_turns(group), _laue_turns(factors.space_group)
+    if not (own <= given or given <= own):
+        accepted = f"that of the crystal, {group}, or one above or below it"
+        raise InputError("structure factors", f"space group {factors.space_group}", accepted)
+    said = f"structure factors are of {factors.space_group}, the crystal is of {group}"
+    return [] if own == given else [said]
+
+
+def _short(cell: Cell) -> str:
+    return " ".join(f"{value:.4g}" for value in cell)
+
+
+def _laue_turns(group: str) -> set[bytes]:
+    """The rotations of a space group and of Friedel's law."""
+    turns = rotations(group)
+    return {turn.tobytes() for turn in (*turns, *-turns)}
 
 
 def _counts(

@@ -19,6 +19,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.io.atomic import open_output
 from nanobrag_torch.io.digest import content_digest
 from nanobrag_torch.io.geometry import read_experiments
+from nanobrag_torch.io.images import read_image
 from nanobrag_torch.io.ledger import Ledger
 from nanobrag_torch.memory import without_collecting
 from nanobrag_torch.refinement.inputs import image_of, shots_of
@@ -74,8 +75,8 @@ def tasks_of(
 ) -> list[Task]:
     """A task for every exposure of the experiment list: each still, and the frames of each scan.
 
-    images: a file for each exposure, or one for all of them. frames: of the scans, from 0; None: all. Raises InputError
-    for another number of images, or where nothing is left.
+    images: a file for each exposure, or one that holds those of all. frames: of the scans, from 0; None: all. Raises
+    InputError for another number of images, or where nothing is left.
     """
     if skip < 0:
         raise InputError("--skip", skip, "0 or more")
@@ -93,6 +94,8 @@ def tasks_of(
         raise InputError("shots", len(places), "at least one exposure after --skip, --limit and --frames")
     if len(images) not in (0, 1, len(chosen), len(places)):
         raise InputError("--images", len(images), f"none, one, or one for each of {len(chosen)} exposures")
+    if len(images) == 1 < len(chosen) and read_image(images[0]).frames == 1:
+        raise InputError("--images", images[0], f"a file of several images, or one for each of {len(chosen)} exposures")
     given = list(images) * len(chosen) if len(images) == 1 else list(images)
     given = given[skip : skip + len(chosen)] if len(given) == len(places) else given
     found = []
@@ -148,7 +151,6 @@ def check_shared(run: Run) -> None:
     """Raise InputError for options, or for files that all exposures share, that make no refinement."""
     from nanobrag_torch.crystallography.structure_factors import read_structure_factors
     from nanobrag_torch.io.amplitudes import amplitude_format
-    from nanobrag_torch.io.images import read_image
     from nanobrag_torch.io.refl import read_refl
     from nanobrag_torch.refinement.options import options_of
     from nanobrag_torch.refinement.spectra import read_spectrum
