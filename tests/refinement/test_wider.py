@@ -1,7 +1,13 @@
 """Beyond one crystal on one flat panel: spread, several crystals, groups, spectra, shared pixels, many shots."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,6 +186,44 @@ def test_many_shots_in_processes_that_can_be_gone_on_with(two_shots):
     assert [r["seconds_in_all"] for r in again] == [r["seconds_in_all"] for r in records]
     rows = json.loads((folder / "out" / "summary.json").read_text())
     assert rows[0]["rot_x_sigma"] > 0 and rows[1]["reason"].startswith("centroids")
+
+
+POOL = """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from nanobrag_torch.refinement import shots
+
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=shots._begin_worker)
+    print(pool.submit(os.getpid).result(), flush=True)
+    pool.submit(time.sleep, 60).result()
+"""
+
+
+def test_workers_end_with_the_run_that_is_killed(tmp_path):
+    (tmp_path / "pool.py").write_text(POOL)
+    process = subprocess.Popen([sys.executable, str(tmp_path / "pool.py")], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    until = time.monotonic() + 20
+    while is_running(worker) and time.monotonic() < until:
+        time.sleep(0.05)
+    left = is_running(worker)
+    if left:
+        os.kill(worker, signal.SIGKILL)
+    assert not left
+
+
+def is_running(number):
+    """Whether a process is there and has not ended: one that nobody has waited for yet is a zombie."""
+    try:
+        return "\nState:\tZ" not in (Path("/proc") / str(number) / "status").read_text()
+    except OSError:
+        return False
 
 
 def test_the_frame_of_a_scan_is_found_in_the_table(frame):
