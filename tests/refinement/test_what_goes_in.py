@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from math import inf, nan
 
+import gemmi
 import numpy as np
 import pytest
 import torch
@@ -126,6 +127,22 @@ def test_structure_factors_of_a_subgroup_are_taken_and_said(folder, factors):
     assert note.endswith("the crystal is of P 43 21 2")
     same = read_shot(folder / "listed.expt", folder / "shot.refl", None, folder / "model.mtz")
     assert not any("structure factors are of" in note for note in same.notes)
+
+
+def test_observations_have_the_symmetry_of_the_crystal(still, folder, tmp_path, capsys):
+    """Whatever that of the structure factors is: whoever merges them goes by it."""
+    truth, _ = still
+    operations = gemmi.SpaceGroup(truth.factors.space_group).operations()
+    known = zip(truth.factors.hkl.tolist(), truth.factors.amplitude.tolist(), strict=True)
+    whole = {tuple(op.apply_to_hkl(h)): f for h, f in known for op in operations}
+    half = [h for h in whole if h > (0, 0, 0)]
+    amplitude = np.array([whole.get(h, whole.get(tuple(-i for i in h))) for h in half])
+    given = replace(truth.factors, hkl=np.array(half, np.int32), amplitude=amplitude, space_group="P 1")
+    write_mtz(tmp_path / "all.mtz", given)
+    assert run(folder, tmp_path / "out", factors=tmp_path / "all.mtz") == 0
+    assert "structure factors are of P 1, the crystal is of P 43 21 2" in capsys.readouterr().out
+    for place in ("unmerged.mtz", "shot_00000/unmerged.mtz"):
+        assert gemmi.read_mtz_file(str(tmp_path / "out" / place)).spacegroup.xhm() == "P 43 21 2"
 
 
 def test_reflections_are_those_of_the_experiment_of_their_identifier(still, folder):

@@ -22,7 +22,7 @@ from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.records.tables import ReflectionData
 from nanobrag_torch.refinement.build import predicted_resolution
 from nanobrag_torch.refinement.centroids import predicted
-from nanobrag_torch.refinement.setup import FloatArray, along_scan, array_index
+from nanobrag_torch.refinement.setup import FloatArray, along_scan, array_index, space_group_of
 from nanobrag_torch.refinement.targets import LEAST
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def write_result(
         if result.fit is not None and result.intensities is not None:
             write_expt(outputs.open(place / EXPERIMENTS, "-o"), list(result.experiments))
             table = reflection_table(result)
-            group = None if result.shot is None else result.shot.factors[0].space_group
+            group = _space_group(result)
             write_refl(outputs.open(place / REFLECTIONS, "-o"), table)
             write_unmerged_mtz(outputs.open(place / UNMERGED, "-o"), observations(table, result.experiment, group, 1))
             np.savez_compressed(outputs.open(place / BOXES, "-o"), **box_arrays(result))
@@ -96,7 +96,7 @@ def record(result: StillResult) -> dict[str, Any]:
         "notes": list(result.notes),
         "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
         "reflections": 0 if result.intensities is None else len(result.intensities),
-        "space_group": None if result.shot is None else result.shot.factors[0].space_group,
+        "space_group": _space_group(result),
         "frame": None if result.shot is None else result.shot.frame,
         "identifiers": [data.identifier for data in result.experiments],
         "versions": {
@@ -183,6 +183,11 @@ def reflection_table(result: StillResult) -> ReflectionData:
         columns["dials.xyzcal.px"] = old["xyzcal.px"][spots.row]
     identifiers = {i: data.identifier for i, data in enumerate(result.experiments) if data.identifier}
     return ReflectionData(rows=len(spots), identifiers=identifiers, columns=columns)
+
+
+def _space_group(result: StillResult) -> str | None:
+    """The crystal's, for whoever merges; structure factors may be of a subgroup."""
+    return None if result.shot is None else space_group_of(result.experiment, result.shot.factors[0])
 
 
 def observations(table: ReflectionData, data: ExperimentData, space_group: str | None, batch: int) -> Unmerged:
