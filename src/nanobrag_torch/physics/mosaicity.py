@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -120,7 +121,7 @@ def _least_discrepancy(nodes: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
     half, odd = nodes.shape[0], logs.shape[0] - nodes.shape[0]
     target, centre = ball_spiral(QUADRATURE_TARGET), torch.zeros((odd, 3), dtype=torch.float64)
     nodes, logs = nodes.clone().requires_grad_(), logs.clone().requires_grad_()
-    optimiser = _Few([nodes, logs], max_iter=60, history_size=20, line_search_fn="strong_wolfe")
+    optimiser = _quasi_newton([nodes, logs], max_iter=60, history_size=20, line_search_fn="strong_wolfe")
 
     def discrepancy() -> Tensor:
         nodes.grad = logs.grad = None
@@ -136,10 +137,12 @@ def _least_discrepancy(nodes: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
     return nodes.detach(), logs.detach()
 
 
-class _Few(torch.optim.LBFGS):
-    """L-BFGS of a few numbers, which torch would load its compiler for: that takes longer than a shot's refinement."""
-
-    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+def _quasi_newton(numbers: list[Tensor], **options: Any) -> torch.optim.LBFGS:
+    """L-BFGS of a few numbers, whose bookkeeping torch would load its compiler for: that takes longer than a shot."""
+    plain = {"add_param_group": inspect.unwrap(torch.optim.Optimizer.add_param_group)}
+    kind: Any = type("LBFGS", (torch.optim.LBFGS,), plain)
+    found: torch.optim.LBFGS = kind(numbers, **options)
+    return found
 
 
 def _even_kernel(first: Tensor, second: Tensor) -> Tensor:
