@@ -66,7 +66,8 @@ def apart(path: str | os.PathLike[str], accepted: str, function: str, *arguments
 def _running() -> subprocess.Popen[bytes]:
     if _CHILD and _CHILD[0].poll() is None:
         return _CHILD[0]
-    _CHILD.clear()
+    for ended in tuple(_CHILD):  # between two calls: by no file's fault, and its pipes are still open
+        _end(ended)
     code = "from nanobrag_torch.io.apart import serve; serve()"
     paths = os.pathsep.join(entry for entry in sys.path if entry)
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
