@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from nanobrag_torch.kernels.cpu import layout as at
-from nanobrag_torch.kernels.cpu.budget import kept, spend
+from nanobrag_torch.kernels.cpu.budget import spend
 from nanobrag_torch.kernels.cpu.geometry import aim_within
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, larger, stage, vector_code
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
+from nanobrag_torch.kernels.cpu.ranks import close_ranks, set_reach
 from nanobrag_torch.kernels.cpu.strength import strongest_about
 from nanobrag_torch.kernels.cpu.together import take_together
 
@@ -80,7 +81,7 @@ def look_ahead(scratch: Scratch, scene: Packed, lanes: int, p: int) -> None:
             before, last = count, s + 1
             if whole[at.FADES]:
                 spend(scratch, scene, lanes, p, scene.sources[s])
-                count = _choose(scratch, lanes // at.GROUP, count)
+                count = _choose(scratch, count)
             else:
                 last = take_together(scratch.box, scene, s)
                 count = _find(scratch, scene, lanes // at.GROUP, count)
@@ -90,7 +91,8 @@ def look_ahead(scratch: Scratch, scene: Packed, lanes: int, p: int) -> None:
                 scratch.first[2 * step], scratch.first[2 * step + 1] = before, count
             s = last
     if not whole[at.EVERYWHERE]:
-        lanes = _keep(scratch, lanes // at.GROUP, count, touched)
+        lanes = close_ranks(scratch, lanes // at.GROUP, count, touched)
+    set_reach(scratch.reach, scratch.groups, count, lanes // at.GROUP)
     scratch.box[at.LEFT] = lanes
 
 
@@ -225,10 +227,10 @@ def _find(scratch: Scratch, scene: Packed, groups: int, count: int) -> int:
 
 
 @stage()
-def _choose(scratch: Scratch, groups: int, count: int) -> int:
+def _choose(scratch: Scratch, count: int) -> int:
     """The same for what fades: lattices that some group cannot do without."""
-    for k in range(scratch.off.size):
-        bits = kept(scratch.v, scratch.loss, k, groups)
+    for k in range(scratch.where.size):
+        bits = scratch.where[k]
         if bits:
             scratch.found[count], scratch.groups[count] = k, bits
             count += 1
@@ -305,27 +307,3 @@ def _present(v: Array, bits: int, scene: Packed) -> int:
             left &= ~(1 << g)
         g += 1
     return left
-
-
-@stage()
-def _keep(scratch: Scratch, groups: int, count: int, touched: int) -> int:
-    """Close ranks: only touched groups stay in the block; lanes left."""
-    if touched == (1 << groups) - 1:
-        return groups * at.GROUP
-    v, place, left = scratch.v, scratch.place, at.FIRST
-    for g in range(groups):
-        if touched >> g & 1:
-            if left < g:
-                for t in range(at.GROUP):
-                    to, origin = left * at.GROUP + t, g * at.GROUP + t
-                    v[at.FAST_INDEX + to], v[at.SLOW_INDEX + to] = v[at.FAST_INDEX + origin], v[at.SLOW_INDEX + origin]
-                    place[to] = place[origin]
-            left += 1
-    for entry in range(count):
-        bits, moved, to = scratch.groups[entry], at.FIRST, at.FIRST
-        for g in range(groups):
-            if touched >> g & 1:
-                moved |= (bits >> g & 1) << to
-                to += 1
-        scratch.groups[entry] = moved
-    return left * at.GROUP

@@ -37,7 +37,7 @@ def terms_of(scene: Packed) -> Terms:
 def rows_of(scratch: Scratch) -> Rows:
     """What a sum over lattices works with."""
     room = scratch
-    return Rows(room.v, room.w, room.places, room.box, room.where, room.first, room.found)
+    return Rows(room.v, room.w, room.places, room.box, room.where, room.first, room.found, room.reach, room.until)
 
 
 @stage()
@@ -54,7 +54,9 @@ def survey(rows: Rows, terms: Terms, lanes: int, step: int) -> None:
         for k in range(where.size):
             where[k] = NOTHING
         for entry in range(rows.first[2 * step], rows.first[2 * step + 1]):
-            _treat(rows, terms, lanes, rows.found[entry], everywhere, each)
+            k = rows.found[entry]
+            rows.until[k] = rows.reach[entry]
+            _treat(rows, terms, lanes, k, everywhere, each)
     else:
         for k in range(where.size):
             _treat(rows, terms, lanes, k, everywhere, each)
@@ -271,7 +273,7 @@ def reflections(rows: Rows, terms: Terms, lanes: int, k: int, default: Any, fill
     elif where & PARTLY:
         gather_or_default(w, index, lanes, terms.table, default)
     elif not filled:
-        fill_amplitude(w, lanes, default)
+        fill_amplitude(w, at.LANES, default)  # of all lanes, since the next lattice may need more of them
     if at.COMPLETE and terms.whole[at.CUBIC]:
         interpolate(rows.v, w, index, lanes, terms.lattice[k], terms.grid, terms.table, slopes)
     return bool(where & (INSIDE | PARTLY) == 0)

@@ -55,9 +55,8 @@ ALONG_1, ALONG_2, ALONG_3 = 38 * ROW, 39 * ROW, 40 * ROW  # unit vector less tha
 MIDDLE_X, MIDDLE_Y, MIDDLE_Z = 41 * ROW, 41 * ROW + GROUPS, 41 * ROW + 2 * GROUPS
 SPAN_1, SPAN_2, SPAN_3 = 41 * ROW + 3 * GROUPS, 41 * ROW + 4 * GROUPS, 41 * ROW + 5 * GROUPS
 OFF = 41 * ROW + 6 * GROUPS
-LOST, THRESHOLD, LEAST, GREATEST = (41 * ROW + n * GROUPS for n in range(7, 11))  # of the budget of each group
 # of the groups, for one lattice: hkl of the middles, and the most that it changes from there
-HERE_H, HERE_K, HERE_L, WIDTH_H, WIDTH_K, WIDTH_L = (41 * ROW + n * GROUPS for n in range(11, 17))
+HERE_H, HERE_K, HERE_L, WIDTH_H, WIDTH_K, WIDTH_L = (41 * ROW + n * GROUPS for n in range(7, 13))
 STRONG = 42 * ROW  # F^2 of the strongest reflection that it may have something of
 MATRIX = 43 * ROW  # nine rows: slopes by hkl times hkl, summed over all steps
 WIDE_SIZE = 52 * ROW
@@ -188,12 +187,14 @@ class Scratch(NamedTuple):
     places: Array  # table index of the lanes and of the anchors
     place: Array  # [LANES] position of the lane's pixel in the list, or -1
     box: Array
-    where: Array  # [K] how a block is to be treated for each lattice
-    off: Array  # [K] how far off any reflection a block stays
+    where: Array  # [K] how a block is to be treated for each lattice; before, which groups cannot do without it
+    off: Array  # [K] how far off any reflection a block stays, or where the strongest one near it is found
     first: Array  # [layers, sources, 2] flat: where the following begin and end
     found: Array  # lattices that may add to a block
     groups: Array  # to which of its groups, as bits
-    loss: Array  # [K, GROUPS] flat: what each group would lose without a lattice
+    reach: Array  # and up to which of its lanes
+    until: Array  # [K] the same of the lattices of one layer and source
+    loss: Array  # [K] what a group would lose without each lattice
     slots: Array  # [2, GROUPS] flat: groups, and lattices, that are worked on together
 
 
@@ -220,6 +221,8 @@ class Rows(NamedTuple):
     where: Array
     first: Array
     found: Array
+    reach: Array
+    until: Array
 
 
 class Sums(NamedTuple):

@@ -22,7 +22,7 @@ FULLEST = 0.2
 """Share of the space between reflections that spots may fill for looking beforehand to be worth while."""
 FEWEST_STEPS = 8
 MOST_FOUND = 2**22
-"""Steps of a pixel for which what was found is kept; 8 bytes each and thread."""
+"""Steps of a pixel for which what was found is kept; 12 bytes each and thread."""
 NEAREST_ONE = 0.5 + 1e-6
 """Distance from a reflection beyond which another is nearer, in float32 too."""
 OVERSHOOT = 1.25**3

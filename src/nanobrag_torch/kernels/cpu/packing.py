@@ -112,10 +112,11 @@ def scratch(packed: at.Packed) -> at.Scratch:
     if not packed.whole[at.SPARSE]:
         return rows._replace(where=where)
     steps = len(packed.sources) * int(packed.whole[at.LAYERS])
-    found = np.empty((2, steps * lattices), np.int32)
-    first, off = np.zeros(2 * steps, np.int64), np.empty(lattices)
-    slots, loss = np.zeros(2 * at.GROUPS, np.int32), np.zeros(lattices * at.GROUPS if packed.whole[at.FADES] else 0)
-    return rows._replace(where=where, off=off, first=first, found=found[0], groups=found[1], loss=loss, slots=slots)
+    found, groups, reach = np.empty((3, steps * lattices), np.int32)
+    first, off, until = np.zeros(2 * steps, np.int64), np.empty(lattices), np.empty(lattices, np.int32)
+    slots, loss = np.zeros(2 * at.GROUPS, np.int32), np.zeros(lattices if packed.whole[at.FADES] else 0)
+    lists: dict[str, Array] = {"first": first, "found": found, "groups": groups, "reach": reach, "until": until}
+    return rows._replace(where=where, off=off, loss=loss, slots=slots, **lists)
 
 
 def _kept_rows(kind: str) -> at.Scratch:
@@ -126,7 +127,7 @@ def _kept_rows(kind: str) -> at.Scratch:
         w[at.STEPS : at.STEPS + at.GROUP] = np.arange(at.GROUP) - at.GROUP // 2
         places, place = np.zeros(at.INDEX_SIZE, np.int32), np.zeros(at.LANES, np.int32)
         none, nowhere, box, empty = np.zeros(0), np.zeros(0, np.int64), np.zeros(at.BOX_SIZE), place[:0]
-        kept = at.Scratch(v, w, places, place, box, empty, none, nowhere, empty, empty, none, empty)
+        kept = at.Scratch(v, w, places, place, box, empty, none, nowhere, empty, empty, empty, empty, none, empty)
         setattr(_KEPT, kind, kept)
     return kept
 

@@ -30,22 +30,24 @@ def add_lattices_and_slopes(rows: Rows, terms: Terms, lanes: int, wants: Array, 
     w, count = rows.w, terms.lattice.shape[0]
     default, filled = w.dtype.type(terms.numbers[at.DEFAULT_F]), False
     slopes = wants[at.WANT_LATTICE] > 0 or wants[at.WANT_SCATTERING] > 0
+    sparse = at.COMPLETE and terms.whole[at.SPARSE] > 0
     for start in range(0, count, at.BATCH):
         for j in range(lanes):
             w[at.SUM + j] = w[at.GX + j] = w[at.GY + j] = w[at.GZ + j] = 0
         for k in range(start, min(start + at.BATCH, count)):
             if rows.where[k] == NOTHING:
                 continue
-            filled = reflections(rows, terms, lanes, k, default, filled, slopes)
-            _add_lattice(w, lanes, k, terms, wants, sums, slopes, has_phases(rows, terms, k))
+            some = int(rows.until[k]) if sparse else lanes
+            filled = reflections(rows, terms, some, k, default, filled, slopes)
+            _add_lattice(w, some, k, terms, wants, sums, slopes, has_phases(rows, terms, k))
             if wants[at.WANT_LATTICE]:
-                pull_lattice(w, lanes, sums.lattice[k])
+                pull_lattice(w, some, sums.lattice[k])
             if wants[at.WANT_SCATTERING]:
-                pull_q(w, lanes, terms.narrow[k])
+                pull_q(w, some, terms.narrow[k])
             if wants[at.WANT_WEIGHTS]:
-                pull_weight(w, lanes, sums.lattice[k])
+                pull_weight(w, some, sums.lattice[k])
             if wants[at.WANT_TABLE]:
-                _pull_amplitudes(rows, terms, lanes, k, sums)
+                _pull_amplitudes(rows, terms, some, k, sums)
         end_batch(rows.v, w, lanes)
 
 

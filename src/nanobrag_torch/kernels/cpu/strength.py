@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nanobrag_torch.kernels.cpu import layout as at
-from nanobrag_torch.kernels.cpu.intrinsics import FAST, stage, vector_code
+from nanobrag_torch.kernels.cpu.intrinsics import FAST, larger, stage, vector_code
 from nanobrag_torch.kernels.cpu.lattice import place_or_none, six
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.limits import NEAREST_ONE, OVERSHOOT
@@ -34,19 +34,12 @@ def _look_up(v: Array, places: Array, groups: int, ceiling: Array, grid: Array) 
     """
     vector_code()
     low_h, low_k, low_l, size_h, size_k, size_l = six(grid)
-    row, plane = size_l + 2, (size_k + 2) * (size_l + 2)
-    above, two = (size_h + 2) * plane, low_h - low_h + 1.5
     for g in range(groups):
         h, most_h = _first_and_count(v, at.HERE_H + g, at.WIDTH_H + g)
         k, most_k = _first_and_count(v, at.HERE_K + g, at.WIDTH_K + g)
         l, most_l = _first_and_count(v, at.HERE_L + g, at.WIDTH_L + g)
-        h = min(max(h - low_h + 1, 0.0), size_h + 1)
-        k = min(max(k - low_k + 1, 0.0), size_k + 1)
-        l = min(max(l - low_l + 1, 0.0), size_l + 1)
-        place = h * plane + k * row + l
-        place += above if most_h + most_k + most_l > 0 else 0.0
-        known = (most_h < two) & (most_k < two) & (most_l < two)
-        places[at.BASE + g] = np.int32(place if known else -1.0)
+        found = _ceiling_at(h - low_h, k - low_k, l - low_l, most_h, most_k, most_l, size_h, size_k, size_l)
+        places[at.BASE + g] = np.int32(found)
     least: int = places[at.BASE]
     for g in range(groups):
         least = min(places[at.BASE + g], least)
@@ -54,11 +47,99 @@ def _look_up(v: Array, places: Array, groups: int, ceiling: Array, grid: Array) 
     return least
 
 
+@stage()
+def is_alone(v: Array, g: int) -> bool:
+    """Whether one reflection is the nearest one anywhere in a group, after HERE and WIDTH rows."""
+    for axis in range(3):
+        row = axis * at.GROUPS + g
+        if not _first_and_count(v, at.HERE_H + row, at.WIDTH_H + row)[1] < 1:
+            return False
+    return True
+
+
+@stage()
+def times_strongest(scratch: Scratch, g: int, place: Any, scene: Packed) -> None:
+    """LOSS of every lattice times F^2 of the strongest reflection that is its nearest one anywhere in a group.
+
+    place: of the group, see kernels.cpu.budget. HERE and WIDTH of the group are used up.
+    """
+    v, loss, off, ceiling = scratch.v, scratch.loss, scratch.off, scene.ceiling
+    if ceiling.size and _find_ceilings(off, scene.columns, place, scene.grid) >= 0:
+        _times_ceilings(loss, off, ceiling)
+        return
+    for k in range(loss.size):
+        if ceiling.size and off[k] >= 0:
+            loss[k] *= ceiling[np.uint32(off[k])]
+        else:
+            _set_here(v, g, scene.lattice[k], place)
+            loss[k] *= strongest_about(v, g, scene)
+
+
+@stage(forceinline=True, fastmath=FAST)
+def _index_and_width(a: Any, b: Any, c: Any, place: Any) -> Any:
+    """An index of the middle of a group, and the most that it changes from there."""
+    x, y, z, ax, ay, az, bx, by, bz, cx, cy, cz = place
+    width = abs(a * ax + b * ay + c * az) + abs(a * bx + b * by + c * bz) + abs(a * cx + b * cy + c * cz)
+    return a * x + b * y + c * z, width
+
+
+@stage()
+def _set_here(v: Array, g: int, a: Array, place: Any) -> None:
+    """HERE and WIDTH of a group for one lattice."""
+    for axis in range(3):
+        h, width = _index_and_width(a[3 * axis], a[3 * axis + 1], a[3 * axis + 2], place)
+        v[at.HERE_H + axis * at.GROUPS + g], v[at.WIDTH_H + axis * at.GROUPS + g] = h, width
+
+
+@stage(fastmath=FAST)
+def _times_ceilings(loss: Array, off: Array, ceiling: Array) -> None:
+    vector_code()
+    for k in range(loss.size):
+        loss[k] *= ceiling[np.uint32(off[k])]
+
+
+@stage(fastmath=FAST)
+def _find_ceilings(off: Array, columns: Array, place: Any, grid: Array) -> float:
+    """OFF: where the ceiling of each lattice is found, negative where it has none; the least of these."""
+    vector_code()
+    low_h, low_k, low_l, size_h, size_k, size_l = six(grid)
+    h0, h1, h2, k0, k1, k2 = columns[0], columns[1], columns[2], columns[3], columns[4], columns[5]
+    l0, l1, l2, least = columns[6], columns[7], columns[8], -np.inf
+    for n in range(off.size):
+        h, most_h = _first_and_more(_index_and_width(h0[n], h1[n], h2[n], place))
+        k, most_k = _first_and_more(_index_and_width(k0[n], k1[n], k2[n], place))
+        l, most_l = _first_and_more(_index_and_width(l0[n], l1[n], l2[n], place))
+        found = _ceiling_at(h - low_h, k - low_k, l - low_l, most_h, most_k, most_l, size_h, size_k, size_l)
+        off[n] = found
+        least = larger(-found, least)
+    return -least
+
+
+@stage(forceinline=True, fastmath=FAST)
+def _ceiling_at(
+    h: Any, k: Any, l: Any, most_h: Any, most_k: Any, most_l: Any, size_h: Any, size_k: Any, size_l: Any
+) -> Any:
+    """Place of a ceiling from the first reflection, counted from that of the table, and how many more there are."""
+    row, plane, two, zero = size_l + 2, (size_k + 2) * (size_l + 2), size_h - size_h + 1.5, size_h - size_h
+    h = min(max(h + 1, zero), size_h + 1)
+    k = min(max(k + 1, zero), size_k + 1)
+    l = min(max(l + 1, zero), size_l + 1)
+    place = h * plane + k * row + l
+    place += (size_h + 2) * plane if most_h + most_k + most_l > 0 else zero
+    return place if (most_h < two) & (most_k < two) & (most_l < two) else zero - 1
+
+
 @stage(forceinline=True, fastmath=FAST)
 def _first_and_count(v: Array, here: int, width: int) -> Any:
+    return _first_and_more((v[here], v[width]))
+
+
+@stage(forceinline=True, fastmath=FAST)
+def _first_and_more(index: Any) -> Any:
     """The first reflection along an axis that may be the nearest, and how many more may be."""
-    first = np.ceil(v[here] - v[width] - NEAREST_ONE)
-    return first, np.floor(v[here] + v[width] + NEAREST_ONE) - first
+    h, width = index
+    first = np.ceil(h - width - NEAREST_ONE)
+    return first, np.floor(h + width + NEAREST_ONE) - first
 
 
 @stage(inline="always")
