@@ -27,9 +27,9 @@ What takes less than 0.05 s runs again and again for so long, as in a loop, and 
   which counts where images are small.
 * **loss**: `loss_and_gradient` of the squares of what the image is off, by these parameters: the loss is known once a
   tile of the image is, and its slopes are taken then. Behind it, how many times as long as the value it takes. On scene
-  c that is not the 2.1 that were aimed at: a step of the square shape takes about 62 products for its value and 103
-  more for its slopes, which a processor that multiplies one vector of 16 numbers a cycle has no way around; the kernel
-  that does both takes twice as long as the value, and what it kept, the loss and the scene's derivative are the rest.
+  c that is not the 2.1 that were aimed at: a step of the square shape takes about 62 products for its value and 125
+  with its slopes, which a processor that multiplies one vector of 16 numbers a cycle has no way around; the kernel that
+  does both takes 1.9 times as long as the value, and what it kept, the loss and the scene's derivative are the rest.
 * **backward**: the same through autograd: two passes over the whole image.
 * **program**: the image from the configuration, all included.
 * In brackets: the rate over that of the *yardstick*, a hand-tuned sketch of nothing but the inner loop for scene c,

@@ -20,6 +20,7 @@ LEVELS = {
     "compiled_constants": 0,
     "compiled_files": 0,
     "compiled_libraries": 0,
+    "torch_threads": 0,
     "devices": 1,
     "memory": 1,
     "checked": 1,

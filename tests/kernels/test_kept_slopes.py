@@ -39,21 +39,33 @@ def moved_alike(gradient: Tensor, lattice: Tensor) -> Tensor:
     return (gradient.double() @ lattice.transpose(-1, -2)).sum(0)
 
 
-def compare(scene: Scene, options: Options) -> dict[str, float]:
+def in_a_line(scene: Scene, seed: int) -> Scene:
+    """Its sources made to differ by wavelength and weight alone."""
+    generator = torch.Generator().manual_seed(seed)
+    count, spread = scene.incident.shape[0], float(torch.rand((), generator=generator)) * 0.05
+    return replace(
+        scene,
+        incident=scene.incident[:1].repeat(count, 1),
+        wavelengths=scene.wavelengths[0] * (1 + spread * torch.randn(count, generator=generator, dtype=D)),
+        polarization=scene.polarization[:1].repeat(count, 1, 1),
+    )
+
+
+def compare(scene: Scene, options: Options, names: frozenset[str] = KEEPS) -> dict[str, float]:
     """Deviations of all that is kept from what the ordinary kernel finds, for a list of pixels with a gap."""
     slow, fast = options.image_shape
     every = torch.arange(scene.panels.shape[0] * slow * fast)
     pixels = torch.cat((every[:50], every[57:]))
     upstream = 0.5 + torch.rand(pixels.numel(), generator=torch.Generator().manual_seed(1), dtype=D)
-    kept = operation.keep(pixels, scene, options)
+    kept = operation.keep(pixels, scene, options, names)
     if kept is None:
         assert has_to_be_left(scene, options)
         return {}
     assert not has_to_be_left(scene, options)
-    value, wanted = operation.gradients(upstream.to(options.dtype), pixels, scene, options, KEEPS, value=True)
-    found = kept.gradients(upstream.to(options.dtype), KEEPS)
-    assert found.keys() == wanted.keys() == KEEPS
-    away = {name: deviation(found[name], wanted[name].double()) for name in KEEPS - {"lattice"}}
+    value, wanted = operation.gradients(upstream.to(options.dtype), pixels, scene, options, names, value=True)
+    found = kept.gradients(upstream.to(options.dtype), names)
+    assert found.keys() == wanted.keys() == names
+    away = {name: deviation(found[name], wanted[name].double()) for name in names - {"lattice"}}
     matrices = (moved_alike(each["lattice"], scene.lattice) for each in (found, wanted))
     return {**away, "lattice": deviation(*matrices), "value": deviation(kept.values, value.double())}
 
@@ -69,6 +81,41 @@ def test_over_combinations(block, dtype):
         kept += bool(found)
         assert max(found.values(), default=0.0) < (1e-12 if dtype is D else 5e-5), (draw, options, found)
     assert kept >= 10
+
+
+@pytest.mark.parametrize("dtype", [D, torch.float32], ids=str)
+@pytest.mark.parametrize("block", range(2))
+def test_wavelengths_of_a_direction_together(block, dtype):
+    """Each by itself where gradients by its direction are asked for, all together else; and the same comes of it."""
+    rows = set()
+    for seed in range(801 + 40 * block, 841 + 40 * block, 2):
+        draw, scene, options = generated(seed, dtype)
+        scene = in_a_line(scene, seed)
+        names = KEEPS - {"incident"} - ({"polarization"} if options.oversample_polar else set())
+        together = compare(scene, options, frozenset(names))
+        alone = compare(scene, options)
+        assert max(together.values()) < (1e-12 if dtype is D else 5e-5), (draw, options, together)
+        assert max(alone.values()) < (1e-12 if dtype is D else 5e-5), (draw, options, alone)
+        pixels = torch.arange(20)
+        sizes = [operation.keep(pixels, scene, options, chosen).slopes.size for chosen in (names, KEEPS)]
+        rows.add(sizes[0] < sizes[1])
+        assert (sizes[0] < sizes[1]) == (draw.sources > 1), draw
+    assert rows == {True, False}
+
+
+@pytest.mark.parametrize("what", ["a direction", "a polarization", "a weight of zero"])
+def test_what_keeps_wavelengths_apart(what):
+    """Sources that differ in more than their wavelength are kept one by one, and give what they give."""
+    draw = Draw(panels=1, sources=3, lattices=7, thick=False)
+    scene, options = in_a_line(draw_scene(draw), 1), options_of(draw, oversample=2, oversample_polar=True)
+    names, pixels = KEEPS - {"incident", "polarization"}, torch.arange(30)
+    together = operation.keep(pixels, scene, options, names).slopes.size
+    name = {"a direction": "incident", "a polarization": "polarization", "a weight of zero": "source_weights"}[what]
+    changed = getattr(scene, name).clone()
+    changed[1] *= 0.0 if what == "a weight of zero" else 1 + 1e-9
+    scene = replace(scene, **{name: changed})
+    assert operation.keep(pixels, scene, options, names).slopes.size > together
+    assert max(compare(scene, options, names).values()) < 1e-12
 
 
 @pytest.mark.parametrize("dtype", [D, torch.float32], ids=str)

@@ -205,3 +205,26 @@ def test_what_cannot_be_is_refused():
         loss_and_gradient(simulator(given, compat="c"), squares, list(given.values()))
     with pytest.raises(InputError, match="response"):
         loss_and_gradient(simulator(given, response=ResponseConfig()), squares, list(given.values()))
+
+
+def test_torch_keeps_to_one_thread_meanwhile():
+    """Its own would spin on where the kernel's are to run; afterwards it has as many as before, and after a failure."""
+    given = leaves("cell_a")
+    before, seen = torch.get_num_threads(), []
+
+    def loss(photons, _):
+        seen.append(torch.get_num_threads())
+        return photons.sum()
+
+    def broken(photons, _):
+        raise ZeroDivisionError
+
+    torch.set_num_threads(3)
+    try:
+        loss_and_gradient(simulator(given), loss, list(given.values()))
+        assert seen and set(seen) == {1} and torch.get_num_threads() == 3
+        with pytest.raises(ZeroDivisionError):
+            loss_and_gradient(simulator(given), broken, list(given.values()))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

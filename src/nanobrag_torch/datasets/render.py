@@ -10,8 +10,7 @@ Only what a plan varies is worked out for each image: everything else of the sce
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -36,6 +35,7 @@ from nanobrag_torch.physics.polarization import polarization_matrix
 from nanobrag_torch.records.experiment import ExperimentData
 from nanobrag_torch.response.chain import Response
 from nanobrag_torch.response.presets import detector_preset
+from nanobrag_torch.torch_threads import one_torch_thread
 from nanobrag_torch.units import ANGSTROM, MICRON, MM, R_E_SQUARED
 
 Reals = NDArray[np.float64]
@@ -122,7 +122,7 @@ class Renderer:
 
     def frames(self, images: Sequence[int]) -> list[Frame]:
         """Images without noise, the same as one by one. Raises InputError if a pixel is not finite."""
-        with one_thread(), torch.no_grad():
+        with one_torch_thread(), torch.no_grad():
             plans = [self.plan.image(image) for image in images]
             scenes = [self._of_image(plan) for plan in plans]
             prepared = [self._prepared(p, s) for p, s in zip(plans, scenes, strict=True)]
@@ -148,7 +148,7 @@ class Renderer:
     def record(self, frame: Frame) -> NDArray[np.generic]:
         """What the detector records of a frame, in the recipe's type of pixel; flat over [panel, slow, fast]."""
         photons = torch.from_numpy(frame.expected).reshape(self.image_shape)
-        with one_thread():
+        with one_torch_thread():
             recorded = self.readout.record(photons, self.recipe.dataset.seed, frame.plan.image)
         return recorded.numpy().reshape(-1)
 
@@ -163,7 +163,7 @@ class Renderer:
         placeholder = {"cell_a": 100.0, "N_cells": (10, 10, 10), "oversample": 1, "phi_steps": 1}
         experiment = Experiment(data=self.data, options={**placeholder, "fluence": 1 / R_E_SQUARED})
         simulator = experiment.simulator(0, dtype=dtype, threads=1)
-        with one_thread(), torch.no_grad():
+        with one_torch_thread(), torch.no_grad():
             return simulator.scene(), simulator.options(), simulator.geometry
 
     def _responses(self) -> tuple[Response | None, Response]:
@@ -277,14 +277,3 @@ def good_pixels(data: ExperimentData) -> NDArray[np.bool_]:
     for panel, place in zip(detector.panels, good, strict=True):
         place[: panel.shape[0], : panel.shape[1]] = panel.good_pixels()
     return good.reshape(-1)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread, and as before afterwards: results are the same whatever a process is set to."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -6,7 +6,7 @@ of device, with the shapes and types that Scene declares.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -41,7 +41,7 @@ class Backend:
     batches: bool = (
         False  # whether it takes scenes with a batch axis; else kernels.in_turn hands it one after the other
     )
-    keep: Callable[[Tensor, Scene, Options], cpu_kept.Kept | None] | None = None
+    keep: Callable[[Tensor, Scene, Options, Collection[str]], cpu_kept.Kept | None] | None = None
     """-> values and what is kept of them until a loss says what flows in; None of scenes that it does not take."""
 
 

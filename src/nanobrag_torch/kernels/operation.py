@@ -18,7 +18,7 @@ from nanobrag_torch.errors import InputError
 from nanobrag_torch.kernels import reference, transforms
 from nanobrag_torch.kernels.arguments import SCENE, require_sound
 from nanobrag_torch.kernels.backends import left_to_reference, obstacle
-from nanobrag_torch.kernels.cpu.kept import Kept
+from nanobrag_torch.kernels.cpu.kept import KEEPS, Kept
 from nanobrag_torch.kernels.empty import is_dark
 from nanobrag_torch.kernels.operators import OPERATORS, all_pixels, nobody_looks_on, pull_back, push_forward, render
 from nanobrag_torch.kernels.problem import Options, Pull, Scene, values_shape
@@ -141,10 +141,13 @@ def gradients(
     return values, {name: tensor for name, tensor in zip(SCENE.names, found, strict=True) if name in wanted}
 
 
-def keep(pixels: Tensor, scene: Scene, options: Options, *, kernel: str = "auto") -> Kept | None:
-    """Values of the pixels [n] with what their gradients by some tensors take (KEEPS of kernels.cpu.kept), in one pass.
+def keep(
+    pixels: Tensor, scene: Scene, options: Options, wanted: Collection[str] = KEEPS, *, kernel: str = "auto"
+) -> Kept | None:
+    """Values of the pixels [n] with what their gradients by the wanted tensors take, in one pass.
 
-    None where this cannot be had: `intensity` and its backward pass are the way then.
+    wanted: of KEEPS of kernels.cpu.kept; the fewer, the less time it may take. None where this cannot be had:
+    `intensity` and its backward pass are the way then.
     """
     _require_kernel(kernel)
     require_sound(scene, pixels)
@@ -152,7 +155,7 @@ def keep(pixels: Tensor, scene: Scene, options: Options, *, kernel: str = "auto"
         return None
     given = OPERATORS.backend(scene).keep
     stacked = scene.stacked() or scene.lattice.shape[0] == 0
-    return None if given is None or stacked else given(pixels, scene, options)
+    return None if given is None or stacked else given(pixels, scene, options, wanted)
 
 
 def tangents(

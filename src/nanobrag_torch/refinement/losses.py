@@ -8,6 +8,7 @@ through. What they sum up to by the few tensors of the scene goes back to the pa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from nanobrag_torch.kernels.cpu.kept import KEEPS, Kept, bytes_kept
 from nanobrag_torch.kernels.problem import Options, Scene
 from nanobrag_torch.refinement.normal_equations import chosen_pixels, require_grad
 from nanobrag_torch.simulator import Simulator
+from nanobrag_torch.torch_threads import one_torch_thread
 
 PIXELS_AT_ONCE = 2**20
 """The most of a tile: where a pixel has few lattices, what every call of the loss and of the kernels takes counts."""
@@ -54,7 +56,8 @@ def loss_and_gradient(
     for one tile of pixels after another, and its values are added up. parameters: leaf tensors that require grad and
     that the simulator's configurations hold, or that a function without arguments builds the simulator from. pixels:
     flat indices [n] over [panel, slow, fast] of those that count, by default all that the simulator renders. Photons
-    are those before any response. Raises InputError for a parameter that does not shape the image, for a loss that is
+    are those before any response. On a CPU torch works on one thread meanwhile, as its own would stand in the way of
+    the kernel's. Raises InputError for a parameter that does not shape the image, for a loss that is
     no number, for pixels that are none, under the C program's phi row (compat D2), and where there is a response.
     """
     simulator = simulator if isinstance(simulator, Simulator) else simulator()
@@ -65,7 +68,8 @@ def loss_and_gradient(
         cut = [(Scene(*map(_leaf, scene.tensors())), options) for scene, options in scenes]
         moving, leaves = _moving(scenes), _moving(cut)
         keeps = _keeps(simulator, *cut[0])
-        total, found = _over_tiles(simulator, loss, cut, [*leaves, *parameters], wanted, keeps)
+        with one_torch_thread() if wanted.device.type == "cpu" else nullcontext():
+            total, found = _over_tiles(simulator, loss, cut, [*leaves, *parameters], wanted, keeps)
         flow = [torch.zeros_like(t) if g is None else g for t, g in zip(leaves, found[: len(leaves)], strict=True)]
         through = (
             torch.autograd.grad(moving, parameters, flow, allow_unused=True) if moving else [None] * len(parameters)
@@ -117,8 +121,9 @@ def _over_tiles(
     """The loss of all pixels, and its gradients by the inputs; None for what nothing depends on."""
     total = torch.zeros((), dtype=torch.float64, device=pixels.device)
     sums: list[Tensor | None] = [None for _ in inputs]
+    moving = {name for name, tensor in scenes[0][0].named().items() if tensor.requires_grad}
     for tile in torch.split(pixels, keeps or PIXELS_AT_ONCE):
-        kept = operation.keep(tile, *_bare(*scenes[0]), kernel=simulator.kernel) if keeps else None
+        kept = operation.keep(tile, *_bare(*scenes[0]), moving, kernel=simulator.kernel) if keeps else None
         first = operation.intensity(tile, *scenes[0], kernel=simulator.kernel) if kept is None else _leaf_of(kept)
         lost = loss(_photons(simulator, first, scenes[1:], tile), tile)
         if not isinstance(lost, Tensor) or lost.numel() != 1 or not lost.requires_grad:

@@ -44,7 +44,7 @@ PULL_OMEGA, PULL_CAPTURE = 20 * ROW, 21 * ROW
 KEPT_OMEGA, KEPT_CAPTURE, KEPT_POLAR = 22 * ROW, 23 * ROW, 24 * ROW  # gradients by factors computed once
 SLOPE_X, SLOPE_Y, SLOPE_Z = 25 * ROW, 26 * ROW, 27 * ROW  # gradient by q
 STEP_SUM = 28 * ROW  # sum over lattices for one source
-PULL_POLAR = 29 * ROW
+PULL_POLAR = STEP_FLOW = 29 * ROW
 FLAT_X, FLAT_Y, FLAT_Z = 30 * ROW, 31 * ROW, 32 * ROW  # position before a detector is bent
 ANCHOR_X, ANCHOR_Y, ANCHOR_Z = 33 * ROW, 33 * ROW + GROUPS, 33 * ROW + 2 * GROUPS
 RAMP = 34 * ROW  # 0, 1, 2 ...
@@ -77,6 +77,7 @@ PHASE_H, PHASE_K, PHASE_L = 21 * ROW, 22 * ROW, 23 * ROW  # N d less the nearest
 BY_A, BY_B, BY_C = 24 * ROW, 25 * ROW, 26 * ROW  # gradients by the numbers of cells
 ONE_H, ONE_K, ONE_L = FH, FK, FL  # slopes by hkl of one lattice, and of the next one, where nothing else is there
 OTHER_H, OTHER_K, OTHER_L = BY_A, BY_B, BY_C
+HKL, OTHER_HKL = 30 * ROW, 33 * ROW  # three rows each: of these lattices, where no pairs are
 STEPS = 27 * ROW  # pixels from the anchor of a group, for GROUP lanes
 # of the anchors of a run of pixels, GROUPS numbers each: unit vector a and the step e to the next pixel, both over the
 # wavelength; 2 a e and e e; a M a, 2 a M e and e M e of the polarization; what weight and solid angle are at the anchor

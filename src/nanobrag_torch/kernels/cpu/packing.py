@@ -80,7 +80,7 @@ def _packed(
         shape=_shape(numbers["shape"], real),
         grid=_grid(options, size),
         table=table,
-        envelope=_envelope(lattice),
+        envelope=envelope_of(lattice),
         columns=np.ascontiguousarray(lattice.swapaxes(1, 2)) if any_sparse else _NO_COLUMNS,
         limits=limits,
         ceiling=ceilings(scene, options) if any_sparse and options.profile in FADING else np.zeros((1, 0), np.float32),
@@ -289,7 +289,7 @@ def _sources(numbers: Numbers) -> Array:
     return found
 
 
-def _envelope(lattice: Array) -> Array:
+def envelope_of(lattice: Array) -> Array:
     """Middle and half range of the lattices' elements, and zeros [1 or B, 3, columns]."""
     low, high = lattice.min(1), lattice.max(1)
     envelope = np.zeros((len(lattice), 3, at.LATTICE_COLUMNS))
