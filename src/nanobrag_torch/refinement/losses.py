@@ -62,14 +62,19 @@ def loss_and_gradient(
     """
     simulator = simulator if isinstance(simulator, Simulator) else simulator()
     require_grad(parameters)
-    wanted = chosen_pixels(simulator, pixels)
+    with one_torch_thread() if simulator.device.type == "cpu" else nullcontext():
+        return _loss_and_gradient(simulator, loss, parameters, chosen_pixels(simulator, pixels))
+
+
+def _loss_and_gradient(
+    simulator: Simulator, loss: PixelLoss, parameters: Sequence[Tensor], wanted: Tensor
+) -> LossAndGradient:
     with torch.enable_grad():
         scenes = _scenes(simulator)
         cut = [(Scene(*map(_leaf, scene.tensors())), options) for scene, options in scenes]
         moving, leaves = _moving(scenes), _moving(cut)
         keeps = _keeps(simulator, *cut[0])
-        with one_torch_thread() if wanted.device.type == "cpu" else nullcontext():
-            total, found = _over_tiles(simulator, loss, cut, [*leaves, *parameters], wanted, keeps)
+        total, found = _over_tiles(simulator, loss, cut, [*leaves, *parameters], wanted, keeps)
         flow = [torch.zeros_like(t) if g is None else g for t, g in zip(leaves, found[: len(leaves)], strict=True)]
         through = (
             torch.autograd.grad(moving, parameters, flow, allow_unused=True) if moving else [None] * len(parameters)
