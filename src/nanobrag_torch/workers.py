@@ -7,6 +7,7 @@ result of a computation never depends on it; only who computes what does.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ LAUNCHERS: dict[str, tuple[str, str]] = {
     "MPICH": ("PMI_RANK", "PMI_SIZE"),
 }
 """Launcher -> environment variables of a process's rank and of the number of processes, in the order of asking."""
+
+
+LAUNCHED = "NANOBRAG_TORCH_LAUNCHED"
+"""Environment variable of processes that end with the one that started them, which holds their standard input open."""
 
 
 @dataclass(frozen=True)
@@ -125,3 +130,15 @@ def summed(part: Tensor) -> Tensor:
     total = part.clone()
     distributed.all_reduce(total)
     return total
+
+
+def end_with_launcher() -> None:
+    """A process of a run that is killed ends too: it would write beside the run that goes on, and wait for others."""
+    if os.environ.pop(LAUNCHED, ""):
+        threading.Thread(target=_end_at_the_end_of_input, daemon=True).start()
+
+
+def _end_at_the_end_of_input() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(1)

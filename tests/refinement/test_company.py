@@ -175,6 +175,36 @@ def test_a_killed_worker_is_started_again_and_finds_the_same(folder, alone):
     assert np.allclose(np.sort(found), np.sort(alone.intensity[alone.seen].astype(np.float32)), rtol=1e-6)
 
 
+def test_workers_end_with_a_launcher_that_is_killed(folder):
+    words = ["refine-intensities", "out", "-F", "start.mtz", "-o", "orphans", "--workers", "2"]
+    command = [sys.executable, "-m", "nanobrag_torch.cli.nb", *words]
+    launcher = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    while not list((folder / "orphans").glob("sums/*/*")) and launcher.poll() is None:
+        time.sleep(0.01)
+    workers = psutil.Process(launcher.pid).children()
+    assert len(workers) == 2
+    workers[1].suspend()  # the first one would wait for its sums for ever
+    launcher.kill()
+    launcher.wait()
+    ended = [has_ended(workers[0], 20)]
+    workers[1].resume()
+    ended.append(has_ended(workers[1], 20))
+    for process in workers:
+        if process.is_running():
+            process.kill()
+    assert ended == [True, True]
+
+
+def has_ended(process, seconds):
+    """Whether it does so in time; one that nobody waits for is a zombie then."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def test_a_run_that_was_stopped_goes_on_from_its_last_step(folder, alone, monkeypatch):
     wanted = request(folder, "stopped")
     keep, begun = company.StateFiles.keep, []

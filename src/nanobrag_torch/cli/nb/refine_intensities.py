@@ -106,7 +106,7 @@ def company(workers: int, part: str | None, how: str, request: Asked) -> Iterato
     from nanobrag_torch.io.ownership import owned_folder
     from nanobrag_torch.refinement.intensities import reducer_for
     from nanobrag_torch.refinement.reducers import Files
-    from nanobrag_torch.workers import Place, joined
+    from nanobrag_torch.workers import Place, end_with_launcher, joined
 
     job = request.job()
     if workers > 1:
@@ -114,6 +114,7 @@ def company(workers: int, part: str | None, how: str, request: Asked) -> Iterato
             raise typer.Exit(launched(workers))
     import torch
 
+    end_with_launcher()
     torch.set_num_threads(1)
     place = place_of(part, how)
     rank = place.rank if place.size > 1 else None
@@ -176,16 +177,17 @@ def launched(workers: int) -> int:
     import subprocess
     import sys
 
+    from nanobrag_torch.workers import LAUNCHED
+
     words = list(sys.argv[1:])
     place = next(i for i, word in enumerate(words) if word.split("=")[0] == "--workers")
     del words[place : place + (1 if "=" in words[place] else 2)]
-    one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", LAUNCHED), "1")
 
     def begin(number: int) -> subprocess.Popen[bytes]:
         more = ["--reducer", "files", "--part", f"{number}/{workers}"]
-        return subprocess.Popen(
-            [sys.executable, "-m", "nanobrag_torch.cli.nb", *words, *more], env={**os.environ, **one}
-        )
+        command = [sys.executable, "-m", "nanobrag_torch.cli.nb", *words, *more]
+        return subprocess.Popen(command, env={**os.environ, **one}, stdin=subprocess.PIPE)
 
     running = {number: begin(number) for number in range(1, workers + 1)}
     begun, codes = dict.fromkeys(running, 1), {}
