@@ -125,5 +125,7 @@ def test_no_more_is_spent_than_there_is(seed, count, spread, budget):
 
 @pytest.mark.parametrize("lost", [np.inf, np.nan])
 def test_what_cannot_be_bounded_is_kept(lost):
-    loss = np.array([1.0, lost, 2.0])
-    assert not lost < _threshold_of(loss, 10.0)
+    for budget in (10.0, 0.5):
+        loss = np.array([1.0, lost, 2.0, *np.full(50, lost)])
+        threshold = _threshold_of(loss, budget)
+        assert not lost < threshold and loss[loss < threshold].sum() <= budget

@@ -256,7 +256,7 @@ def _threshold(loss: Array, budget: float) -> float:
     if total <= budget:
         return np.inf
     if least >= budget:
-        return budget
+        return 0.0  # below which nothing is, whatever a NaN made of the least
     low, high = -np.log2(loss.size), 0.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
