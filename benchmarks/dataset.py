@@ -25,7 +25,7 @@ from benchmarks.dataset_faults import FAULTS
 from benchmarks.dataset_steps import steps_left
 from benchmarks.rows import ROOT, Found, measure_rows
 
-from nanobrag_torch.datasets import render, shards
+from nanobrag_torch.datasets import shards
 from nanobrag_torch.datasets.backdrop import Backdrop
 from nanobrag_torch.datasets.examples import example
 from nanobrag_torch.datasets.labels import labels_of
@@ -34,6 +34,7 @@ from nanobrag_torch.datasets.render import Frame, Renderer
 from nanobrag_torch.datasets.stills import StillsTruth
 from nanobrag_torch.datasets.store import open_folder
 from nanobrag_torch.kernels import operation
+from nanobrag_torch.torch_threads import one_torch_thread
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "dataset.json", ROOT / "docs" / "datasets.md"
 BEST_OF = 5
@@ -212,7 +213,7 @@ def kernel_and_response(renderer: Renderer, frame: Frame, calls: list[tuple[Any,
     """Processor seconds of the crystals of a frame, and of recording it, by themselves."""
     response = renderer.optics or renderer.readout
     begun = time.process_time()
-    with render.one_thread(), torch.no_grad():
+    with one_torch_thread(), torch.no_grad():
         image = torch.stack([operation.intensity(*words).sum(0) for words in calls]).sum(0)
         response.record(image.reshape(renderer.image_shape).clamp(min=0), 1, frame.plan.image)
     return time.process_time() - begun

@@ -79,15 +79,15 @@ def test_no_place_of_a_group_has_more_than_its_bound(seed, size, rest, cells):
 def test_the_bound_is_close():
     """Where a group is small against the space between reflections, as nearly all are, and much closer than that of
     each axis by itself."""
-    cells, ours, apart = np.full(3, 60.0), [], []
+    cells, bounds, products = np.full(3, 60.0), [], []
     for seed in range(60):
         columns, place = group(seed, 0.02, 0.01)
         truth, hkl = largest_grating(columns, place, cells), indices(columns, place)
         nearest = np.abs(hkl - np.rint(hkl)).min(0)
         by_axis = np.minimum(1 / np.sin(np.pi * nearest) ** 2, 3600.0).prod(-1)
-        ours.append(bound_of_gratings(columns, place, cells) / truth)
-        apart.append(by_axis / truth)
-    ours, apart = np.concatenate(ours), np.concatenate(apart)
+        bounds.append(bound_of_gratings(columns, place, cells) / truth)
+        products.append(by_axis / truth)
+    ours, apart = np.concatenate(bounds), np.concatenate(products)
     assert np.median(ours) < 1.05 and np.mean(np.log(apart)) > 2 * np.mean(np.log(ours))
 
 
