@@ -99,6 +99,11 @@ def _moving(scenes: Sequence[tuple[Scene, Options]]) -> list[Tensor]:
     return [tensor for scene, _ in scenes for tensor in scene.tensors() if tensor.requires_grad]
 
 
+def _moving_of(scene: Scene) -> dict[str, Tensor]:
+    """Tensors of a scene that gradients are by, by name."""
+    return {name: tensor for name, tensor in scene.named().items() if tensor.requires_grad}
+
+
 def _keeps(simulator: Simulator, scene: Scene, options: Options) -> int:
     """Pixels of a tile of which all is kept that the gradients of the crystal's scene take; none where that is not all,
     or takes longer than two passes.
@@ -107,8 +112,8 @@ def _keeps(simulator: Simulator, scene: Scene, options: Options) -> int:
     """
     count = min(PIXELS_AT_ONCE, KEPT_BYTES // bytes_kept(scene, options))
     pays = scene.lattice.shape[-3] >= FEWEST_LATTICES and count >= min(FEWEST_KEPT, PIXELS_AT_ONCE)
-    moving = {name for name, tensor in scene.named().items() if tensor.requires_grad}
-    if not (pays and moving <= KEEPS):
+    moving = _moving_of(scene)
+    if not (pays and moving.keys() <= KEEPS):
         return 0
     spindle = simulator.detector.axes(simulator.compat).spindle
     alike = "lattice" not in moving or simulator.crystal.turns_alike(spindle, simulator.compat)
@@ -126,7 +131,7 @@ def _over_tiles(
     """The loss of all pixels, and its gradients by the inputs; None for what nothing depends on."""
     total = torch.zeros((), dtype=torch.float64, device=pixels.device)
     sums: list[Tensor | None] = [None for _ in inputs]
-    moving = {name for name, tensor in scenes[0][0].named().items() if tensor.requires_grad}
+    moving = _moving_of(scenes[0][0])
     for tile in torch.split(pixels, keeps or PIXELS_AT_ONCE):
         kept = operation.keep(tile, *_bare(*scenes[0]), moving, kernel=simulator.kernel) if keeps else None
         first = operation.intensity(tile, *scenes[0], kernel=simulator.kernel) if kept is None else _leaf_of(kept)
@@ -155,7 +160,7 @@ def _with_kept(
     found: Sequence[Tensor | None], inputs: Sequence[Tensor], kept: Kept, flow: Tensor, scene: Scene
 ) -> list[Tensor | None]:
     """What is found by the inputs, with what flows through the values into the scene's tensors among them."""
-    moving = {name: tensor for name, tensor in scene.named().items() if tensor.requires_grad}
+    moving = _moving_of(scene)
     through = {id(moving[name]): gradient for name, gradient in kept.gradients(flow, moving).items()}
     return [_added(mine, through.get(id(tensor))) for mine, tensor in zip(found, inputs, strict=True)]
 

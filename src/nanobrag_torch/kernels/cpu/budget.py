@@ -24,7 +24,7 @@ from nanobrag_torch.kernels.cpu import layout as at
 from nanobrag_torch.kernels.cpu.intrinsics import FAST, larger, stage, vector_code
 from nanobrag_torch.kernels.cpu.layout import Array, Packed, Scratch
 from nanobrag_torch.kernels.cpu.profiles import GRATING
-from nanobrag_torch.kernels.cpu.strength import is_alone, set_strongest, times_strongest
+from nanobrag_torch.kernels.cpu.strength import along, is_alone, set_strongest, times_strongest
 
 BOUNDLESS = np.inf
 """What a ray that meets a sensor from behind captures of a photon, with a sign, may be any number (D58, D60)."""
@@ -170,27 +170,26 @@ def _place(v: Array, g: int, box: Array, source: Array) -> Any:
 
 @stage(forceinline=True, fastmath=FAST)
 def _reach(a: Any, b: Any, c: Any, place: Any) -> Any:
-    """An index of the middle less the nearest integer; what it changes by along the three vectors, the last one's size.
+    """An index of the middle less the nearest integer; what it changes by along two vectors, and the most by the third.
 
     a, b, c: a row of a lattice.
     """
-    x, y, z, ax, ay, az, bx, by, bz, cx, cy, cz = place
-    h = a * x + b * y + c * z
-    return h - np.rint(h), a * ax + b * ay + c * az, a * bx + b * by + c * bz, abs(a * cx + b * cy + c * cz)
+    h, first, second, third = along(a, b, c, place)
+    return h - np.rint(h), first, second, abs(third)
 
 
 @stage(forceinline=True, fastmath=FAST)
 def _corner_sines(a: Any, b: Any, c: Any, place: Any, floor: Any) -> Any:
     """At four corners of a group no more than |sin(pi h)|; `floor` at all where it may be below that at any place."""
-    d, along, down, rest = _reach(a, b, c, place)
-    near = larger(abs(d) - (abs(along) + abs(down) + rest), d - d)
+    d, across, down, rest = _reach(a, b, c, place)
+    near = larger(abs(d) - (abs(across) + abs(down) + rest), d - d)
     free = _least_sine(near) > floor
-    far, across = along + down, along - down
+    one, other = across + down, across - down
     return (
-        _sine_or(abs(d + far), rest, free, floor),
-        _sine_or(abs(d - far), rest, free, floor),
-        _sine_or(abs(d + across), rest, free, floor),
-        _sine_or(abs(d - across), rest, free, floor),
+        _sine_or(abs(d + one), rest, free, floor),
+        _sine_or(abs(d - one), rest, free, floor),
+        _sine_or(abs(d + other), rest, free, floor),
+        _sine_or(abs(d - other), rest, free, floor),
     )
 
 
@@ -232,8 +231,8 @@ def _lose_balls(loss: Array, columns: Array, place: Any, limits: Array) -> None:
     for axis in range(3):
         weight, a, b, c = limits[at.NEAREST + axis], columns[3 * axis], columns[3 * axis + 1], columns[3 * axis + 2]
         for n in range(loss.size):
-            d, along, down, rest = _reach(a[n], b[n], c[n], place)
-            near = larger(abs(d) - (abs(along) + abs(down) + rest), d - d)
+            d, across, down, rest = _reach(a[n], b[n], c[n], place)
+            near = larger(abs(d) - (abs(across) + abs(down) + rest), d - d)
             loss[n] += weight * near * near
     for n in range(loss.size):
         loss[n] = _ball_envelope(loss[n])

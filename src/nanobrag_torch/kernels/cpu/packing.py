@@ -126,8 +126,9 @@ def _kept_rows(kind: str) -> at.Scratch:
         v[at.RAMP : at.RAMP + at.LANES] = np.arange(at.LANES)
         w[at.STEPS : at.STEPS + at.GROUP] = np.arange(at.GROUP) - at.GROUP // 2
         places, place = np.zeros(at.INDEX_SIZE, np.int32), np.zeros(at.LANES, np.int32)
-        none, nowhere, box, empty = np.zeros(0), np.zeros(0, np.int64), np.zeros(at.BOX_SIZE), place[:0]
-        kept = at.Scratch(v, w, places, place, box, empty, none, nowhere, empty, empty, empty, empty, none, empty)
+        given = {"v": v, "w": w, "places": places, "place": place, "box": np.zeros(at.BOX_SIZE)}
+        none = dict.fromkeys(at.Scratch._fields, place[:0]) | {"off": v[:0], "loss": v[:0]}
+        kept = at.Scratch(**none | {"first": np.zeros(0, np.int64)} | given)
         setattr(_KEPT, kind, kept)
     return kept
 

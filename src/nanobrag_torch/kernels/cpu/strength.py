@@ -76,11 +76,20 @@ def times_strongest(scratch: Scratch, g: int, place: Any, scene: Packed) -> None
 
 
 @stage(forceinline=True, fastmath=FAST)
+def along(a: Any, b: Any, c: Any, place: Any) -> Any:
+    """An index of the middle of a group, and what it changes by along the three vectors that the group reaches.
+
+    a, b, c: a row of a lattice.
+    """
+    x, y, z, ax, ay, az, bx, by, bz, cx, cy, cz = place
+    return a * x + b * y + c * z, a * ax + b * ay + c * az, a * bx + b * by + c * bz, a * cx + b * cy + c * cz
+
+
+@stage(forceinline=True, fastmath=FAST)
 def _index_and_width(a: Any, b: Any, c: Any, place: Any) -> Any:
     """An index of the middle of a group, and the most that it changes from there."""
-    x, y, z, ax, ay, az, bx, by, bz, cx, cy, cz = place
-    width = abs(a * ax + b * ay + c * az) + abs(a * bx + b * by + c * bz) + abs(a * cx + b * cy + c * cz)
-    return a * x + b * y + c * z, width
+    h, first, second, third = along(a, b, c, place)
+    return h, abs(first) + abs(second) + abs(third)
 
 
 @stage()
